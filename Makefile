@@ -1,0 +1,58 @@
+# Every target does its own set-up in .venv; after the first time that costs nothing.
+#   make PYTHON=python3.12 ...    another interpreter (3.11 or newer)
+#   make demo ARGS="--out DIR"    options for `varmini demo`
+#   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint notebooks lab clean distclean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP_FLAGS ?=
+ARGS ?=
+
+# The stamp's name holds a checksum of what pip was asked for, so a changed requirement installs anew.
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+SANITIZE := $(wildcard tests/nbval_sanitize.cfg)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the environment: .venv with the pinned packages (about 1.5 GB with torch for CPUs)
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "varmini needs Python 3.11 or newer, and no such python3 is on the PATH: install one, or name it with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "varmini needs Python 3.11 or newer, and PYTHON=$(PYTHON) is not: name another with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) comes without venv or ensurepip: install them (Debian and Ubuntu: the package python3-venv)" >&2; exit 1; }
+	@"$(PY)" -c 'import pip' 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
+	@echo "installing into $(VENV) (the first time takes some minutes, most of it for torch)"
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,notebooks]'
+	@rm -f "$(VENV)"/.ready-* && touch "$@"
+
+demo: $(STAMP) ## train both stages on Fashion-MNIST, sample, load the shipped CIFAR-10 models: out/demo/index.html
+	@"$(PY)" -m varmini demo --overwrite $(ARGS)
+
+lint: $(STAMP) ## ruff
+	@"$(PY)" -m ruff check .
+
+# One thread for each of two workers; the notebooks' outputs were saved with one thread as well.
+test: lint ## ruff, the tests and every notebook (nbval)
+	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=600 \
+	  $(if $(SANITIZE),--nbval-sanitize-with $(SANITIZE)) tests $(NOTEBOOKS) $(ARGS)
+
+notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them
+	@for notebook in $(NOTEBOOKS); do \
+	  OMP_NUM_THREADS=1 "$(PY)" -m nbconvert --to notebook --execute --inplace "$$notebook" || exit 1; done
+
+lab: $(STAMP) ## JupyterLab with the course
+	@"$(PY)" -m jupyterlab notebooks
+
+clean: ## remove caches and build leftovers (out/, runs/ and .venv stay)
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	@rm -rf $(VENV)

@@ -1,0 +1,24 @@
+"""Shared settings: one thread, repeatable property tests, and tiny models that are quick to make."""
+
+import pytest
+import torch
+from hypothesis import settings
+from tiny import make_tokenizer, make_var
+
+from varmini import ScaleSchedule
+
+torch.set_num_threads(1)
+settings.register_profile("varmini", deadline=None, derandomize=True, database=None)
+settings.load_profile("varmini")
+
+
+@pytest.fixture
+def tok():
+    """Grey 16x16 images, scales (1, 2, 4), 12 codes of 4 channels, random weights, eval mode."""
+    return make_tokenizer()
+
+
+@pytest.fixture
+def var():
+    """A transformer for `tok`: depth 2, width 32, 3 classes, random weights, eval mode."""
+    return make_var(ScaleSchedule((1, 2, 4)))

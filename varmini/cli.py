@@ -1,0 +1,186 @@
+"""The `varmini` command: finds the sub-command, reads its options, and turns errors into one line.
+
+The options of each sub-command are a dataclass in `commands/`, with a typed config of `presets.py`
+inside it where something is trained; tyro makes the parser and the help out of them. What is
+imported here is light, so that `varmini --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import io
+import re
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+COMMANDS = {
+    "demo": "train both stages on the live bed, sample, show the shipped models (about 5 minutes)",
+    "train": "train a tokenizer, a transformer (var) or a classifier",
+    "sample": "draw images of given classes and save them as a grid",
+    "reconstruct": "encode and decode images, from 1, 2, ... K scales",
+    "inpaint": "redraw a part of an image, of any class or of a given one",
+    "evaluate": "measure a tokenizer's reconstructions or a model's samples",
+    "data": "list the data sets: where each was found, how many images",
+}
+TARGETS = {
+    "train": {"tokenizer": "stage 1: the multi-scale VQ-VAE",
+              "var": "stage 2: the transformer over token maps",
+              "classifier": "features for the perceptual loss and for the metrics"},
+    "evaluate": {"tokenizer": "PSNR, codebook usage, Frechet distance of reconstructions",
+                 "samples": "class accuracy, Frechet distance, precision, recall of samples"},
+}
+
+
+HOME = {"demo": "train", "train": "train", "sample": "draw", "reconstruct": "draw",
+        "inpaint": "draw", "evaluate": "evaluate", "data": "evaluate"}
+"""The module of `commands/` that a sub-command lives in."""
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood; the message is one line."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The part "; did you mean 'x'?" of a message, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def option_names(cls: type, prefix: str = "--") -> list[str]:
+    """Every option that tyro makes out of the dataclass `cls`, nested ones as --outer.inner."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = []
+    for field in dataclasses.fields(cls):
+        hint, flat, positional = hints[field.name], False, False
+        if typing.get_origin(hint) is typing.Annotated:
+            marks = hint.__metadata__
+            flat = any(getattr(mark, "name", None) == "" for mark in marks)
+            positional = any("Positional" in str(mark) for mark in marks)
+            hint = typing.get_args(hint)[0]
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            names += option_names(hint, prefix if flat else f"{prefix}{name}.")
+        elif not positional:
+            names += [prefix + name] + ([f"{prefix}no-{name}"] if hint is bool else [])
+    return names
+
+
+def parse(cls: type[Options], args: Sequence[str], prog: str, default: Any = None) -> Options:
+    """Reads `args` into the dataclass `cls`, starting from `default` if one is given.
+
+    Raises:
+        UsageError: on an unknown option (naming the nearest), a missing or a bad value.
+        SystemExit: with code 0, after --help.
+    """
+    import tyro
+    boxes = io.StringIO()
+    start = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(boxes):
+            options, unknown = tyro.cli(cls, args=list(args), prog=prog, return_unknown_args=True,
+                                        **start)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(f"{_first_sentence(boxes.getvalue())} (see {prog} --help)") from None
+    for word in unknown:
+        if word.startswith("-"):
+            name = word.split("=")[0]
+            hint = nearest(name.replace("_", "-"), option_names(cls)) if name[2:] else ""
+            hint = hint if "did you mean" in hint else ""
+            raise UsageError(f"unknown option {name}{hint} (see {prog} --help)")
+    if unknown:
+        raise UsageError(f"unexpected {unknown[0]!r} (see {prog} --help)")
+    return options
+
+
+def _first_sentence(box: str) -> str:
+    """The text of tyro's error box, without its frame, colours and help, as one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = []
+    for line in plain.splitlines():
+        text = line.strip("│| ").strip()
+        if line.startswith(("╭", "╰", "+")) or not text:
+            if lines and not text:
+                break
+            continue
+        if set(text) <= {"─", "-"} or text.startswith(("Got errors", "- <class")):
+            break
+        lines.append(text)
+    return " ".join(lines).replace("Error parsing ", "").replace("Missing from", "missing from")
+
+
+def _usage(prog: str, known: dict[str, str], title: str) -> str:
+    width = max(len(name) for name in known) + 2
+    rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
+    return (f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
+            f"{prog} <command> --help shows the options with their defaults and units.")
+
+
+def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -> str | None:
+    """The sub-command that `args` begin with, or None after its help was printed."""
+    if not args:
+        print(_usage(prog, known, title), file=sys.stderr)
+        raise UsageError(f"{prog} needs a command: one of {', '.join(known)}")
+    if args[0] in ("-h", "--help"):
+        print(_usage(prog, known, title))
+        return None
+    if args[0] not in known:
+        raise UsageError(f"unknown command {args[0]!r}{nearest(args[0], list(known))}")
+    return args[0]
+
+
+def run(args: Sequence[str]) -> None:
+    """Does what `args` (without the program's name) say.
+
+    Raises:
+        ValueError, OSError: what went wrong, in one line.
+    """
+    if args and args[0] == "--version":
+        from . import __version__
+        print(f"varmini {__version__}")
+        return
+    name = _choose("varmini", args, COMMANDS, "Visual AutoRegressive modeling, made to be read.")
+    if name is None:
+        return
+    prog, rest = f"varmini {name}", list(args[1:])
+    if name in TARGETS:
+        target = _choose(prog, rest, TARGETS[name], COMMANDS[name].capitalize() + ".")
+        if target is None:
+            return
+        name, prog, rest = f"{name}_{target}", f"{prog} {target}", rest[1:]
+    home = importlib.import_module(f".commands.{HOME[args[0]]}", __package__)
+    getattr(home, name)(rest, prog)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Prints `varmini: error: <message>` on one line of stderr and returns the exit code."""
+    print("varmini: error: " + " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The entry point: exit code 0, 2 after an error that is told in one line, 130 after Ctrl-C."""
+    try:
+        run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        return fail("stopped by Ctrl-C", 130)
+    except BrokenPipeError:
+        return 141
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    except ModuleNotFoundError as error:
+        if (error.name or "varmini").startswith("varmini"):
+            raise
+        return fail(f"the package {error.name!r} is not installed: run `make setup`, or "
+                    f"`pip install -e .` in varmini's folder")
+    except (ValueError, OSError) as error:
+        return fail(str(error) or type(error).__name__)
+    return 0

@@ -1,0 +1,326 @@
+"""What every training loop shares: precision, schedule, averaging, checkpoints, resuming, logging."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import datetime
+import functools
+import io
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .pretrained import file_checksum, read_json, write_atomic
+
+# ---------------------------------------------------------------------------------------- precision
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.cache
+def precision() -> torch.dtype:
+    """The type for matrix products: bfloat16 where the machine has instructions for it.
+
+    The environment variable VARMINI_PRECISION ("float32" or "bfloat16") overrides the probe.
+
+    Raises:
+        ValueError: when the variable holds anything else.
+    """
+    asked = os.environ.get("VARMINI_PRECISION", "")
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if asked:
+        if asked not in known:
+            raise ValueError(f"VARMINI_PRECISION is {asked!r}, expected 'float32' or 'bfloat16'")
+        return known[asked]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    abilities = torch.cpu.get_capabilities()
+    fast = abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast() -> contextlib.AbstractContextManager:
+    """Runs matrix products in `precision()`; the weights stay float32."""
+    if precision() is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device().type, precision())
+
+
+# ----------------------------------------------------------------------------------------- schedule
+
+
+def learning_rate_share(step: int, total: int, warmup: float, decay: float, final: float) -> float:
+    """Learning rate at `step` as a share of its peak: linear warm-up, flat, linear decay.
+
+    Args:
+        step: steps done, from 0.
+        total: steps of the whole run.
+        warmup, decay: share of the run spent rising and falling (paper: 1/50 rising).
+        final: the share left at the end (paper: 0.01 to 0.1).
+    """
+    rise, fall = max(1.0, warmup * total), max(1.0, decay * total)
+    left = (total - step) / fall
+    return min((step + 1) / rise, 1.0) * (final + (1 - final) * min(left, 1.0))
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: decay for matrices and kernels, none for biases, norms and embeddings.
+
+    A module names further exceptions in a class attribute `no_decay` (parts of parameter names).
+    """
+    exceptions = getattr(model, "no_decay", ())
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or any(part in name for part in exceptions)
+            (rest if plain else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """An exponential moving average of `model`: w_avg <- decay w_avg + (1 - decay) w."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+
+# -------------------------------------------------------------------------------------- checkpoints
+
+
+def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Splits a nested state into JSON and `tensors`, so that safetensors can hold it unpickled."""
+    if isinstance(state, Tensor):
+        tensors[path] = state.detach().cpu().contiguous().clone()
+        return {"__tensor__": path}
+    if isinstance(state, dict):
+        return {"__dict__": [[k, flatten_state(v, tensors, f"{path}/{k}")] for k, v in state.items()]}
+    if isinstance(state, list | tuple):
+        return {"__list__": [flatten_state(v, tensors, f"{path}/{i}") for i, v in enumerate(state)]}
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise TypeError(f"training state at {path} has type {type(state).__name__}")
+
+
+def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undoes `flatten_state`."""
+    if isinstance(tree, dict):
+        if "__tensor__" in tree:
+            return tensors[tree["__tensor__"]]
+        if "__dict__" in tree:
+            return {k: unflatten_state(v, tensors) for k, v in tree["__dict__"]}
+        return [unflatten_state(v, tensors) for v in tree["__list__"]]
+    return tree
+
+
+def save_checkpoint(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
+    """Writes the training state of `step`; the one before stays until this one is complete.
+
+    The random state of torch, numpy and Python travels along.
+
+    Args:
+        parts: objects with `state_dict` and `load_state_dict`, by name.
+        keep: how many checkpoints stay on disk.
+
+    Raises:
+        OSError: when the disk is full or read-only; earlier checkpoints are then intact.
+    """
+    from safetensors.torch import save
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    rng = {"torch": torch.get_rng_state(), "python": json.dumps(random.getstate()),
+           "numpy": json.dumps([s.tolist() if isinstance(s, np.ndarray) else s
+                                for s in np.random.get_state()])}
+    state = {name: part.state_dict() for name, part in parts.items()}
+    tree = flatten_state({"step": step, "rng": rng, "parts": state}, tensors)
+    path = folder / f"step-{step:08d}.safetensors"
+    write_atomic(path, save(tensors, metadata={"tree": json.dumps(tree)}))
+    index = {"checkpoints": [{"file": path.name, "sha256": file_checksum(path)}]}
+    if (folder / "index.json").exists():
+        earlier = read_json(folder / "index.json")["checkpoints"]
+        index["checkpoints"] += [c for c in earlier if c["file"] != path.name]
+    index["checkpoints"], old = index["checkpoints"][:keep], index["checkpoints"][keep:]
+    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
+    for entry in old:
+        (folder / entry["file"]).unlink(missing_ok=True)
+
+
+def restore(folder: Path, parts: dict[str, Any]) -> int:
+    """Loads the newest intact checkpoint into `parts`; returns its step, 0 when there is none.
+
+    A damaged newest checkpoint is passed over with a warning on stderr. Restores the random state.
+
+    Raises:
+        ValueError: when checkpoints are listed but every one is damaged.
+    """
+    from safetensors import safe_open
+    if not (folder / "index.json").exists():
+        return 0
+    entries = read_json(folder / "index.json").get("checkpoints", [])
+    for entry in entries:
+        path = folder / str(entry.get("file"))
+        if not path.is_file() or file_checksum(path) != entry.get("sha256"):
+            print(f"warning: checkpoint {path} is missing or damaged; trying the one before",
+                  file=sys.stderr)
+            continue
+        with safe_open(path, "pt") as file:
+            tree = json.loads(file.metadata()["tree"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+        state = unflatten_state(tree, tensors)
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        rng = state["rng"]
+        torch.set_rng_state(rng["torch"])
+        python = json.loads(rng["python"])
+        random.setstate((python[0], tuple(python[1]), python[2]))
+        np.random.set_state(tuple(json.loads(rng["numpy"])))
+        return state["step"]
+    raise ValueError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a request that the loop sees after its step.
+
+    The second signal ends the process at once, as usual.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._put_back()
+
+    def exit_if_received(self, out: Path) -> None:
+        """Leaves with the conventional code (128 + signal) once a signal came; the state is saved."""
+        if self.received:
+            print(f"stopped; everything is saved: go on with --resume --out {out}", file=sys.stderr)
+            raise SystemExit(128 + self.received)
+
+
+# ------------------------------------------------------------------------------------ folder and log
+
+
+def prepare_folder(out: str | os.PathLike, *, overwrite: bool, resume: bool) -> Path:
+    """Makes the folder of a run, refusing to touch another run's.
+
+    Raises:
+        ValueError: when the folder holds files and neither `overwrite` nor `resume` is set.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for the run: choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        if not overwrite:
+            raise ValueError(f"{out} already holds a run: add --resume to go on with it, "
+                             f"--overwrite to replace it, or choose another --out")
+        if not (out / "run.json").exists():
+            raise ValueError(f"{out} is not a folder that a varmini run wrote (no run.json in it), "
+                             f"so --overwrite leaves it alone: choose another --out")
+        for name in ("log.csv", "run.json", "config.json", "model.safetensors"):
+            (out / name).unlink(missing_ok=True)
+        for path in (out / "state").glob("*"):
+            path.unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from None
+    return out
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: command, commit, date, hardware, versions, threads, precision."""
+    def ask(*command: str) -> str:
+        here = Path(__file__).resolve().parent
+        done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
+                 if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    commit = ask("git", "rev-parse", "--short=12", "HEAD")
+    if commit and ask("git", "status", "--porcelain", "--", "*.py"):
+        commit += " with uncommitted changes"
+    command = " ".join(["varmini" if Path(sys.argv[0]).stem in ("varmini", "__main__")
+                        else Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"command": command, "commit": commit or "unknown",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "hardware": f"{cpu}, {os.cpu_count()} cores" + (
+                f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+            "threads": torch.get_num_threads(), "precision": str(precision()).split(".")[1],
+            "torch": torch.__version__, "python": platform.python_version()}
+
+
+class Run:
+    """The folder of one training run: `run.json` (config and provenance) and `log.csv`.
+
+    Args:
+        start_step: rows after this step are dropped from an earlier log, as they will come again.
+    """
+
+    def __init__(self, out: Path, config: Any, start_step: int = 0) -> None:
+        self.path = out / "log.csv"
+        self.rows: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+        sessions = []
+        if start_step and self.path.exists():
+            with open(self.path, newline="") as file:
+                self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= start_step]
+            self.seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+            if (out / "run.json").exists():
+                sessions = read_json(out / "run.json")["sessions"]
+        sessions.append({"from_step": start_step} | provenance())
+        write_atomic(out / "run.json", json.dumps(
+            {"config": dataclasses.asdict(config), "sessions": sessions}, indent=1).encode())
+        self.begin = time.perf_counter()
+
+    def log(self, step: int, images: int, values: dict[str, float | None]) -> None:
+        """Adds a row to log.csv; a value of None leaves its cell empty."""
+        seconds = self.seconds_before + time.perf_counter() - self.begin
+        row = {"step": step, "images": images, "seconds": f"{seconds:.1f}"}
+        row |= {k: "" if v is None else f"{v:.6g}" for k, v in values.items()}
+        self.rows.append(row)
+        columns = list(dict.fromkeys(k for r in self.rows for k in r))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.path, text.getvalue().encode())
+
+
+def progress(steps: Iterable[int], name: str) -> Any:
+    """A tqdm bar over `steps` that redraws at most twice a second."""
+    from tqdm.auto import tqdm
+    return tqdm(steps, desc=name, unit="step", mininterval=0.5, dynamic_ncols=True, leave=True)

@@ -1,0 +1,269 @@
+"""Drawing pictures: guidance, top-k and top-p, scale by scale, with in-painting and editing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tokenizer import MultiScaleVQVAE
+from .transformer import VAR, KVCache
+
+CACHE_BYTES = 1 << 30
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
+    """Rules out unlikely tokens: first all but the top_k, then all outside the nucleus top_p.
+
+    Args:
+        logits: (..., V).
+        top_k: how many to keep; ties with the k-th stay. 0, or V and more, keeps all.
+        top_p: keep the smallest set of likeliest tokens whose probability reaches top_p
+            (Holtzman et al. 2020); the likeliest always stays. 0 or 1 keeps all.
+
+    Returns:
+        A new tensor (..., V) with -inf at the tokens ruled out.
+
+    Raises:
+        ValueError: when top_k is negative or top_p is outside [0, 1].
+    """
+    _check_filter(top_k, top_p)
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if 0 < top_p < 1:
+        ordered, order = logits.sort(dim=-1)
+        # From the least likely upwards: a token goes when it and all below it hold at most 1 - p.
+        goes = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+        goes[..., -1] = False
+        logits = logits.masked_fill(torch.zeros_like(goes).scatter(-1, order, goes), float("-inf"))
+    return logits
+
+
+def _check_filter(top_k: int, top_p: float) -> None:
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}, expected 0 (keep all) or a positive number of tokens")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, expected a probability in [0, 1] (0 or 1 keeps all)")
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse-transform sampling: logits (B, l, V) and uniform numbers (B, l) in [0, 1) -> (B, l).
+
+    The drawn token is the first whose cumulative probability exceeds the uniform number.
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    # Scaled by the total, which rounding leaves near 1; a ruled-out token has no share to hit.
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(
+        max=logits.shape[-1] - 1)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, k: int, num_scales: int, cfg: float) -> Tensor:
+    """Classifier-free guidance with VAR's ramp over the scales.
+
+    t = cfg k / (K - 1), with k from 0;  logits = (1 + t) conditional - t unconditional.
+    """
+    t = cfg * k / max(1, num_scales - 1)
+    return (1 + t) * conditional - t * unconditional
+
+
+def smoothed(logits: Tensor, noise: Tensor, codebook: Tensor, k: int, num_scales: int) -> Tensor:
+    """A soft mixture of codes instead of a hard choice: smoother pictures, for display only.
+
+    weights = softmax((logits (1 + rho) + Gumbel) / tau) with rho = k / (K - 1) and
+    tau = max(0.27 (1 - 0.95 rho), 0.005).
+
+    Args:
+        logits: (B, l, V), filtered.
+        noise: (B, l, V) standard Gumbel numbers.
+        codebook: (V, C).
+
+    Returns:
+        (B, l, C).
+    """
+    rho = k / max(1, num_scales - 1)
+    tau = max(0.27 * (1 - 0.95 * rho), 0.005)
+    return ((logits * (1 + rho) + noise) / tau).softmax(-1) @ codebook
+
+
+class _Noise:
+    """The random numbers of a batch: image i has its own generator, so batches may be split."""
+
+    def __init__(self, seed: int | None, first: int, count: int, device: torch.device) -> None:
+        base = torch.seed() if seed is None else seed
+        # A large odd stride keeps the streams of (seed, image) pairs apart.
+        self.generators = [torch.Generator().manual_seed((base * 1_000_003 + first + i) % 2**63)
+                           for i in range(count)]
+        self.device = device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(count, *shape) numbers, uniform in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """(count, *shape) standard Gumbel numbers, -log(-log u)."""
+        u = self.uniform(*shape).clamp(min=1e-20)
+        return -(-u.log()).clamp(min=1e-20).log()
+
+
+@torch.no_grad()
+def sample(var: VAR, tok: MultiScaleVQVAE, labels: Tensor | Sequence[int], *, cfg: float = 1.5,
+           top_k: int = 900, top_p: float = 0.96, seed: int | None = None, smooth: bool = False,
+           return_tokens: bool = False, batch_size: int | None = None,
+           ) -> Tensor | tuple[Tensor, list[Tensor]]:
+    """Draws one picture a label, coarse to fine, one step a scale (VAR, section 3.2).
+
+    Image i draws from its own random stream, a function of (seed, i) alone, so a batch may be split
+    in any way; the tokens then agree as far as the machine's matrix products do not depend on the
+    batch. Arithmetic follows the surrounding `torch.autocast`; without one it is float32.
+
+    Args:
+        labels: (B,) classes in [0, num_classes), or num_classes for "no class".
+        cfg: guidance at the last scale, ramped from 0 at the first; 0 turns guidance off.
+        top_k, top_p: see `filter_logits`.
+        seed: for repeatable pictures; None draws a fresh one.
+        smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
+        return_tokens: also return the token pyramid.
+        batch_size: images drawn together; None takes as many as a key-value cache of 1 GiB holds.
+
+    Returns:
+        Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
+
+    Raises:
+        ValueError: when the two models do not fit, or an argument is out of range.
+    """
+    labels = labels if isinstance(labels, Tensor) else torch.tensor(labels, dtype=torch.long)
+    images, tokens = [], []
+    for first, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
+        noise = _Noise(seed, first, len(part), part.device)
+        f_hat = None
+        for k, codes, drawn, f_hat in generate(var, tok, part, cfg, top_k, top_p, noise, smooth):
+            tokens.append(drawn)
+        images.append(tok.decode_features(f_hat).clamp(-1, 1))
+    images = torch.cat(images)
+    if not return_tokens:
+        return images
+    scales = len(tok.schedule)
+    return images, [torch.cat(tokens[k::scales]) for k in range(scales)]
+
+
+def generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: int, top_p: float,
+             noise: _Noise, smooth: bool = False, replace=None,
+             ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """The sampling loop itself: yields (k, codes, tokens, f_hat) after every scale.
+
+    Args:
+        labels: (B,), already checked.
+        replace: called as replace(k, codes, f_hat) -> codes before a scale is added, to force some
+            of its (B, C, h_k, w_k) codes (in-painting).
+    """
+    quantizer, batch, scales = tok.quantizer, len(labels), len(tok.schedule)
+    guided = cfg != 0
+    both = torch.cat([labels, torch.full_like(labels, var.config.num_classes)]) if guided else labels
+    x, modulations, head = var.condition(both)
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) \
+        else torch.float32
+    cache = KVCache(var, len(both), dtype)
+    f_hat = torch.zeros(batch, quantizer.channels, *tok.schedule.grids[-1], device=x.device)
+    for k, (h, w) in enumerate(tok.schedule.grids):
+        logits = var.step(k, x, modulations, head, cache)
+        if guided:
+            logits = guide(*logits.chunk(2), k, scales, cfg)
+        logits = filter_logits(logits, top_k, top_p)
+        tokens = draw(logits, noise.uniform(h * w)).view(batch, h, w)
+        codes = quantizer.embed(tokens)
+        if smooth:
+            mixed = smoothed(logits, noise.gumbel(h * w, tok.vocab_size),
+                             quantizer.codebook.weight, k, scales)
+            codes = mixed.transpose(1, 2).unflatten(2, (h, w))
+        if replace is not None:
+            codes = replace(k, codes, f_hat)
+        f_hat = f_hat + quantizer.contribution(k, codes.float())
+        yield k, codes, tokens, f_hat
+        if k + 1 < scales:
+            x = var.word(quantizer.next_input(f_hat, k + 1))
+            x = torch.cat([x, x]) if guided else x
+
+
+def _parts(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: int, top_p: float,
+           seed: int | None, batch_size: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Checks the arguments, then yields (number of the first image, labels) of every part."""
+    if var.schedule != tok.schedule or var.config.vocab_size != tok.vocab_size \
+            or var.config.code_channels != tok.config.code_channels:
+        raise ValueError(
+            f"the transformer reads {var.schedule}, {var.config.vocab_size} codes of "
+            f"{var.config.code_channels} channels, but the tokenizer writes {tok.schedule}, "
+            f"{tok.vocab_size} codes of {tok.config.code_channels}: load a pair trained together")
+    if var.training or tok.training:
+        raise ValueError("a model is in training mode: call .eval() on both before sampling")
+    if not 0 <= cfg < float("inf"):
+        raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
+    if seed is not None and not 0 <= seed < 2**40:
+        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^40 - 1, or None")
+    _check_filter(top_k, top_p)
+    labels = var.check_labels(labels)
+    if batch_size is None:
+        # Keys and values of both guidance halves, in float32.
+        per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
+        batch_size = min(256, max(1, CACHE_BYTES // per_image))
+    elif batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
+    for first in range(0, max(1, len(labels)), batch_size):
+        yield first, labels[first:first + batch_size]
+
+
+@torch.no_grad()
+def inpaint(var: VAR, tok: MultiScaleVQVAE, images: Tensor, mask: Tensor,
+            labels: Tensor | Sequence[int] | None = None, *, cfg: float = 1.5, top_k: int = 900,
+            top_p: float = 0.96, seed: int | None = None, smooth: bool = False,
+            batch_size: int | None = None) -> Tensor:
+    """Redraws the masked part of images; everything else is forced to their own tokens.
+
+    The paper's protocol (section 5.2): at every scale all tokens are drawn as usual, then the codes
+    that the mask keeps are replaced by the image's own before the scale is added. Maps of up to 3
+    tokens are forced entirely, for they say what the whole picture is.
+
+    Args:
+        images: (B, C, H, W) in [-1, 1].
+        mask: (H, W) or (B, H, W) bool, True where a picture is to be drawn.
+        labels: (B,) classes for class-conditional editing; None for the null class.
+        cfg, top_k, top_p, seed, smooth, batch_size: as in `sample`.
+
+    Returns:
+        Images (B, C, H, W) in [-1, 1], decoded from the mixed tokens.
+
+    Raises:
+        ValueError: on a mask of another shape or type, and as `sample` does.
+    """
+    tok.check_images(images)
+    if mask.dtype != torch.bool or mask.shape not in (images.shape[2:],
+                                                      images.shape[:1] + images.shape[2:]):
+        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}, expected bool "
+                         f"{tuple(images.shape[2:])} or {(len(images), *images.shape[2:])}, True "
+                         f"where a picture is to be drawn")
+    keep = (~mask).float().expand(len(images), *images.shape[2:])[:, None]
+    if labels is None:
+        labels = torch.full((len(images),), var.config.num_classes)
+    labels = labels if isinstance(labels, Tensor) else torch.tensor(labels, dtype=torch.long)
+    if len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images: expected one each")
+    results = []
+    for first, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
+        rows = slice(first, first + len(part))
+        own = [tok.quantizer.embed(t) for t in tok.encode(images[rows])]
+
+        def force(k: int, codes: Tensor, f_hat: Tensor, own=own, rows=rows) -> Tensor:
+            h, w = tok.schedule.grids[k]
+            if h * w <= 3:
+                return own[k]
+            kept = F.interpolate(keep[rows], size=(h, w), mode="bilinear") > 0.5
+            return torch.where(kept.to(codes.device), own[k], codes)
+
+        noise = _Noise(seed, first, len(part), part.device)
+        for *_, f_hat in generate(var, tok, part, cfg, top_k, top_p, noise, smooth, force):
+            pass
+        results.append(tok.decode_features(f_hat).clamp(-1, 1))
+    return torch.cat(results)

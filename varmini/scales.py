@@ -1,0 +1,133 @@
+"""The pyramid's geometry: which token belongs to which scale, and who may see whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+Size = int | tuple[int, int]
+
+
+class ScaleSchedule:
+    """The sizes of the K token maps, coarse to fine, and all that follows from them.
+
+    Every question of the kind "which token belongs to which scale" is answered here. A token pyramid
+    is a list of K LongTensors, the k-th (B, h_k, w_k); flattened, it is (B, L), scale after scale and
+    row by row inside a scale (VAR, section 3.2).
+
+    Args:
+        sizes: one entry a scale: a side, or a pair (height, width). Neither may shrink.
+
+    Raises:
+        ValueError: when there is no scale, a side is not a positive integer, or a scale shrinks.
+    """
+
+    def __init__(self, sizes: Iterable[Size]) -> None:
+        self.grids: tuple[tuple[int, int], ...] = tuple(_grid(size) for size in sizes)
+        if not self.grids:
+            raise ValueError("sizes is empty, expected at least one scale, for example (1, 2, 4)")
+        for (h, w), (next_h, next_w) in zip(self.grids, self.grids[1:]):
+            if next_h < h or next_w < w:
+                raise ValueError(f"scale {next_h}x{next_w} is smaller than {h}x{w} before it: "
+                                 f"order the sizes from coarse to fine")
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes as given: an int for a square map, a pair (h, w) for another."""
+        return tuple(h if h == w else (h, w) for h, w in self.grids)
+
+    @property
+    def tokens_per_scale(self) -> tuple[int, ...]:
+        """h_k w_k for every scale."""
+        return tuple(h * w for h, w in self.grids)
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of all scales together."""
+        return sum(self.tokens_per_scale)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The place of every scale in the flat sequence of L tokens."""
+        ends = accumulate(self.tokens_per_scale)
+        return tuple(slice(end - n, end) for end, n in zip(ends, self.tokens_per_scale))
+
+    def level_ids(self) -> Tensor:
+        """(L,) LongTensor: the scale, from 0, that each token belongs to."""
+        return torch.tensor([k for k, n in enumerate(self.tokens_per_scale) for _ in range(n)])
+
+    def mask(self) -> Tensor:
+        """(L, L) bool block-causal mask, True where query i may attend to key j.
+
+        mask[i, j] = level(i) >= level(j): a token sees its own map and all coarser ones
+        (VAR, section 3.2 and figure 4).
+        """
+        level = self.level_ids()
+        return level[:, None] >= level[None, :]
+
+    def flatten(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Pyramid to sequence: K tensors (B, h_k, w_k) -> (B, L).
+
+        Raises:
+            ValueError: when the maps do not fit this schedule.
+        """
+        self.check(tokens)
+        return torch.cat([t.flatten(1) for t in tokens], dim=1)
+
+    def unflatten(self, sequence: Tensor) -> list[Tensor]:
+        """Sequence to pyramid: (B, L) -> K tensors (B, h_k, w_k).
+
+        Raises:
+            ValueError: when the sequence does not hold L tokens.
+        """
+        if sequence.ndim != 2 or sequence.shape[1] != self.num_tokens:
+            raise ValueError(f"sequence has shape {tuple(sequence.shape)}, expected "
+                             f"(B, {self.num_tokens}) for {self}")
+        return [sequence[:, part].unflatten(1, grid) for part, grid in zip(self.slices, self.grids)]
+
+    def check(self, tokens: Sequence[Tensor], vocab_size: int | None = None,
+              num_scales: int | None = None) -> None:
+        """Raises a ValueError unless `tokens` is a pyramid of this schedule.
+
+        Args:
+            vocab_size: also check that every token lies in [0, vocab_size).
+            num_scales: how many maps are expected; None for all.
+        """
+        expected = len(self) if num_scales is None else num_scales
+        if isinstance(tokens, Tensor) or len(tokens) != expected:
+            given = f"a tensor {tuple(tokens.shape)}" if isinstance(tokens, Tensor) \
+                else f"{len(tokens)} maps"
+            raise ValueError(f"tokens are {given}, expected a list of {expected} maps for {self}")
+        for k, (map_, (h, w)) in enumerate(zip(tokens, self.grids), start=1):
+            if map_.ndim != 3 or tuple(map_.shape[1:]) != (h, w):
+                raise ValueError(f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})")
+            if map_.dtype != torch.long:
+                raise ValueError(f"token map {k} is {map_.dtype}, expected torch.int64: use .long()")
+            if vocab_size is not None and map_.numel():
+                low, high = int(map_.min()), int(map_.max())
+                if low < 0 or high >= vocab_size:
+                    raise ValueError(f"token map {k} holds {low if low < 0 else high}, expected "
+                                     f"tokens in [0, {vocab_size})")
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScaleSchedule) and self.grids == other.grids
+
+    def __hash__(self) -> int:
+        return hash(self.grids)
+
+    def __repr__(self) -> str:
+        return f"ScaleSchedule({self.sizes})"
+
+
+def _grid(size: Size) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size) \
+        if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    if len(pair) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in pair):
+        raise ValueError(f"scale size {size!r} is not a positive integer or a pair of them")
+    return pair

@@ -1,0 +1,228 @@
+"""From files to tensors: decoding, the one pixel convention, parquet tables, folders of pictures.
+
+The lowest layer under `data.py`, which is what the rest of varmini imports.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+SPLITS = {"train": ("train",), "test": ("test", "validation", "val")}
+HELD_OUT = 10  # a folder without split folders keeps one picture in ten for test
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images 0..255, any shape, to float32 in [-1, 1]."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"to_float: got {images.dtype}, expected uint8 (values 0..255)")
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images to uint8: clamped to [-1, 1], then rounded. Undoes `to_float` exactly."""
+    if not images.is_floating_point():
+        raise ValueError(f"to_uint8: got {images.dtype}, expected float images in [-1, 1]")
+    return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def decode(file: str | bytes, source: str):
+    """A PIL image from a path or from bytes; ValueError naming `source` when it is broken."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image.load()
+    except Exception as error:  # PIL's readers raise nearly everything on damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source}: broken picture ({reason}); replace or remove it") from None
+    return image
+
+
+def is_grey(image) -> bool:
+    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F"))
+
+
+def convert(image, channels: int):
+    """Mode L or RGB. Transparent parts become white; 16-bit greys keep their upper byte."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        array = np.asarray(image).clip(0, 65535)
+        image = Image.fromarray((array >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def resize_and_crop(image, size: int, rng: np.random.Generator | None):
+    """Shorter side to 1.125 x size, then a square of `size`: random with `rng`, else centred.
+
+    Only the square is computed: the crop is taken in the picture's own coordinates.
+    """
+    from PIL import Image
+
+    width, height = image.size
+    middle = round(1.125 * size)
+    short = min(width, height)
+    scaled = (int(middle * width / short), int(middle * height / short))
+    room = [side - size for side in scaled]
+    left, top = (int(rng.integers(r + 1)) if rng else round(r / 2) for r in room)
+    sx, sy = width / scaled[0], height / scaled[1]
+    box = (left * sx, top * sy, min((left + size) * sx, width), min((top + size) * sy, height))
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def to_tensor(image) -> Tensor:
+    """A PIL image of mode L or RGB as uint8 (C, H, W)."""
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def spread(total: int, limit: int | None) -> np.ndarray:
+    """`limit` indices evenly spaced over range(total), so that sorted sets give all classes."""
+    count = total if limit is None else min(limit, total)
+    return np.arange(count) * total // count
+
+
+def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of a split, `name.parquet` or `name-*.parquet`, for the first name that has any.
+
+    An empty list if there are none; ValueError when shards of `name-00000-of-00004` are missing.
+    """
+    for name in names:
+        files = sorted([*folder.glob(f"{name}.parquet"), *folder.glob(f"{name}-*.parquet")])
+        if files:
+            shards = re.search(r"-of-0*(\d+)", files[0].name)
+            if shards and int(shards[1]) != len(files):
+                raise ValueError(
+                    f"{folder}: {len(files)} of the {shards[1]} {name} files; fetch the others"
+                )
+            return files
+    return []
+
+
+@contextmanager
+def _whole(file: Path):
+    """Turns pyarrow's errors about a damaged file into one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"{file}: not a whole parquet file ({reason}); fetch it again") from None
+
+
+def check_parquet(file: Path) -> tuple[str, str]:
+    """Its image and its label column; reads the file's footer only."""
+    import pyarrow.parquet as pq
+
+    with _whole(file):
+        return find_columns(pq.read_schema(file), file)
+
+
+def read_parquet(file: Path):
+    """A pyarrow table of the image and the label column."""
+    import pyarrow.parquet as pq
+
+    columns = check_parquet(file)
+    with _whole(file):
+        return pq.read_table(file, columns=list(columns))
+
+
+def find_columns(schema, source: str | Path) -> tuple[str, str]:
+    """Names of the image column (bytes, or a struct that holds them) and of the label column."""
+    import pyarrow.types as kinds
+
+    def holds_bytes(kind) -> bool:
+        if kinds.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+
+    image = next(
+        (n for n in ("image", "img") if n in schema.names and holds_bytes(schema.field(n).type)),
+        None,
+    )
+    label = next(
+        (
+            n
+            for n in ("label", "labels")
+            if n in schema.names and kinds.is_integer(schema.field(n).type)
+        ),
+        None,
+    )
+    if image is None or label is None:
+        wanted = "image (bytes)" if image is None else "label (integers)"
+        raise ValueError(f"{source}: no column {wanted} among {', '.join(schema.names)}")
+    return image, label
+
+
+def read_labels(column, schema, name: str, source) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels (N,) int64 and class names, from the `datasets` metadata or else the numbers."""
+    if column.null_count:
+        raise ValueError(f"{source}: {column.null_count} rows without a label")
+    labels = column.to_numpy().astype(np.int64)
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    classes = info.get("info", {}).get("features", {}).get(name, {}).get("names")
+    if classes is None:
+        classes = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+    check_labels(labels, classes, source)
+    return labels, tuple(classes)
+
+
+def check_labels(labels: np.ndarray, classes: Sequence[str], source: str | Path) -> None:
+    """ValueError for an empty set, or for the first label outside the classes (-1: unlabelled)."""
+    if not len(labels):
+        raise ValueError(f"{source}: holds no images")
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(wrong):
+        raise ValueError(
+            f"{source}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
+            f"{len(classes) - 1} (-1 marks a part without labels)"
+        )
+
+
+def picture_bytes(cell: dict | bytes | None) -> bytes:
+    """The encoded picture in a cell of an image column (empty when there is none)."""
+    return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
+
+
+def class_folders(folder: Path) -> dict[str, list[str]]:
+    """Sorted picture files by class, one class per sub-folder (hidden and empty ones left out)."""
+    found = {}
+    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        files = sorted(
+            os.path.join(at, f)
+            for at, _, names in os.walk(entry)
+            for f in names
+            if os.path.splitext(f)[1].lower() in SUFFIXES and f[0] != "."
+        )
+        if files:
+            found[entry.name] = files
+    if not found:
+        loose = any(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
+        what = "its pictures are not labelled" if loose else "no pictures found"
+        raise ValueError(f"{folder}: {what}; expected one sub-folder of pictures per class")
+    return found
+
+
+def held_out(files: list[str], folder: Path, test: bool) -> list[str]:
+    """The test tenth of a class (smallest checksums of their names), or the rest, sorted."""
+
+    def checksum(file: str) -> bytes:
+        return hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest()
+
+    count = max(len(files) // HELD_OUT, 1) if len(files) > 1 else 0
+    chosen = set(sorted(files, key=checksum)[:count])
+    return [f for f in files if (f in chosen) == test]

@@ -1,0 +1,303 @@
+"""Images to token pyramids and back: a convolutional encoder and decoder around the quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .pretrained import Pretrained
+from .quantizer import MultiScaleQuantizer
+from .scales import ScaleSchedule, Size
+
+NORM_GROUPS = 32
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Shape of a `MultiScaleVQVAE`."""
+
+    sizes: tuple[Size, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    """Sizes of the token maps, coarse to fine; the last is the size of the feature map."""
+    image_channels: int = 3
+    """3 for colour, 1 for grey."""
+    vocab_size: int = 4096
+    """Codes in the codebook."""
+    code_channels: int = 32
+    """Length of a code."""
+    width: int = 160
+    """Channels of the first level, a multiple of 32."""
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """Channels of each level in units of `width`; every level after the first halves the size."""
+    num_res_blocks: int = 2
+    """Residual blocks a level in the encoder; the decoder has one more."""
+    attention: bool = True
+    """Self-attention at the smallest level, as in the paper's network."""
+    patch: int = 1
+    """Pixels a side that are folded into channels first; 2 makes a toy four times cheaper."""
+    num_phi: int = 4
+    """Phi convolutions, shared over neighbouring scales."""
+    phi_strength: float = 0.5
+    """Share of the convolution in phi."""
+    beta: float = 0.25
+    """Weight of the commitment loss."""
+    lookup: str = "euclidean"
+    """Nearest neighbour by "euclidean" or "cosine" distance."""
+
+
+@dataclass
+class Reconstruction:
+    """What the tokenizer's training pass returns."""
+
+    images: Tensor
+    """(B, C, H, W) in about [-1, 1]: the decoder's output, not clamped."""
+    tokens: list[Tensor]
+    """The token pyramid, K LongTensors (B, h_k, w_k)."""
+    loss: Tensor
+    """Scalar: the quantizer's codebook and commitment loss."""
+    usage: Tensor
+    """(K,) share of the codebook seen in this batch, per scale."""
+
+
+class NormSiLU(nn.GroupNorm):
+    """Group normalisation, then SiLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(NORM_GROUPS, channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            # On a CPU group_norm of a channels-last bf16 map is ten times slower than of a plain one.
+            h = super().forward(x.contiguous())
+            return F.silu(h.contiguous(memory_format=torch.channels_last))
+        return F.silu(super().forward(x))
+
+
+class ResBlock(nn.Module):
+    """x + conv(norm(conv(norm(x)))), with a 1x1 shortcut where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = NormSiLU(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = NormSiLU(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over all positions of a map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, HW, C)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Downsample(nn.Module):
+    """Halves the size by a strided convolution, padded right and below."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles the size by repeating pixels, then convolves."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _middle(channels: int, attention: bool) -> nn.Sequential:
+    between = [SpatialAttention(channels)] if attention else []
+    return nn.Sequential(ResBlock(channels, channels), *between, ResBlock(channels, channels))
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) -> features (B, code_channels, h_K, w_K): VQGAN's encoder."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        self.fold = nn.PixelUnshuffle(config.patch)
+        self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, widths[0], 3, padding=1)
+        layers: list[nn.Module] = []
+        channels = widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.num_res_blocks):
+                layers.append(ResBlock(channels, width))
+                channels = width
+                if config.attention and level == len(widths) - 1:
+                    layers.append(SpatialAttention(width))
+            if level < len(widths) - 1:
+                layers.append(Downsample(width))
+        self.levels = nn.Sequential(*layers)
+        self.middle = _middle(channels, config.attention)
+        self.norm_out = NormSiLU(channels)
+        self.conv_out = nn.Conv2d(channels, config.code_channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.conv_in(self.fold(images))
+        return self.conv_out(self.norm_out(self.middle(self.levels(h))))
+
+
+class Decoder(nn.Module):
+    """Features (B, code_channels, h_K, w_K) -> images (B, C, H, W): the encoder's mirror image."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        channels = widths[-1]
+        self.conv_in = nn.Conv2d(config.code_channels, channels, 3, padding=1)
+        self.middle = _middle(channels, config.attention)
+        layers: list[nn.Module] = []
+        for level in reversed(range(len(widths))):
+            for _ in range(config.num_res_blocks + 1):
+                layers.append(ResBlock(channels, widths[level]))
+                channels = widths[level]
+                if config.attention and level == len(widths) - 1:
+                    layers.append(SpatialAttention(channels))
+            if level > 0:
+                layers.append(Upsample(channels))
+        self.levels = nn.Sequential(*layers)
+        self.norm_out = NormSiLU(channels)
+        self.conv_out = nn.Conv2d(channels, config.image_channels * config.patch**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(config.patch)
+
+    def forward(self, f_hat: Tensor) -> Tensor:
+        h = self.levels(self.middle(self.conv_in(f_hat)))
+        return self.unfold(self.conv_out(self.norm_out(h)))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight against which the adversarial loss is balanced (VQGAN, equation 7)."""
+        return self.conv_out.weight
+
+
+class MultiScaleVQVAE(nn.Module, Pretrained):
+    """VAR's tokenizer: an encoder, a multi-scale residual quantizer and a decoder (section 3.1).
+
+    Args:
+        config: the shape of the network.
+
+    Raises:
+        ValueError: when the configuration contradicts itself.
+    """
+
+    config_class = TokenizerConfig
+    kind = "tokenizer"
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        if config.width % NORM_GROUPS:
+            raise ValueError(f"width is {config.width}, expected a multiple of {NORM_GROUPS}")
+        self.config = config
+        self.schedule = ScaleSchedule(config.sizes)
+        self.encoder = Encoder(config)
+        self.pre_quant = nn.Conv2d(config.code_channels, config.code_channels, 3, padding=1)
+        self.quantizer = MultiScaleQuantizer(
+            self.schedule, config.vocab_size, config.code_channels, num_phi=config.num_phi,
+            phi_strength=config.phi_strength, beta=config.beta, lookup=config.lookup)
+        self.post_quant = nn.Conv2d(config.code_channels, config.code_channels, 3, padding=1)
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the codes in the codebook."""
+        return self.config.vocab_size
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side that one feature stands for."""
+        return self.config.patch * 2 ** (len(self.config.multipliers) - 1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that this tokenizer reads and draws, in pixels."""
+        h, w = self.schedule.grids[-1]
+        return h * self.factor, w * self.factor
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises a ValueError unless `images` is float, (B, C, H, W) of our size, in [-1, 1]."""
+        expected = (self.config.image_channels, *self.image_size)
+        if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images have shape {tuple(getattr(images, 'shape', ()))}, expected "
+                             f"(B, {expected[0]}, {expected[1]}, {expected[2]}) for this tokenizer")
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}, expected floats in [-1, 1]: use "
+                             f"varmini.data.to_float")
+        if images.numel() and images.device.type == "cpu":  # reading a GPU's values would stall it
+            low, high = images.min().item(), images.max().item()
+            if not (low >= -1.01 and high <= 1.01):
+                raise ValueError(f"images span [{low:.3g}, {high:.3g}], expected [-1, 1]: divide "
+                                 f"bytes by 127.5 and subtract 1")
+
+    def features(self, images: Tensor) -> Tensor:
+        """Continuous features before quantization: images (B, C, H, W) in [-1, 1] -> (B, C, h_K, w_K).
+
+        Raises:
+            ValueError: on images of another shape, type or range.
+        """
+        self.check_images(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return self.pre_quant(self.encoder(images)).float()
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Algorithm 1: images (B, C, H, W) in [-1, 1] -> token pyramid, K LongTensors (B, h_k, w_k).
+
+        Raises:
+            ValueError: on images of another shape, type or range.
+        """
+        with torch.no_grad():
+            return self.quantizer.encode(self.features(images))
+
+    def decode(self, tokens: Sequence[Tensor], num_scales: int | None = None) -> Tensor:
+        """Algorithm 2 and the decoder: token pyramid -> images (B, C, H, W), clamped to [-1, 1].
+
+        Args:
+            num_scales: draw from the first so many token maps only; None for all.
+
+        Raises:
+            ValueError: on maps that do not fit, tokens outside the codebook, or num_scales not in
+                [1, K].
+        """
+        if num_scales is None:
+            self.schedule.check(tokens)
+        with torch.no_grad():
+            return self.decode_features(self.quantizer.decode(tokens, num_scales)).clamp(-1, 1)
+
+    def decode_features(self, f_hat: Tensor) -> Tensor:
+        """The decoder alone: f_hat (B, C, h_K, w_K) -> images (B, C, H, W), not clamped."""
+        f_hat = f_hat.contiguous(memory_format=torch.channels_last)
+        return self.decoder(self.post_quant(f_hat)).float()
+
+    def forward(self, images: Tensor) -> Reconstruction:
+        """The training pass, straight-through: images (B, C, H, W) in [-1, 1] -> `Reconstruction`.
+
+        Raises:
+            ValueError: on images of another shape, type or range.
+        """
+        quantized = self.quantizer(self.features(images))
+        return Reconstruction(self.decode_features(quantized.f_hat), quantized.tokens,
+                              quantized.loss, quantized.usage)

@@ -1,0 +1,82 @@
+"""Trains the small classifier that gives perceptual features and the toy metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .classifier import Classifier
+from .data import batches, load_images, to_float
+from .engine import Run, autocast, prepare_folder, progress
+from .presets import ClassifierTraining
+
+
+def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Moves each image (B, C, H, W) by up to `most` pixels either way, reflecting at the border."""
+    b, c, h, w = images.shape
+    padded = F.pad(images, (most,) * 4, mode="reflect")
+    dy, dx = torch.randint(0, 2 * most + 1, (2, b, 1), generator=generator)
+    rows = (dy + torch.arange(h))[:, None, :, None].expand(b, c, h, w + 2 * most)
+    columns = (dx + torch.arange(w))[:, None, None, :].expand(b, c, h, w)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, dataset, batch_size: int = 500) -> float:
+    """Share of the images of `dataset` that `model` names rightly, in evaluation mode."""
+    model.eval()
+    right = 0
+    for start in range(0, len(dataset), batch_size):
+        images = to_float(dataset.images[start:start + batch_size])
+        with autocast():
+            guess = model(images).argmax(1)
+        right += int((guess == dataset.labels[start:start + batch_size]).sum())
+    return right / len(dataset)
+
+
+def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> Path:
+    """Trains a classifier from scratch; writes config.json, model.safetensors and log.csv to `out`.
+
+    SGD with Nesterov momentum, a one-cycle schedule, label smoothing, mirrored and shifted images.
+
+    Raises:
+        ValueError: when `out` already holds a run and `overwrite` is not set, or on unknown data.
+    """
+    out = prepare_folder(out, overwrite=overwrite, resume=False)
+    torch.manual_seed(config.seed)
+    train_set = load_images(config.data, "train")
+    test_set = load_images(config.data, "test")
+    model = Classifier(config.model).to(memory_format=torch.channels_last)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.SGD([{"params": decay, "weight_decay": config.weight_decay},
+                                 {"params": rest, "weight_decay": 0.0}],
+                                lr=config.lr, momentum=0.9, nesterov=True)
+    steps = config.epochs * (len(train_set) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps,
+                                                   pct_start=0.25, final_div_factor=1000)
+    run = Run(out, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    stream = batches(train_set, config.batch_size, seed=config.seed, flip=True)
+    bar = progress(range(1, steps + 1), "classifier")
+    for step in bar:
+        model.train()
+        images, labels = next(stream)
+        images = random_shift(images, 4, generator).contiguous(memory_format=torch.channels_last)
+        with autocast():
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if step % (steps // config.epochs) == 0:
+            run.log(step, step * config.batch_size, {
+                "loss": loss.item(), "lr": schedule.get_last_lr()[0],
+                "test_accuracy": accuracy(model, test_set)})
+    return model.save_pretrained(out, torch.bfloat16)

@@ -1,0 +1,171 @@
+"""Stage 1: trains the multi-scale tokenizer from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import engine
+from .classifier import Classifier
+from .data import batches, load_images, to_float
+from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
+from .presets import TokenizerTraining
+from .quantizer import CodeRevival
+from .tokenizer import MultiScaleVQVAE
+
+
+def perceptual_network(name: str) -> nn.Module | None:
+    """The frozen network of the perceptual loss: "lpips" (its own package), a classifier, or none.
+
+    Raises:
+        ValueError: when the name is unknown or the package is not installed.
+    """
+    if not name:
+        return None
+    if name != "lpips":
+        return PerceptualLoss(Classifier.from_pretrained(name))
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("perceptual network 'lpips' needs its package: pip install "
+                         "'varmini[metrics]', or choose 'cifar10' or ''") from None
+    network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+    return _MeanLPIPS(network)
+
+
+class _MeanLPIPS(nn.Module):
+    """LPIPS as one number a batch; its package gives one an image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.network(images, targets).mean()
+
+
+@torch.no_grad()
+def held_out_psnr(model: MultiScaleVQVAE, images: Tensor, batch_size: int = 250) -> float:
+    """Mean PSNR in dB (range 2) of the reconstructions of `images` (N, C, H, W) in [-1, 1]."""
+    model.eval()
+    values = []
+    for part in images.split(batch_size):
+        with engine.autocast():
+            drawn = model.decode(model.encode(part))
+        error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
+        values.append(10 * torch.log10(4 / error))
+    return torch.cat(values).mean().item()
+
+
+def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False,
+          resume: bool = False) -> Path:
+    """Trains a tokenizer; leaves config.json, model.safetensors, log.csv, run.json and state/.
+
+    Args:
+        config: what to train, on what, for how long.
+        out: the run's folder.
+        overwrite: replace an earlier run in `out`.
+        resume: go on exactly where the run in `out` stopped.
+
+    Returns:
+        The folder, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
+
+    Raises:
+        ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
+    """
+    out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
+    torch.manual_seed(config.seed)
+    train_set = load_images(config.data, "train")
+    held_out = to_float(load_images(config.data, "test").images[:config.held_out])
+    model = MultiScaleVQVAE(config.model)
+    model.check_images(held_out[:1])
+    perceptual = perceptual_network(config.perceptual_network)
+    discriminator = PatchDiscriminator(config.model.image_channels)
+    optimizer = torch.optim.AdamW(engine.decay_groups(model, config.weight_decay), lr=config.lr,
+                                  betas=(0.9, 0.99))
+    adversary = torch.optim.AdamW(discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9),
+                                  weight_decay=0.0)
+    ema = engine.averaged(model, config.ema)
+    revival = CodeRevival(model.quantizer)
+    vocab = config.model.vocab_size
+    seen = torch.zeros(len(model.schedule), vocab, dtype=torch.bool)
+    parts = {"model": model, "ema": ema, "discriminator": discriminator, "optimizer": optimizer,
+             "adversary": adversary, "revival": revival}
+    start = engine.restore(out / "state", parts) if resume else 0
+    total = max(1, config.images // config.batch_size)
+    adversarial_from = int(config.adversarial_start * total)
+    run = engine.Run(out, config, start)
+    stream = batches(train_set, config.batch_size, seed=config.seed, start_step=start,
+                     flip=config.flip)
+    bar = engine.progress(range(start, total), "tokenizer")
+    with engine.StopSignal() as stop:
+        for step in bar:
+            model.train()
+            images = next(stream)[0]
+            if step == 0:
+                with torch.no_grad(), engine.autocast():
+                    revival.start(model.features(images))
+            share = engine.learning_rate_share(step, total, config.warmup, config.decay, config.final)
+            for group in (*optimizer.param_groups, *adversary.param_groups):
+                group["lr"] = config.lr * share
+
+            with engine.autocast():
+                result = model(images)
+                far = perceptual(result.images, images) if perceptual else torch.zeros(())
+            reconstruction = (config.l1 * F.l1_loss(result.images, images)
+                              + config.l2 * F.mse_loss(result.images, images)
+                              + config.perceptual * far)
+            # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
+            loss = reconstruction + config.vq * result.loss
+            fooling = torch.zeros(())
+            if config.adversarial > 0 and step >= adversarial_from:
+                discriminator.requires_grad_(False)
+                with engine.autocast():
+                    fooling = -discriminator(result.images).float().mean()
+                weight = adaptive_weight(reconstruction, fooling, model.decoder.last_layer)
+                loss = loss + config.adversarial * weight * fooling
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            ema.update_parameters(model)
+
+            if config.adversarial > 0 and step >= adversarial_from:
+                discriminator.requires_grad_(True)
+                with engine.autocast():
+                    scores = discriminator(torch.cat([images, result.images.detach()])).float()
+                adversary.zero_grad(set_to_none=True)
+                hinge_loss(*scores.chunk(2)).backward()
+                adversary.step()
+
+            revival.update(result.tokens)
+            for k, tokens in enumerate(result.tokens):
+                seen[k, tokens.flatten()] = True
+            # Codes stop moving by force once the learning rate falls, so that the average settles.
+            if (step + 1) % config.revive_every == 0 and step < (1 - config.decay) * total:
+                with torch.no_grad(), engine.autocast():
+                    revival.revive(model.features(images))
+
+            done = step + 1
+            if done % 10 == 0:
+                bar.set_postfix(loss=f"{loss.item():.4f}",
+                                images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}")
+            if done % config.log_every == 0 or done == total:
+                drawn = config.batch_size * min(config.log_every, done)
+                allowed = [min(vocab, drawn * n) for n in model.schedule.tokens_per_scale]
+                usage = [int(s.sum()) / a for s, a in zip(seen, allowed)]
+                psnr = held_out_psnr(ema.module, held_out)
+                run.log(done, done * config.batch_size, {
+                    "lr": config.lr * share, "loss": loss.item(),
+                    "reconstruction": reconstruction.item(), "vq": result.loss.item(),
+                    "perceptual": far.item(), "adversarial": fooling.item(), "psnr": psnr,
+                    **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
+                    "usage_all": int(seen.any(0).sum()) / vocab})
+                seen.zero_()
+            if done % config.checkpoint_every == 0 or done == total or stop.received:
+                engine.save_checkpoint(out / "state", done, parts)
+            stop.exit_if_received(out)
+    return ema.module.save_pretrained(out)

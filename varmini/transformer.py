@@ -1,0 +1,321 @@
+"""The transformer of VAR: predicts each whole token map from all smaller ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .pretrained import Pretrained
+from .scales import ScaleSchedule, Size
+
+
+@dataclass(frozen=True)
+class VARConfig:
+    """Shape of a `VAR`. The paper's rule: width 64 d, d heads, drop path 0.1 d / 24 at depth d."""
+
+    depth: int = 16
+    """Transformer blocks."""
+    width: int = 1024
+    """Channels of the residual stream."""
+    heads: int = 16
+    """Attention heads."""
+    sizes: tuple[Size, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    """Sizes of the token maps; the tokenizer's."""
+    vocab_size: int = 4096
+    """Codes in the tokenizer's codebook."""
+    code_channels: int = 32
+    """Length of a code."""
+    num_classes: int = 1000
+    """Classes; the label after the last one is the null class."""
+    mlp_ratio: float = 4.0
+    """Width of the feed-forward layer in units of `width`."""
+    shared_adaln: bool = False
+    """One modulation layer for all blocks (the 512-pixel model) instead of one a block."""
+    qk_norm: bool = True
+    """Normalise queries and keys, with a learned temperature a head."""
+    drop_path: float = 0.0
+    """Chance that the last block is skipped for a training image; earlier ones in proportion."""
+    label_dropout: float = 0.1
+    """Chance that a training image is shown the null class, for guidance."""
+    init_gamma: float = 1e-3
+    """Scale of the initial AdaLN gates (1e-3 up to depth 20, 1e-4 at 24, 1e-5 at 30)."""
+
+
+class KVCache:
+    """Keys and values of the scales drawn so far, allocated once for all L tokens.
+
+    Args:
+        batch: images drawn together, both guidance halves counted.
+    """
+
+    def __init__(self, var: VAR, batch: int, dtype: torch.dtype = torch.float32) -> None:
+        c = var.config
+        shape = (c.depth, batch, c.heads, var.schedule.num_tokens, c.width // c.heads)
+        self.keys = torch.empty(shape, dtype=dtype, device=var.head.weight.device)
+        self.values = torch.empty_like(self.keys)
+
+    def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
+        self.keys[block, :, :, part] = k
+        self.values[block, :, :, part] = v
+        return self.keys[block, :, :, :part.stop], self.values[block, :, :, :part.stop]
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k^T + bias) v with its backward written out; see `attend`."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        scores = q @ k.transpose(2, 3)  # (B, heads, L_q, L_k)
+        if bias is not None:
+            scores += bias
+        p = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(q, k, v, p)
+        return p @ v
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        q, k, v, p = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_v = p.transpose(2, 3) @ grad
+        # d softmax: dS = P * (dP - rowsum(dP * P)), and rowsum(dP * P) = rowsum(dO * O)
+        grad_scores = torch._softmax_backward_data(grad @ v.transpose(2, 3), p, -1, p.dtype)
+        return grad_scores @ k, grad_scores.transpose(2, 3) @ q, grad_v, None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention with softmax scale 1: q (B, heads, L_q, d), k and v (B, heads, L_k, d) -> like q.
+
+    Args:
+        mask: (L_q, L_k) bool, True where a query may look; None for everywhere.
+    """
+    if q.device.type == "cpu":
+        # The fused kernel's bf16 backward is slow on a CPU; plain matrix products are 1.3x faster.
+        bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(
+            ~mask, float("-inf"))
+        with torch.autocast("cpu", enabled=False):
+            return _Attention.apply(q, k, v.to(q.dtype), bias)
+    return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, scale=1.0)
+
+
+class Attention(nn.Module):
+    """Self-attention whose queries and keys have unit length (section 3.2, "q/k normalisation").
+
+    attn = softmax(s_h <q/|q|, k/|k|>) v with s_h = exp(min(sigma_h, ln 100)) learned a head.
+    Queries and values have a bias, keys have none.
+    """
+
+    LARGEST = math.log(100)
+
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.qk_norm = heads, qk_norm
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+        if qk_norm:
+            self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4)))
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None,
+                block: int = 0, part: slice = slice(None)) -> Tensor:
+        """(B, l, width) -> (B, l, width). With a cache, x is scale `part` and sees all before it."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, l, d)
+        if self.qk_norm:
+            scale = self.log_scale.clamp(max=self.LARGEST).exp()
+            q = F.normalize(q, dim=-1) * scale.to(q.dtype)
+            k = F.normalize(k, dim=-1)
+        else:
+            q = q * (0.25 / math.sqrt(q.shape[-1]))  # the official scale without normalisation
+        if cache is not None:
+            k, v = cache.append(block, part, k, v)
+        mixed = attend(q, k.to(q.dtype), v, mask)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A transformer block modulated by the class (AdaLN, as in DiT).
+
+    x <- x + gamma_1 Attn(LN(x) (1 + s_1) + b_1)
+    x <- x + gamma_2 FFN(LN(x) (1 + s_2) + b_2)
+    """
+
+    def __init__(self, config: VARConfig, drop_path: float) -> None:
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.drop_path = drop_path
+        self.attention = Attention(config.width, config.heads, config.qk_norm)
+        self.fc1 = nn.Linear(config.width, hidden)
+        self.fc2 = nn.Linear(hidden, config.width)
+
+    def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None, *cached) -> Tensor:
+        """x (B, l, w) and modulation (B, 6, w) -> (B, l, w); `cached` as in `Attention.forward`."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)
+        h = modulate(x, scale1, shift1)
+        x = x + self._drop(gamma1 * self.attention(h, mask, *cached))
+        h = modulate(x, scale2, shift2)
+        return x + self._drop(gamma2 * self.fc2(F.gelu(self.fc1(h), approximate="tanh")))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: leaves the branch out for some images of a training batch."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep) / keep
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift, with a layer norm that has no weights of its own."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class VAR(nn.Module, Pretrained):
+    """Next-scale prediction: p(r_1, ..., r_K | class) = prod_k p(r_k | r_1, ..., r_{k-1}, class).
+
+    The input at scale k is the picture so far, averaged down to that scale's grid; the output at the
+    same positions are the logits of r_k itself. Nothing is shifted inside a scale (section 3.2).
+
+    Args:
+        config: the shape of the network.
+
+    Raises:
+        ValueError: when the heads do not divide the width.
+    """
+
+    config_class = VARConfig
+    kind = "var"
+    no_decay = ("class_embedding", "start_position", "position", "level_embedding", "log_scale",
+                "offsets")
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
+        self.config, w = config, config.width
+        self.schedule = ScaleSchedule(config.sizes)
+        first, total = self.schedule.tokens_per_scale[0], self.schedule.num_tokens
+        self.class_embedding = nn.Embedding(config.num_classes + 1, w)
+        self.start_position = nn.Parameter(torch.empty(1, first, w))
+        self.position = nn.Parameter(torch.empty(1, total, w))
+        self.level_embedding = nn.Embedding(len(self.schedule), w)
+        self.word = nn.Linear(config.code_channels, w)
+        # All blocks' modulations come from one product a step, not from one a block.
+        self.modulation = nn.Linear(w, 6 * w * (1 if config.shared_adaln else config.depth))
+        if config.shared_adaln:
+            self.offsets = nn.Parameter(torch.empty(config.depth, 6, w))
+        self.blocks = nn.ModuleList(
+            Block(config, config.drop_path * i / max(1, config.depth - 1))
+            for i in range(config.depth))
+        self.head_modulation = nn.Linear(w, 2 * w)
+        self.head = nn.Linear(w, config.vocab_size)
+        self.register_buffer("mask", self.schedule.mask(), persistent=False)
+        self.register_buffer("level_ids", self.schedule.level_ids(), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """The official initialisation: std sqrt(1 / 3w), branches and gates small at first."""
+        c = self.config
+        std = math.sqrt(1 / c.width / 3)
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif not name.endswith("log_scale"):
+                nn.init.trunc_normal_(p, std=std)
+        with torch.no_grad():
+            for block in self.blocks:
+                block.attention.proj.weight /= math.sqrt(2 * c.depth)
+                block.fc2.weight /= math.sqrt(2 * c.depth)
+            gates = self.modulation.weight.view(-1, 6, c.width, c.width)
+            gates[:, :2] *= c.init_gamma
+            gates[:, 2:] *= 0.5
+            if c.shared_adaln:
+                nn.init.normal_(self.offsets, std=c.width**-0.5)
+                self.offsets[:, :2] *= c.init_gamma
+                self.offsets[:, 2:] *= 0.5
+            self.head_modulation.weight *= 0.5
+            self.head.weight *= 0.02
+
+    def condition(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the class decides: start (B, h_1 w_1, w), modulations (depth, B, 6, w), head's (B, 2, w)."""
+        embedded = self.class_embedding(labels)
+        start = embedded[:, None] + self.start_position
+        gate = F.silu(embedded)
+        modulations = self.modulation(gate).unflatten(1, (-1, 6, self.config.width)).transpose(0, 1)
+        if self.config.shared_adaln:
+            modulations = modulations + self.offsets[:, None]
+        return start, modulations, self.head_modulation(gate).unflatten(1, (2, -1))
+
+    def place(self, part: slice) -> Tensor:
+        """Position and level embedding of the tokens in `part`: (1, l, w)."""
+        return self.position[:, part] + self.level_embedding(self.level_ids[part])
+
+    def logits(self, x: Tensor, head: Tensor) -> Tensor:
+        """(B, l, w) and the head's modulation (B, 2, w) -> logits (B, l, V) in float32."""
+        scale, shift = head.unsqueeze(2).unbind(1)
+        return self.head(modulate(x, scale, shift)).float()
+
+    def forward(self, labels: Tensor, teacher_inputs: Tensor) -> Tensor:
+        """Teacher forcing: logits of all scales at once.
+
+        Args:
+            labels: (B,) LongTensor in [0, num_classes]; num_classes is the null class.
+            teacher_inputs: (B, L - h_1 w_1, C) from `MultiScaleQuantizer.teacher_inputs`.
+
+        Returns:
+            (B, L, V) float32. In training mode some labels are dropped for the null class; in
+            evaluation mode none are, and the result is deterministic.
+
+        Raises:
+            ValueError: on labels or inputs of another shape, type or range.
+        """
+        labels = self.check_labels(labels)
+        first, total = self.schedule.tokens_per_scale[0], self.schedule.num_tokens
+        expected = (len(labels), total - first, self.config.code_channels)
+        if tuple(teacher_inputs.shape) != expected:
+            raise ValueError(f"teacher_inputs have shape {tuple(teacher_inputs.shape)}, expected "
+                             f"{expected} for {len(labels)} labels and {self.schedule}")
+        if self.training and self.config.label_dropout > 0:
+            dropped = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
+            labels = labels.masked_fill(dropped, self.config.num_classes)
+        start, modulations, head = self.condition(labels)
+        x = torch.cat([start, self.word(teacher_inputs).to(start.dtype)], dim=1)
+        x = x + self.place(slice(0, total))
+        for block, modulation in zip(self.blocks, modulations):
+            x = block(x, modulation, self.mask)
+        return self.logits(x, head)
+
+    def step(self, k: int, x: Tensor, modulations: Tensor, head: Tensor, cache: KVCache) -> Tensor:
+        """One scale of generation: what `forward` computes for scale k, from cached earlier scales.
+
+        Args:
+            k: the scale, from 0; earlier ones must have been stepped through with this cache.
+            x: (B, h_k w_k, w): the start (k = 0), or `word` of the next input.
+            modulations, head: from `condition`.
+
+        Returns:
+            (B, h_k w_k, V) float32 logits of r_k.
+        """
+        part = self.schedule.slices[k]
+        x = x + self.place(part)
+        for i, (block, modulation) in enumerate(zip(self.blocks, modulations)):
+            x = block(x, modulation, None, cache, i, part)
+        return self.logits(x, head)
+
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Returns `labels` on this model's device, or raises a ValueError naming what is wrong."""
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.long:
+            raise ValueError(f"labels are {getattr(labels, 'dtype', type(labels).__name__)} of shape "
+                             f"{tuple(getattr(labels, 'shape', ()))}, expected a LongTensor (B,)")
+        if labels.numel() and labels.device.type == "cpu":  # reading a GPU's values would stall it
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high > self.config.num_classes:
+                raise ValueError(f"label {low if low < 0 else high} is outside the classes, expected "
+                                 f"0 to {self.config.num_classes - 1}, or {self.config.num_classes} "
+                                 f"for the null class")
+        return labels.to(self.head.weight.device)
