@@ -102,19 +102,22 @@ def parse(cls: type[Options], args: Sequence[str], prog: str, default: Any = Non
 
 
 def _first_sentence(box: str) -> str:
-    """The text of tyro's error box, without its frame, colours and help, as one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = []
-    for line in plain.splitlines():
-        text = line.strip("│| ").strip()
-        if line.startswith(("╭", "╰", "+")) or not text:
-            if lines and not text:
+    """The message in tyro's error box, without its frame, colours and help, as one line.
+
+    On a terminal without UTF-8 the frame is a title, then a line of hyphens.
+    """
+    message: list[str] = []
+    inside = False
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.strip("│ ")
+        if line.startswith("╭") or not text.strip("─╰╯-"):
+            if message:
                 break
-            continue
-        if set(text) <= {"─", "-"} or text.startswith(("Got errors", "- <class")):
-            break
-        lines.append(text)
-    return " ".join(lines).replace("Error parsing ", "").replace("Missing from", "missing from")
+            inside = inside or bool(text)
+        elif inside:
+            message.append(text)
+    text = " ".join(message) or " ".join(box.split())
+    return text.removeprefix("Error parsing ").removesuffix(".")
 
 
 def _usage(prog: str, known: dict[str, str], title: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -30,7 +31,8 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Buffers that follow from the sizes alone.
 DERIVED = {"attn_bias_for_masking", "lvl_1L", "zero_k_bias", "ema_vocab_hit_SV"}
-NAMED = 20
+PHI = "quantize.quant_resi."
+NAMED = 20  # of each kind of problem in an error
 
 
 def load_official(vae: Source | None, var: Source | None, sizes: Iterable[Size] = SIZES, *,
@@ -96,7 +98,10 @@ def to_official(tok: MultiScaleVQVAE | None, var: VAR | None) -> tuple[State | N
         if config.patch != 1:
             raise ValueError(f"patch is {config.patch}, expected 1: the official tokenizer has no "
                              f"pixel folding, so this model cannot be written under its names")
-        vae_state = _copies(_tokenizer_views(tok.state_dict(), config))
+        # Four phis for four scales are either of two layouts with equal results: the default one then.
+        n = config.num_phi
+        phi = "qresi" if n == 1 else "{}" if n == len(tok.schedule) and n != 4 else "qresi_ls.{}"
+        vae_state = _copies(_tokenizer_views(tok.state_dict(), config, PHI + phi))
         vae_state["quantize.ema_vocab_hit_SV"] = torch.zeros(len(tok.schedule), tok.vocab_size)
     if var is not None:
         var_state = _copies(_var_views(var.state_dict(), var.config))
@@ -113,12 +118,12 @@ def _copies(views: State) -> State:
 
 # ------------------------------------------------------------------------------ the tables of names
 
-def _tokenizer_views(own: State, config: TokenizerConfig) -> State:
-    """Official name -> our tensor, for a tokenizer whose state dict is `own`."""
+def _tokenizer_views(own: State, config: TokenizerConfig, phi: str) -> State:
+    """Official name -> our tensor; `phi` is the official name of a phi, {} standing for its number."""
     levels, attention = len(config.multipliers), config.attention
     names = {"pre_quant": "quant_conv", "post_quant": "post_quant_conv",
              "quantizer.codebook": "quantize.embedding"}
-    names |= {f"quantizer.phis.{i}": name for i, name in enumerate(_phi_names(config))}
+    names |= {f"quantizer.phis.{i}": phi.format(i) for i in range(config.num_phi)}
     middle = ("block_1", "attn_1", "block_2") if attention else ("block_1", "block_2")
     for half, stack in (("encoder", "down"), ("decoder", "up")):
         encoder = half == "encoder"
@@ -140,15 +145,6 @@ def _tokenizer_views(own: State, config: TokenizerConfig) -> State:
             ".proj.", ".proj_out.")
         views[names[prefix] + rest] = tensor
     return views
-
-
-def _phi_names(config: TokenizerConfig) -> list[str]:
-    n = config.num_phi
-    if n == 1:
-        return ["quantize.quant_resi.qresi"]
-    # Four phis for four scales are either of two layouts with equal results: the default one then.
-    each = n == len(config.sizes) and n != 4
-    return [f"quantize.quant_resi.{'' if each else 'qresi_ls.'}{i}" for i in range(n)]
 
 
 def _var_views(own: State, config: VARConfig) -> State:
@@ -188,9 +184,12 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         for name in ("conv1.bias", "conv2.bias", "norm2.bias", "conv1.weight")))
         for i in range(levels)]
     width = math.gcd(*widths)
-    phi = "quantize.quant_resi."
-    num_phi = int(f"{phi}qresi.weight" in given.state) or given.number(f"{phi}qresi_ls.") \
-        or given.number(phi)
+    if given.has(PHI + "qresi.*"):
+        phi, num_phi = "qresi", 1
+    elif given.has(PHI + "qresi_ls.*"):
+        phi, num_phi = "qresi_ls.{}", given.number(PHI + "qresi_ls.")
+    else:
+        phi, num_phi = "{}", given.number(PHI)
     config = TokenizerConfig(
         sizes=schedule.sizes,
         image_channels=given.size("image channels", 3, ("encoder.conv_in.weight", 1),
@@ -202,8 +201,8 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         width=width, multipliers=tuple(w // width for w in widths),
         num_res_blocks=max(given.number(f"encoder.down.{i}.block.") for i in range(levels)),
         attention=any(".attn" in name for name in given.state), num_phi=num_phi, lookup=lookup)
-    return given.fill(MultiScaleVQVAE, config, _tokenizer_views).to(
-        memory_format=torch.channels_last)
+    views = partial(_tokenizer_views, config=config, phi=PHI + phi)
+    return given.fill(MultiScaleVQVAE, config, views).to(memory_format=torch.channels_last)
 
 
 def _load_var(given: _Checkpoint, schedule: ScaleSchedule, heads: int | None) -> VAR:
@@ -232,7 +231,7 @@ def _load_var(given: _Checkpoint, schedule: ScaleSchedule, heads: int | None) ->
         num_classes=given.size("classes", 1001, ("class_emb.weight", 0)) - 1,
         mlp_ratio=hidden / width, qk_norm=qk_norm,
         shared_adaln=given.has("shared_ada_lin.1.*") or not given.has(blocks + "ada_lin.1.*"))
-    model = given.fill(VAR, config, _var_views)
+    model = given.fill(VAR, config, partial(_var_views, config=config))
     # Built without memory, like the weights, but in no checkpoint.
     model.mask, model.level_ids = schedule.mask(), schedule.level_ids()
     return model
@@ -297,13 +296,14 @@ class _Checkpoint:
                 f"{n} in {name}" for name, n in found.items()))
         return ranked[0][0]
 
-    def fill(self, cls: type, config: TokenizerConfig | VARConfig, views_of) -> torch.nn.Module:
+    def fill(self, cls: type, config: TokenizerConfig | VARConfig,
+             views_of: Callable[[State], State]) -> MultiScaleVQVAE | VAR:
         """Builds cls(config) with these weights, or names all that is wrong in one ValueError."""
         with torch.device("meta"):  # no memory and no time for weights that are replaced at once
             model = cls(config)
         own = {name: torch.empty(t.shape, dtype=torch.float32)
                for name, t in model.state_dict().items()}
-        views = views_of(own, config)
+        views = views_of(own)
         wrong = {name: f"{name} is {tuple(self.state[name].shape)}, expected {tuple(view.shape)}"
                  for name, view in views.items()
                  if name in self.state and self.state[name].shape != view.shape}

@@ -53,7 +53,7 @@ class TokenizerTraining:
     """Weight decay of kernels and matrices."""
     clip: float = 1.0
     """Gradient norm above which gradients are scaled down."""
-    ema: float = 0.998
+    ema: float = 0.995
     """Decay of the averaged weights, per step."""
     l1: float = 0.2
     """Weight of the absolute error."""
@@ -61,6 +61,8 @@ class TokenizerTraining:
     """Weight of the squared error."""
     vq: float = 1.0
     """Weight of the quantizer's loss."""
+    diversity: float = 0.02
+    """Weight of the pull towards using all codes at every scale; 0 leaves it out."""
     perceptual: float = 0.2
     """Weight of the perceptual loss."""
     perceptual_network: str = "cifar10"
@@ -155,9 +157,9 @@ PRESETS: dict[str, Preset] = {
             model=VARConfig(depth=6, width=192, heads=6, init_gamma=0.1))),
     "cifar10": Preset(
         tokenizer=TokenizerTraining(
-            data="cifar10", images=300_000, batch_size=64, perceptual=0.1, log_every=250,
-            model=TokenizerConfig(sizes=(1, 2, 3, 5, 8), vocab_size=1024, code_channels=16, width=64,
-                                  multipliers=(1, 2), patch=2)),
+            data="cifar10", images=300_000, batch_size=64, perceptual=0.1, log_every=125,
+            model=TokenizerConfig(sizes=(1, 2, 3, 5, 8), vocab_size=1024, code_channels=8, width=64,
+                                  multipliers=(1, 2), patch=2, num_res_blocks=1)),
         var=VARTraining(
             data="cifar10", tokenizer="cifar10", images=600_000, batch_size=128,
             model=VARConfig(depth=8, width=256, heads=8, init_gamma=0.1)),

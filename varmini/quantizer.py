@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -183,6 +184,37 @@ class MultiScaleQuantizer(nn.Module):
         seen = [torch.zeros(self.vocab_size, device=f.device).index_fill_(0, t.flatten(), 1.0).mean()
                 for t in tokens]
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
+
+    def diversity(self, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+        """How far each scale is from using all codes alike: log V - H(mean p), averaged over scales.
+
+        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to the
+        nearest one; H is the entropy of its mean over the batch. Small scales collapse to few codes
+        without such a pull (the entropy term of methods such as MAGVIT-v2, here a scale; not in the
+        paper). Gradients reach f alone; codebook and phi learn from L_VQ.
+
+        Args:
+            f: (B, C, H, W) features with gradient.
+            tokens: their pyramid.
+
+        Returns:
+            Scalar in [0, log V].
+        """
+        with torch.no_grad(), torch.autocast(f.device.type, enabled=False):
+            before = [torch.zeros_like(f), *self.cumulative(tokens)[:-1]]
+            codes = self.codebook.weight.detach()
+            codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
+        total = f.new_zeros(())
+        with torch.autocast(f.device.type, enabled=False):
+            for k, f_hat in enumerate(before):
+                z = self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
+                z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
+                distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
+                nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
+                tau = nearest.clamp(min=1e-8) / 2
+                mean = (-distance / tau).softmax(1).mean(0)
+                total = total + math.log(self.vocab_size) + torch.special.xlogy(mean, mean).sum()
+        return total / len(before)
 
     def _residual_pass(self, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""

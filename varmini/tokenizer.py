@@ -60,6 +60,8 @@ class Reconstruction:
     """Scalar: the quantizer's codebook and commitment loss."""
     usage: Tensor
     """(K,) share of the codebook seen in this batch, per scale."""
+    features: Tensor
+    """(B, code_channels, h_K, w_K): the encoder's output, before quantization."""
 
 
 class NormSiLU(nn.GroupNorm):
@@ -298,6 +300,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         Raises:
             ValueError: on images of another shape, type or range.
         """
-        quantized = self.quantizer(self.features(images))
+        features = self.features(images)
+        quantized = self.quantizer(features)
         return Reconstruction(self.decode_features(quantized.f_hat), quantized.tokens,
-                              quantized.loss, quantized.usage)
+                              quantized.loss, quantized.usage, features)

@@ -120,6 +120,9 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
                               + config.perceptual * far)
             # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
             loss = reconstruction + config.vq * result.loss
+            if config.diversity > 0:
+                loss = loss + config.diversity * model.quantizer.diversity(result.features,
+                                                                           result.tokens)
             fooling = torch.zeros(())
             if config.adversarial > 0 and step >= adversarial_from:
                 discriminator.requires_grad_(False)
