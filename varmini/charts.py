@@ -142,7 +142,7 @@ def loss_curves(log: Log, title: str | None = None) -> Figure:
             ("Share of tokens guessed right", [*right, ("accuracy_last", "last scale", BLUE)]),
         ]
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+        figure, grid = plt.subplots(1, 3, figsize=(10.6, 3.4), layout="constrained")
         for axes, (name, series) in zip(grid, panels, strict=True):
             _lines(axes, data, series, name)
         if title:
@@ -195,7 +195,7 @@ def mask_picture(schedule: ScaleSchedule, title: str | None = None) -> Figure:
     total = len(levels)
     names = [f"{h}×{w}" for h, w in schedule.grids]
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(figsize=(5.6, 5.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(4.6, 4.8), layout="constrained")
         palette = ListedColormap([(0.953, 0.957, 0.965, 1), *_shades(len(bounds))])
         top = len(bounds)
         axes.imshow(picture, cmap=palette, vmin=0, vmax=top, interpolation="nearest")

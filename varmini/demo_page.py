@@ -71,7 +71,7 @@ h3 { font-size: 1.05rem; margin: 0 0 .3rem; }
 p { max-width: 42rem; margin: .6rem 0 1rem; }
 a { color: var(--accent); text-underline-offset: .18em; }
 nav { margin: 1.4rem 0 0; font-size: .92rem; display: flex; flex-wrap: wrap; gap: .3rem 1.3rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1px;
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: 1px;
   margin: 2rem 0 0; padding: 0; background: var(--rule); border: 1px solid var(--rule);
   border-radius: .6rem; overflow: hidden; }
 .facts div { background: var(--paper); padding: .8rem 1rem; }

@@ -69,7 +69,7 @@ CAPTIONS = {
         "How the transformer learned",
         "Left and middle: how surprised the transformer is by the true token, in nats; guessing "
         "blindly among {vocab} codes would cost {blind:.2f}. Right: how often its first guess is "
-        "right. That never comes near 100 %: many pictures fit one class, and the tokens decide "
+        "right. It cannot come near 100 %: many pictures fit one class, and the tokens decide "
         "which one is drawn.",
     ),
 }
@@ -132,7 +132,8 @@ def tiles(facts: Mapping[str, Any], tok: MultiScaleVQVAE) -> list[tuple[str, str
     return [
         ("Tokenizer trained in", duration(facts["tokenizer"]["seconds"])),
         ("Transformer trained in", duration(facts["var"]["seconds"])),
-        ("A picture", f"{tok.schedule.num_tokens} tokens, {len(tok.schedule)} steps"),
+        ("A picture is", f"{tok.schedule.num_tokens} tokens"),
+        ("Steps a picture", str(len(tok.schedule))),
         ("Drawn in a second", f"{facts['fashion']['samples_per_second']:,.0f} pictures"),
         ("Peak memory", memory(facts)),
     ]

@@ -212,8 +212,8 @@ class MultiScaleQuantizer(nn.Module):
                 distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
                 nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
                 tau = nearest.clamp(min=1e-8) / 2
-                mean = (-distance / tau).softmax(1).mean(0)
-                total = total + math.log(self.vocab_size) + torch.special.xlogy(mean, mean).sum()
+                mean = (-distance / tau).softmax(1).mean(0).clamp(min=1e-10)
+                total = total + math.log(self.vocab_size) + (mean * mean.log()).sum()
         return total / len(before)
 
     def _residual_pass(self, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:
