@@ -22,6 +22,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the environment: .venv with the pinned packages (about 1.5 GB with torch for CPUs)
+	@echo "$(VENV) is ready"
 
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "varmini needs Python 3.11 or newer, and no such python3 is on the PATH: install one, or name it with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
@@ -36,7 +37,7 @@ demo: $(STAMP) ## train both stages on Fashion-MNIST, sample, load the shipped C
 	@"$(PY)" -m varmini demo --overwrite $(ARGS)
 
 lint: $(STAMP) ## ruff
-	@"$(PY)" -m ruff check .
+	@"$(PY)" -m ruff check --output-format concise .
 
 # One thread for each of two workers; the notebooks' outputs were saved with one thread as well.
 test: lint ## ruff, the tests and every notebook (nbval)

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,46 @@ def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedMo
     """An exponential moving average of `model`: w_avg <- decay w_avg + (1 - decay) w."""
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+
+class Updater:
+    """Clips the gradient and steps the optimizer; a step with a non-finite gradient is skipped.
+
+    Args:
+        clip: gradient norm above which gradients are scaled down.
+        patience: so many skipped steps in a row end the run.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float,
+                 patience: int = 20) -> None:
+        self.model, self.optimizer, self.clip, self.patience = model, optimizer, clip, patience
+        self.skipped_in_a_row = 0
+
+    def step(self) -> None:
+        """One update, then clears the gradients.
+
+        Raises:
+            ValueError: after `patience` skipped steps in a row, naming the first parameter whose
+                gradient is not finite.
+        """
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.patience:
+                bad = next((name for name, p in self.model.named_parameters()
+                            if p.grad is not None and not torch.isfinite(p.grad).all()), "?")
+                raise ValueError(f"the gradient of {bad} was not finite {self.patience} steps in a "
+                                 f"row: resume from the last checkpoint with a lower --lr")
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` has what it needs here: a GPU, or a C++ compiler."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    return torch.cuda.is_available() or any(c and shutil.which(c) for c in compilers)
 
 
 # -------------------------------------------------------------------------------------- checkpoints

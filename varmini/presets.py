@@ -61,7 +61,7 @@ class TokenizerTraining:
     """Weight of the squared error."""
     vq: float = 1.0
     """Weight of the quantizer's loss."""
-    diversity: float = 0.02
+    diversity: float = 0.01
     """Weight of the pull towards using all codes at every scale; 0 leaves it out."""
     perceptual: float = 0.2
     """Weight of the perceptual loss."""
@@ -117,6 +117,8 @@ class VARTraining:
     """Decay of the averaged weights, per step."""
     flip: bool = True
     """Also learn from the mirror images."""
+    compile: bool = False
+    """Fuse the blocks with torch.compile: 1.3 times faster after half a minute, where it can."""
     held_out: int = 1000
     """Test images on which the loss is logged."""
     log_every: int = 100
@@ -157,12 +159,12 @@ PRESETS: dict[str, Preset] = {
             model=VARConfig(depth=6, width=192, heads=6, init_gamma=0.1))),
     "cifar10": Preset(
         tokenizer=TokenizerTraining(
-            data="cifar10", images=300_000, batch_size=64, perceptual=0.1, log_every=125,
+            data="cifar10", images=250_000, batch_size=64, perceptual=0.1, lr=7e-4, log_every=125,
             model=TokenizerConfig(sizes=(1, 2, 3, 5, 8), vocab_size=1024, code_channels=8, width=64,
                                   multipliers=(1, 2), patch=2, num_res_blocks=1)),
         var=VARTraining(
             data="cifar10", tokenizer="cifar10", images=600_000, batch_size=128,
-            model=VARConfig(depth=8, width=256, heads=8, init_gamma=0.1)),
+            compile=True, model=VARConfig(depth=8, width=256, heads=8, init_gamma=0.1)),
         classifier=ClassifierTraining()),
 }
 """Ready-made runs by name."""

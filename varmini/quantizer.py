@@ -186,12 +186,12 @@ class MultiScaleQuantizer(nn.Module):
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
 
     def diversity(self, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-        """How far each scale is from using all codes alike: log V - H(mean p), averaged over scales.
+        """How far the scales are from using all codes alike: sum_k w_k (log V - H(mean p_k)).
 
-        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to the
-        nearest one; H is the entropy of its mean over the batch. Small scales collapse to few codes
-        without such a pull (the entropy term of methods such as MAGVIT-v2, here a scale; not in the
-        paper). Gradients reach f alone; codebook and phi learn from L_VQ.
+        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to
+        the nearest one; H is the entropy of its mean over the batch. A scale weighs w_k ~ 1 / h_k w_k,
+        because it is the coarse ones that collapse to few codes. The entropy term of methods such as
+        MAGVIT-v2, here a scale; not in the paper. Gradients reach f alone.
 
         Args:
             f: (B, C, H, W) features with gradient.
@@ -200,21 +200,23 @@ class MultiScaleQuantizer(nn.Module):
         Returns:
             Scalar in [0, log V].
         """
-        with torch.no_grad(), torch.autocast(f.device.type, enabled=False):
-            before = [torch.zeros_like(f), *self.cumulative(tokens)[:-1]]
-            codes = self.codebook.weight.detach()
-            codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
+        weights = [1 / n for n in self.schedule.tokens_per_scale]
         total = f.new_zeros(())
         with torch.autocast(f.device.type, enabled=False):
-            for k, f_hat in enumerate(before):
+            with torch.no_grad():
+                before = [torch.zeros_like(f), *self.cumulative(tokens)[:-1]]
+                codes = self.codebook.weight.detach()
+                codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
+            for k, (f_hat, weight) in enumerate(zip(before, weights)):
                 z = self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
                 z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
                 distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
                 nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
-                tau = nearest.clamp(min=1e-8) / 2
-                mean = (-distance / tau).softmax(1).mean(0).clamp(min=1e-10)
-                total = total + math.log(self.vocab_size) + (mean * mean.log()).sum()
-        return total / len(before)
+                p = (-2 * distance / nearest.clamp(min=1e-8)).softmax(1)
+                mean = p.mean(0).clamp(min=1e-10)
+                missing = math.log(self.vocab_size) + (mean * mean.log()).sum()
+                total = total + weight / sum(weights) * missing
+        return total
 
     def _residual_pass(self, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""

@@ -89,6 +89,7 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
     adversary = torch.optim.AdamW(discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9),
                                   weight_decay=0.0)
     ema = engine.averaged(model, config.ema)
+    updater = engine.Updater(model, optimizer, config.clip)
     revival = CodeRevival(model.quantizer)
     vocab = config.model.vocab_size
     seen = torch.zeros(len(model.schedule), vocab, dtype=torch.bool)
@@ -130,10 +131,8 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
                     fooling = -discriminator(result.images).float().mean()
                 weight = adaptive_weight(reconstruction, fooling, model.decoder.last_layer)
                 loss = loss + config.adversarial * weight * fooling
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
+            updater.step()
             ema.update_parameters(model)
 
             if config.adversarial > 0 and step >= adversarial_from:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import engine
 from .data import load_images, to_float
@@ -157,9 +157,13 @@ def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None 
     optimizer = torch.optim.AdamW(engine.decay_groups(model, config.weight_decay), lr=config.lr,
                                   betas=(0.9, 0.95), fused=True)
     ema = engine.averaged(model, config.ema)
+    updater = engine.Updater(model, optimizer, config.clip)
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
     start = engine.restore(out / "state", parts) if resume else 0
     total = max(1, config.images // config.batch_size)
+    if config.compile and engine.can_compile():
+        for block in model.blocks:
+            block.compile()
     run = engine.Run(out, config, start)
     stream = token_batches(train_set, config.batch_size, config.seed, start)
     bar = engine.progress(range(start, total), "var")
@@ -177,9 +181,7 @@ def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None 
                 # -1/L sum_k log p(r_k | r_1, ..., r_{k-1}), averaged over the batch
                 loss = F.cross_entropy(logits.flatten(0, 1), tokens[part].flatten())
                 (loss * len(part) / len(labels)).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            updater.step()
             ema.update_parameters(model)
 
             done = step + 1

@@ -1,0 +1,383 @@
+"""What training loops share: schedule, averages, checkpoints, run folders, signals."""
+
+import csv
+import json
+import os
+import random
+import signal
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from varmini import engine
+from varmini.engine import (
+    Run,
+    StopSignal,
+    averaged,
+    decay_groups,
+    flatten_state,
+    learning_rate_share,
+    prepare_folder,
+    restore,
+    save_checkpoint,
+    unflatten_state,
+)
+
+# ---------------------------------------------------------------------------- precision and schedule
+
+
+@pytest.mark.parametrize("value, wanted", [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_precision_can_be_asked_for(monkeypatch, value, wanted):
+    monkeypatch.setenv("VARMINI_PRECISION", value)
+    engine.precision.cache_clear()
+    try:
+        assert engine.precision() is wanted
+        with engine.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == wanted
+    finally:
+        engine.precision.cache_clear()
+
+
+def test_an_unknown_precision_is_named(monkeypatch):
+    monkeypatch.setenv("VARMINI_PRECISION", "fp16")
+    engine.precision.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="VARMINI_PRECISION.*'fp16'.*'float32'"):
+            engine.precision()
+    finally:
+        engine.precision.cache_clear()
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    share = [learning_rate_share(step, 100, 0.1, 0.4, 0.05) for step in range(100)]
+    assert share[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert share[10:61] == pytest.approx([1.0] * 51)
+    assert share[60:] == pytest.approx([0.05 + 0.95 * (100 - step) / 40 for step in range(60, 100)])
+    assert share[-1] == pytest.approx(0.05 + 0.95 / 40)
+    assert learning_rate_share(100, 100, 0.1, 0.4, 0.05) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("total, warmup, decay", [(1, 0.02, 0.4), (5, 0, 0), (5, 0, 1), (7, 1, 1),
+                                                  (3, 0.5, 0.5)])
+def test_the_learning_rate_of_short_runs_is_a_share(total, warmup, decay):
+    shares = [learning_rate_share(step, total, warmup, decay, 0.0) for step in range(total)]
+    assert all(0 < share <= 1 for share in shares)
+
+
+def test_decay_is_for_matrices_and_kernels():
+    class Net(nn.Module):
+        no_decay = ("special",)
+
+        def __init__(self):
+            super().__init__()
+            self.linear, self.conv, self.norm = nn.Linear(2, 3), nn.Conv2d(1, 2, 3), nn.LayerNorm(4)
+            self.special_table = nn.Parameter(torch.zeros(2, 2))
+            self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    net = Net()
+    decay, rest = decay_groups(net, 0.1)
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {names[id(p)] for p in decay["params"]} == {"linear.weight", "conv.weight"}
+    assert {names[id(p)] for p in rest["params"]} == {
+        "linear.bias", "conv.bias", "norm.weight", "norm.bias", "special_table"}
+
+
+def test_the_codebook_is_an_embedding_and_does_not_decay(tok):
+    decay, _ = decay_groups(tok, 0.1)
+    assert all(p is not tok.quantizer.codebook.weight for p in decay["params"])
+
+
+def test_the_average_follows_its_formula_and_copies_buffers():
+    model = nn.BatchNorm1d(2)
+    ema = averaged(model, 0.75)
+    values = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, -2.0]), torch.tensor([0.0, 1.0])]
+    for value in values:
+        model.weight.data.copy_(value)
+        model.running_mean.copy_(value)
+        ema.update_parameters(model)
+    wanted = 0.75 * (0.75 * values[0] + 0.25 * values[1]) + 0.25 * values[2]
+    torch.testing.assert_close(ema.module.weight.data, wanted)
+    assert ema.module.running_mean.equal(values[2])
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+def test_any_nesting_comes_back_exactly():
+    state = {"a": torch.arange(6).view(2, 3).T, 3: [1, 2.5, None, True, "text"], "nested": {
+        "": {}, 0: torch.tensor(1.5)}, "tuple": (0.9, 0.95), "empty": [], "tiny": 1e-300,
+        "half": torch.tensor([1.0], dtype=torch.bfloat16), "third": 1 / 3}
+    tensors = {}
+    tree = json.loads(json.dumps(flatten_state(state, tensors)))
+    back = unflatten_state(tree, tensors)
+    assert list(back) == list(state) and back["a"].equal(state["a"])
+    assert back[3] == state[3] and back["tuple"] == [0.9, 0.95] and back["third"] == 1 / 3
+    assert back["nested"][0].equal(torch.tensor(1.5)) and back["nested"][""] == {}
+    assert back["half"].dtype == torch.bfloat16 and back["empty"] == [] and back["tiny"] == 1e-300
+    with pytest.raises(TypeError, match="/set.*set"):
+        flatten_state({"set": {1}}, {})
+
+
+def trained(seed=0, steps=3):
+    """A model and its AdamW after some steps."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=0.1, betas=(0.8, 0.9))
+    parts = {"model": model, "ema": averaged(model, 0.9), "optimizer": optimizer}
+    advance(parts, steps)
+    return parts
+
+
+def advance(parts, steps):
+    for _ in range(steps):
+        parts["model"](torch.randn(2, 2, 4, 4)).square().sum().backward()
+        parts["optimizer"].step()
+        parts["optimizer"].zero_grad()
+        parts["ema"].update_parameters(parts["model"])
+
+
+def same(a, b):
+    tensors = [{}, {}]
+    trees = [flatten_state({k: v.state_dict() for k, v in parts.items()}, kept)
+             for parts, kept in zip((a, b), tensors)]
+    return trees[0] == trees[1] and all(t.equal(tensors[1][k]) for k, t in tensors[0].items())
+
+
+def test_a_checkpoint_brings_back_everything_and_training_goes_on_bit_equal(tmp_path):
+    parts = trained()
+    random.seed(1)
+    np.random.seed(2)
+    np.random.standard_normal()  # leaves a spare number in the state
+    save_checkpoint(tmp_path, 3, parts)
+    wanted = torch.rand(4), random.random(), random.gauss(0, 1), np.random.standard_normal(3)
+    other = trained(seed=1, steps=1)
+    assert not same(parts, other)
+    assert restore(tmp_path, other) == 3
+    assert same(parts, other)
+    assert torch.rand(4).equal(wanted[0])
+    assert (random.random(), random.gauss(0, 1)) == wanted[1:3]
+    assert (np.random.standard_normal(3) == wanted[3]).all()
+    for run in (parts, other):
+        torch.manual_seed(5)
+        advance(run, 4)
+    assert same(parts, other)
+
+
+def test_two_checkpoints_stay_and_the_newest_counts(tmp_path):
+    parts = trained()
+    for step in (5, 10, 15, 15, 20):
+        save_checkpoint(tmp_path, step, parts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "index.json", "step-00000015.safetensors", "step-00000020.safetensors"]
+    assert restore(tmp_path, parts) == 20
+    assert restore(tmp_path / "nothing", parts) == 0
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {"a flipped bit": flip_a_bit, "missing": lambda p: p.unlink(),
+           "half of it": lambda p: p.write_bytes(p.read_bytes()[:p.stat().st_size // 2]),
+           "empty": lambda p: p.write_bytes(b"")}
+damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+
+
+@damages
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, damage):
+    first = trained()
+    save_checkpoint(tmp_path, 5, first)
+    second = trained(seed=1)
+    save_checkpoint(tmp_path, 10, second)
+    damage(tmp_path / "step-00000010.safetensors")
+    loaded = trained(seed=2)
+    assert restore(tmp_path, loaded) == 5
+    assert same(first, loaded)
+    warning = capsys.readouterr().err
+    assert "step-00000010" in warning and warning.count("\n") == 1
+
+
+def test_going_on_after_a_fall_back_keeps_the_intact_checkpoint_not_the_damaged_one(tmp_path):
+    intact, parts = trained(), trained(seed=1)
+    save_checkpoint(tmp_path, 5, intact)
+    save_checkpoint(tmp_path, 10, parts)
+    flip_a_bit(tmp_path / "step-00000010.safetensors")
+    assert restore(tmp_path, parts) == 5
+    save_checkpoint(tmp_path, 7, parts)  # a signal came two steps later
+    flip_a_bit(tmp_path / "step-00000007.safetensors")
+    assert restore(tmp_path, parts) == 5 and same(parts, intact)
+
+
+@damages
+def test_when_all_are_damaged_nothing_is_loaded(tmp_path, damage):
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, trained())
+        damage(tmp_path / f"step-{step:08d}.safetensors")
+    loaded = trained(seed=2)
+    with pytest.raises(ValueError, match="every checkpoint.*damaged") as error:
+        restore(tmp_path, loaded)
+    assert "\n" not in str(error.value) and same(loaded, trained(seed=2))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"checkpoints": 3}',
+                                     '{"checkpoints": ["x"]}'])
+def test_a_damaged_index_is_one_clear_line(tmp_path, content):
+    save_checkpoint(tmp_path, 5, trained())
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(ValueError, match="index.json|damaged") as error:
+        restore(tmp_path, trained())
+    assert "\n" not in str(error.value)
+
+
+def test_a_crash_while_writing_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    parts = trained()
+    save_checkpoint(tmp_path, 5, parts)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, 10, trained(seed=1))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_crash_between_checkpoint_and_index_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    parts = trained()
+    save_checkpoint(tmp_path, 5, parts)
+    write = engine.write_atomic
+
+    def dies(path, content):
+        if path.name == "index.json":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(engine, "write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 10, trained(seed=1))
+    loaded = trained(seed=2)
+    assert restore(tmp_path, loaded) == 5 and same(parts, loaded)
+
+
+def other_width():
+    return {"model": nn.Linear(3, 3), "ema": nn.Linear(3, 3), "optimizer": nn.Linear(3, 3)}
+
+
+@pytest.mark.parametrize("parts", [lambda: trained() | {"more": nn.Linear(1, 1)}, other_width],
+                         ids=["another part", "another model"])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, parts):
+    save_checkpoint(tmp_path, 5, trained())
+    with pytest.raises(ValueError) as error:
+        restore(tmp_path, parts())
+    assert "\n" not in str(error.value)
+
+
+# -------------------------------------------------------------------------------- folder of a run
+
+
+@dataclass(frozen=True)
+class Config:
+    depth: int = 2
+
+
+def test_an_empty_or_missing_folder_is_taken(tmp_path):
+    out = prepare_folder(tmp_path / "a" / "b", overwrite=False, resume=False)
+    assert out.is_dir()
+    assert prepare_folder(out, overwrite=False, resume=False) == out
+
+
+def a_run(folder):
+    out = prepare_folder(folder, overwrite=False, resume=False)
+    Run(out, Config()).log(1, 8, {"loss": 1.0})
+    save_checkpoint(out / "state", 1, trained())
+    (out / "model.safetensors").write_bytes(b"weights")
+    (out / "notes.txt").write_text("mine")
+    return out
+
+
+def test_another_runs_folder_is_refused(tmp_path):
+    out = a_run(tmp_path / "run")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match="--resume.*--overwrite.*--out"):
+        prepare_folder(out, overwrite=False, resume=False)
+    assert prepare_folder(out, overwrite=False, resume=True) == out
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    prepare_folder(out, overwrite=True, resume=False)
+    assert [p.name for p in out.rglob("*") if p.is_file()] == ["notes.txt"]  # not ours, not touched
+
+
+@pytest.mark.parametrize("overwrite, resume", [(False, False), (True, False), (False, True)])
+def test_a_folder_that_no_run_wrote_is_refused(tmp_path, overwrite, resume):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="run"):
+        prepare_folder(tmp_path, overwrite=overwrite, resume=resume)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_file_or_an_impossible_place_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file"):
+        prepare_folder(tmp_path / "file", overwrite=True, resume=False)
+    with pytest.raises(ValueError, match="cannot be made"):
+        prepare_folder(tmp_path / "file" / "below", overwrite=False, resume=False)
+
+
+def rows(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_log_grows_row_by_row_and_goes_on_after_a_resume(tmp_path):
+    run = Run(tmp_path, Config())
+    for step in (10, 20, 30):
+        run.log(step, step * 8, {"loss": 1 / step, "psnr": None})
+        assert len(rows(tmp_path)) == step // 10
+    assert list(rows(tmp_path)[0]) == ["step", "images", "seconds", "loss", "psnr"]
+    assert rows(tmp_path)[0] | {"seconds": ""} == {
+        "step": "10", "images": "80", "seconds": "", "loss": "0.1", "psnr": ""}
+    resumed = Run(tmp_path, Config(), start_step=20)
+    resumed.log(25, 200, {"loss": 0.5, "usage": 1.0})
+    log = rows(tmp_path)
+    assert [r["step"] for r in log] == ["10", "20", "25"]
+    assert log[0]["usage"] == "" and log[2]["psnr"] == "" and log[2]["usage"] == "1"
+    seconds = [float(r["seconds"]) for r in log]
+    assert seconds == sorted(seconds)
+
+
+def test_run_json_tells_the_configuration_and_where_it_ran(tmp_path):
+    Run(tmp_path, Config(depth=7)).log(5, 40, {"loss": 1.0})
+    Run(tmp_path, Config(depth=7), start_step=5)
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["config"] == {"depth": 7}
+    assert [s["from_step"] for s in told["sessions"]] == [0, 5]
+    for key in ("command", "commit", "date", "hardware", "threads", "precision", "torch", "python"):
+        assert told["sessions"][0][key]
+    assert told["sessions"][0]["threads"] == torch.get_num_threads()
+
+
+# -------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_becomes_a_request_once_and_the_handlers_come_back(tmp_path, capsys, number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped, StopSignal() as stop:
+        stop.exit_if_received(tmp_path)
+        assert stop.received == 0
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+        assert signal.getsignal(number) == before  # the second one ends the process
+        stop.exit_if_received(tmp_path)
+    assert stopped.value.code == 128 + number
+    assert "--resume" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    with StopSignal():
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == before

@@ -1,0 +1,463 @@
+"""Both training loops in a tiny setting: stopped and resumed runs are bit-equal to whole ones."""
+
+import csv
+import functools
+import itertools
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_tokenizer
+
+from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig, engine, train_tokenizer, train_var
+from varmini.classifier import Classifier, ClassifierConfig
+from varmini.data import ImageSet
+from varmini.presets import TokenizerTraining, VARTraining
+from varmini.quantizer import CodeRevival
+
+STEPS = 13  # 23 training images in batches of 4: more than two epochs
+SHAPE = TokenizerConfig(sizes=(1, 2), image_channels=1, vocab_size=8, code_channels=4, width=32,
+                        multipliers=(1, 1), num_res_blocks=1, attention=False, patch=2)
+
+
+class Killed(BaseException):
+    """Ends a loop without any clean-up of its own, as SIGKILL would."""
+
+
+def image_set(split):
+    count = 23 if split == "train" else 6
+    generator = torch.Generator().manual_seed(count)
+    coarse = torch.randint(256, (count, 1, 2, 2), generator=generator, dtype=torch.uint8)
+    images = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"), "toy")
+
+
+@pytest.fixture(autouse=True, params=["float32"])
+def tiny_world(request, monkeypatch):
+    """Synthetic images under the name "toy", in a fixed precision."""
+    def load_images(name, split="train", **options):
+        if name != "toy":
+            raise ValueError(f"{name}: no such set")
+        return image_set(split)
+
+    monkeypatch.setenv("VARMINI_PRECISION", request.param)
+    engine.precision.cache_clear()
+    for module in (train_tokenizer, train_var):
+        monkeypatch.setattr(module, "load_images", load_images)
+    yield
+    engine.precision.cache_clear()
+
+
+@pytest.fixture
+def tokenizer_config(tmp_path, monkeypatch):
+    """Every part of the loss is on, and codes die (and are revived) within a few steps."""
+    monkeypatch.setattr(train_tokenizer, "CodeRevival", functools.partial(CodeRevival, decay=0.1))
+    torch.manual_seed(3)
+    network = Classifier(ClassifierConfig(image_channels=1, widths=(4, 8))).save_pretrained(
+        tmp_path / "network")
+    return TokenizerTraining(
+        data="toy", model=SHAPE, images=STEPS * 4, batch_size=4, perceptual_network=str(network),
+        adversarial=0.5, adversarial_start=0.3, revive_every=2, decay=0.2, log_every=3,
+        checkpoint_every=4, held_out=5, ema=0.9)
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path):
+    return make_tokenizer(**{k: getattr(SHAPE, k) for k in ("sizes", "vocab_size")}).save_pretrained(
+        tmp_path / "tokenizer")
+
+
+@pytest.fixture
+def var_config(tokenizer_folder):
+    """Label dropout and drop path draw random numbers at every step."""
+    return VARTraining(
+        data="toy", tokenizer=str(tokenizer_folder), images=STEPS * 4, batch_size=4, accumulate=2,
+        model=VARConfig(depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0),
+        log_every=3, checkpoint_every=4, held_out=5, ema=0.9)
+
+
+@pytest.fixture(params=["tokenizer", "var"])
+def loop(request):
+    """(train, config, interrupt): interrupt(monkeypatch, step, action) acts in that step."""
+    module = {"tokenizer": train_tokenizer, "var": train_var}[request.param]
+    config = request.getfixturevalue(f"{request.param}_config")
+    source = "batches" if module is train_tokenizer else "token_batches"
+
+    def interrupt(patch, step, action):
+        make = getattr(module, source)
+
+        def stream(*args, **kwargs):
+            first = kwargs["start_step"] if "start_step" in kwargs else args[3]
+            for number, batch in zip(itertools.count(first), make(*args, **kwargs)):
+                if number == step:
+                    action()
+                yield batch
+
+        patch.setattr(module, source, stream)
+
+    return module.train, config, interrupt
+
+
+def raise_killed():
+    raise Killed
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def log_rows(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def checkpoint(folder):
+    """The newest training state: weights, averages, optimizer, counts and random numbers."""
+    entry = json.loads((folder / "state" / "index.json").read_text())["checkpoints"][0]["file"]
+    return load_file(folder / "state" / entry)
+
+
+def assert_equal_runs(a, b):
+    states = checkpoint(a), checkpoint(b)
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 100
+    assert [k for k, t in states[0].items() if not t.equal(states[1][k])] == []
+    models = [load_file(folder / "model.safetensors") for folder in (a, b)]
+    assert models[0].keys() == models[1].keys()
+    assert all(t.equal(models[1][k]) for k, t in models[0].items())
+    assert (a / "config.json").read_bytes() == (b / "config.json").read_bytes()
+    assert log_rows(a) == log_rows(b)
+
+
+# ------------------------------------------------------------------------------------ stop and resume
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_differ(loop, tmp_path):
+    train, config, _ = loop
+    config = replace(config, images=24)
+    a, b, c = (train(replace(config, seed=seed), tmp_path / name)
+               for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert_equal_runs(a, b)
+    models = [load_file(folder / "model.safetensors") for folder in (a, c)]
+    assert any(not t.equal(models[1][k]) for k, t in models[0].items())
+
+
+@pytest.mark.parametrize("step", [6, 10])
+def test_a_terminated_run_saves_and_goes_on_bit_equal(loop, tmp_path, monkeypatch, capsys, step):
+    train, config, interrupt = loop
+    whole = train(config, tmp_path / "whole")
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, terminate)
+        with pytest.raises(SystemExit) as stopped:
+            train(config, out)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert f"--resume --out {out}" in capsys.readouterr().err
+    assert not (out / "model.safetensors").exists()
+    assert f"step-{step + 1:08d}.safetensors" in {p.name for p in (out / "state").iterdir()}
+    assert train(config, out, resume=True) == out
+    assert_equal_runs(whole, out)
+    sessions = json.loads((out / "run.json").read_text())["sessions"]
+    assert [s["from_step"] for s in sessions] == [0, step + 1]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_equal(loop, tmp_path, monkeypatch):
+    train, config, interrupt = loop
+    whole = train(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+    for step, resume in ((2, False), (7, True), (11, True)):  # before any checkpoint, then two later
+        with monkeypatch.context() as patch:
+            interrupt(patch, step, raise_killed)
+            with pytest.raises(Killed):
+                train(config, out, resume=resume)
+    torch.manual_seed(99)
+    train(config, out, resume=True)
+    assert_equal_runs(whole, out)
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+        loop, tmp_path, monkeypatch):
+    train, config, interrupt = loop
+    whole = train(config, tmp_path / "whole")
+    out = tmp_path / "damaged"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9, raise_killed)
+        with pytest.raises(Killed):
+            train(config, out)
+    newest = out / "state" / "step-00000008.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(config, out, resume=True)
+    assert_equal_runs(whole, out)
+
+
+def test_a_signal_in_the_last_step_loses_nothing(loop, tmp_path, monkeypatch):
+    train, config, interrupt = loop
+    whole = train(config, tmp_path / "whole")
+    out = tmp_path / "last"
+    with monkeypatch.context() as patch:
+        interrupt(patch, STEPS - 1, terminate)
+        with pytest.raises(SystemExit):
+            train(config, out)
+    train(config, out, resume=True)
+    assert_equal_runs(whole, out)
+    train(config, out, resume=True)  # a finished run has nothing left to do
+    assert_equal_runs(whole, out)
+
+
+@pytest.mark.parametrize("tiny_world", ["bfloat16"], indirect=True)
+def test_a_stopped_run_in_bfloat16_goes_on_bit_equal(loop, tmp_path, monkeypatch):
+    train, config, interrupt = loop
+    whole = train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, terminate)
+        with pytest.raises(SystemExit):
+            train(config, tmp_path / "stopped")
+    train(config, tmp_path / "stopped", resume=True)
+    assert_equal_runs(whole, tmp_path / "stopped")
+
+
+def test_codes_were_revived_before_and_after_the_stop(tokenizer_config, tmp_path, monkeypatch):
+    """What the tests above rest on: revival has something to do in this setting."""
+    revived, revive = [], CodeRevival.revive
+    monkeypatch.setattr(CodeRevival, "revive",
+                        lambda self, f: revived.append(revive(self, f)) or revived[-1])
+    train_tokenizer.train(tokenizer_config, tmp_path / "run")
+    assert len(revived) == 5  # every second step while the learning rate is flat
+    assert revived[0] + revived[1] > 0 and revived[3] + revived[4] > 0
+
+
+# ------------------------------------------------------------------------------------- what is written
+
+
+def test_a_run_leaves_a_model_and_its_log(loop, tmp_path):
+    train, config, _ = loop
+    out = train(config, tmp_path / "run")
+    assert {"config.json", "model.safetensors", "log.csv", "run.json", "state"} <= {
+        p.name for p in out.iterdir()}
+    assert not list(out.rglob("*.tmp"))
+    rows = log_rows(out)
+    assert [int(r["step"]) for r in rows] == [3, 6, 9, 12, 13]
+    assert [int(r["images"]) for r in rows] == [12, 24, 36, 48, 52]
+    told = json.loads((out / "run.json").read_text())
+    assert told["config"]["images"] == config.images and told["sessions"][0]["hardware"]
+    kept = {p.name for p in (out / "state").iterdir()}
+    assert kept == {"index.json", "step-00000012.safetensors", "step-00000013.safetensors"}
+
+
+def test_the_tokenizer_log_shows_every_scale(tokenizer_config, tmp_path):
+    out = train_tokenizer.train(tokenizer_config, tmp_path / "run")
+    rows = log_rows(out)
+    assert set(rows[0]) == {"step", "images", "lr", "loss", "reconstruction", "vq", "perceptual",
+                            "adversarial", "psnr", "usage_1", "usage_2", "usage_all"}
+    for row in rows:
+        assert all(0 < float(row[k]) <= 1 for k in ("usage_1", "usage_2", "usage_all"))
+        assert float(row["perceptual"]) > 0 and float(row["psnr"]) > 0
+    assert float(rows[0]["adversarial"]) == 0 != float(rows[-1]["adversarial"])
+    model = MultiScaleVQVAE.from_pretrained(out)
+    assert model.config == SHAPE
+    ema = {k.split("/module.")[1]: t for k, t in checkpoint(out).items() if "/ema/module." in k}
+    assert ema and all(t.equal(ema[k]) for k, t in model.state_dict().items())
+
+
+def test_the_usage_of_the_last_row_counts_the_steps_since_the_row_before(
+        tokenizer_config, tmp_path, monkeypatch):
+    """One image a step and 1x1 maps only: every step can add one code, and each adds a new one."""
+    config = replace(tokenizer_config, images=5, batch_size=1, log_every=4, adversarial=0.0,
+                     model=replace(SHAPE, sizes=(1, 2), vocab_size=64))
+    tokens = iter(range(100))
+    lookup = train_tokenizer.MultiScaleVQVAE.forward
+
+    def distinct(self, images):
+        result = lookup(self, images)
+        result.tokens[0] = torch.tensor([[[next(tokens)]]])
+        return result
+
+    monkeypatch.setattr(train_tokenizer.MultiScaleVQVAE, "forward", distinct)
+    rows = log_rows(train_tokenizer.train(config, tmp_path / "run"))
+    assert [float(r["usage_1"]) for r in rows] == [1.0, 1.0]
+
+
+def test_the_var_log_shows_every_scale(var_config, tmp_path):
+    out = train_var.train(var_config, tmp_path / "run")
+    rows = log_rows(out)
+    assert {"step", "images", "lr", "loss", "loss_last", "accuracy", "accuracy_last", "val_loss",
+            "val_loss_last", "val_accuracy"} <= set(rows[0])
+    scales = [k for k in rows[0] if k.endswith(("loss_1", "loss_2"))]
+    assert len(scales) == 2
+    for row in rows:
+        # 1 token in the first scale, 4 in the last
+        parts = [float(row[k]) for k in scales]
+        assert float(row["val_loss"]) == pytest.approx((parts[0] + 4 * parts[1]) / 5, rel=1e-4)
+        assert float(row["val_loss_last"]) == pytest.approx(parts[1], rel=1e-4)
+        assert 0 <= float(row["accuracy"]) <= 1
+    model = VAR.from_pretrained(out)
+    assert model.config == replace(var_config.model, sizes=(1, 2), vocab_size=8, code_channels=4,
+                                   num_classes=3)
+    ema = {k.split("/module.")[1]: t for k, t in checkpoint(out).items() if "/ema/module." in k}
+    assert ema and all(t.equal(ema[k]) for k, t in model.state_dict().items())
+
+
+def test_losses_fall(tokenizer_config, var_config, tmp_path):
+    config = replace(tokenizer_config, images=400, adversarial=0.0, perceptual_network="", log_every=10)
+    rows = log_rows(train_tokenizer.train(config, tmp_path / "a"))
+    assert float(rows[-1]["reconstruction"]) < 0.6 * float(rows[0]["reconstruction"])
+    assert float(rows[-1]["psnr"]) > float(rows[0]["psnr"]) + 2
+    config = replace(var_config, images=600, log_every=10, lr=3e-3, tokenizer=str(tmp_path / "a"),
+                     model=replace(var_config.model, drop_path=0.0, label_dropout=0.1))
+    rows = log_rows(train_var.train(config, tmp_path / "b"))
+    assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
+
+
+# ------------------------------------------------------------------------------------------ token maps
+
+
+def test_token_maps_are_written_once_and_again_when_the_tokenizer_changes(
+        var_config, tmp_path, monkeypatch):
+    calls, encode = [], MultiScaleVQVAE.encode
+    monkeypatch.setattr(MultiScaleVQVAE, "encode",
+                        lambda self, images: calls.append(len(images)) or encode(self, images))
+    out = train_var.train(var_config, tmp_path / "run")
+    assert sum(calls) == 23 + 23 + 6  # train, mirrored, test; never again in any epoch
+    train_var.train(var_config, out, resume=True)
+    assert sum(calls) == 52
+    with torch.no_grad():
+        tok = MultiScaleVQVAE.from_pretrained(var_config.tokenizer)
+        tok.quantizer.codebook.weight.neg_()
+    tok.save_pretrained(var_config.tokenizer)
+    train_var.train(var_config, out, overwrite=True)
+    assert sum(calls) == 104
+
+
+def test_cached_token_maps_are_those_of_the_tokenizer(tokenizer_folder, tmp_path):
+    tok = MultiScaleVQVAE.from_pretrained(tokenizer_folder)
+    images = image_set("train").images.float() / 127.5 - 1
+    for _ in range(2):  # written, then read
+        data = train_var.token_set(tok, "sum", "toy", "train", True, tmp_path / "tokens", 7)
+        assert data.tokens.shape == (2, 23, 5) and data.classes == ("a", "b", "c")
+        assert data.tokens[0].long().equal(tok.schedule.flatten(tok.encode(images)))
+        assert data.tokens[1].long().equal(tok.schedule.flatten(tok.encode(images.flip(3))))
+        assert data.labels.equal(torch.arange(23) % 3)
+    path = tmp_path / "tokens" / "train-flip.safetensors"
+    for content in (path.read_bytes()[:-40], b""):
+        path.write_bytes(content)
+        again = train_var.token_set(tok, "sum", "toy", "train", True, tmp_path / "tokens", 7)
+        assert again.tokens.equal(data.tokens) and again.labels.equal(data.labels)
+
+
+def test_a_large_codebook_fits_the_cached_token_maps(tmp_path):
+    tok = make_tokenizer(sizes=(1, 2), vocab_size=70_000)
+    images = image_set("train").images.float() / 127.5 - 1
+    data = train_var.token_set(tok, "sum", "toy", "train", False, tmp_path, 23)
+    assert data.tokens[0].long().equal(tok.schedule.flatten(tok.encode(images)))
+
+
+def test_token_batches_start_anywhere_and_visit_everything():
+    tokens = torch.stack([torch.arange(10), torch.arange(10) + 10])[..., None].to(torch.int16)
+    data = train_var.TokenSet(tokens, torch.arange(10), tuple("abcdefghij"))
+    whole = list(itertools.islice(train_var.token_batches(data, 3, 5, 0), 12))
+    for start in range(12):
+        late = itertools.islice(train_var.token_batches(data, 3, 5, start), 12 - start)
+        for (a, b), (c, d) in zip(whole[start:], late, strict=True):
+            assert a.equal(c) and b.equal(d)
+    for epoch in range(4):  # three batches of three: no image twice, order anew
+        seen = torch.cat([labels for _, labels in whole[3 * epoch:3 * epoch + 3]])
+        assert len(seen.unique()) == 9
+    assert len({tuple(torch.cat([b for _, b in whole[3 * e:3 * e + 3]]).tolist())
+                for e in range(4)}) == 4
+    for batch, labels in whole:
+        assert batch.dtype == torch.int64 and (batch[:, 0] % 10).equal(labels)
+    assert {bool(t >= 10) for batch, _ in whole for t in batch[:, 0]} == {False, True}
+    with pytest.raises(ValueError, match="11.*10"):
+        next(train_var.token_batches(data, 11, 0, 0))
+
+
+# ------------------------------------------------------------------------------ folders and bad input
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_never_overwrites_another(loop, tmp_path):
+    train, config, _ = loop
+    config = replace(config, images=8)
+    out = train(config, tmp_path / "run")
+    before = contents(out)
+    with pytest.raises(ValueError, match="--resume.*--overwrite"):
+        train(config, out)
+    assert contents(out) == before
+    train(replace(config, seed=1), out, overwrite=True)
+    assert contents(out)[next(p for p in before if p.name == "model.safetensors")] != before[
+        next(p for p in before if p.name == "model.safetensors")]
+    assert len(log_rows(out)) == 1
+
+
+def test_a_model_that_a_run_did_not_write_is_never_touched(loop, tmp_path, tokenizer_folder):
+    train, config, _ = loop
+    before = contents(tokenizer_folder)
+    for options in ({}, dict(overwrite=True), dict(resume=True)):
+        with pytest.raises(ValueError, match="run"):
+            train(config, tokenizer_folder, **options)
+        assert contents(tokenizer_folder) == before
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(data="toys"), "toys"), (dict(batch_size=24), "24.*23"), (dict(batch_size=0), "batch_size"),
+    (dict(log_every=0), "log_every"), (dict(checkpoint_every=0), "checkpoint_every"),
+    (dict(images=0), "images"), (dict(held_out=0), "held_out"),
+], ids=str)
+def test_bad_input_is_one_line_and_costs_nothing_on_disk(loop, tmp_path, changes, words):
+    train, config, _ = loop
+    out = train(replace(config, images=8), tmp_path / "run")
+    before = contents(out)
+    with pytest.raises(ValueError, match=words) as error:
+        train(replace(config, images=8, **changes) if "images" not in changes
+              else replace(config, **changes), out, overwrite=True)
+    assert "\n" not in str(error.value)
+    assert contents(out) == before
+
+
+def test_a_schedule_that_does_not_end_at_the_latent_size_is_named(tokenizer_config, tmp_path):
+    config = replace(tokenizer_config, model=replace(SHAPE, sizes=(1, 3)))
+    with pytest.raises(ValueError) as error:
+        train_tokenizer.train(config, tmp_path / "run")
+    # What is wrong (the schedule), what would fit (2x2 for 8x8 pixels at factor 4).
+    assert "3" in str(error.value) and "2" in str(error.value) and "schedule" in str(error.value)
+
+
+def test_a_tokenizer_for_other_images_is_named(var_config, tmp_path):
+    other = make_tokenizer(sizes=(1, 4)).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"\(23, 1, 8, 8\).*\(B, 1, 16, 16\)"):
+        train_var.train(replace(var_config, tokenizer=str(other)), tmp_path / "run")
+    with pytest.raises(ValueError, match="no tokenizer named 'nothing'"):
+        train_var.train(replace(var_config, tokenizer="nothing"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", ["seed", "batch_size", "model"])
+def test_resuming_with_another_configuration_is_refused(loop, tmp_path, change):
+    """The run would not go on where it stopped, but become a mixture of two."""
+    train, config, _ = loop
+    out = train(replace(config, images=8), tmp_path / "run")
+    before = contents(out)
+    value = {"seed": 5, "batch_size": 2, "model": replace(
+        config.model, **({"width": 64} if isinstance(config, TokenizerTraining) else {"width": 32}))}
+    with pytest.raises(ValueError, match=change) as error:
+        train(replace(config, images=8, **{change: value[change]}), out, resume=True)
+    assert "\n" not in str(error.value)
+    assert contents(out) == before
+
+
+def test_resuming_a_var_on_another_tokenizer_is_refused(var_config, tmp_path):
+    out = train_var.train(replace(var_config, images=8), tmp_path / "run")
+    other = make_tokenizer(seed=1, sizes=(1, 2), vocab_size=8).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="tokenizer"):
+        train_var.train(replace(var_config, images=16), out, tokenizer=other, resume=True)
+
+
+def test_perceptual_networks_by_name(tmp_path):
+    assert train_tokenizer.perceptual_network("") is None
+    with pytest.raises(ValueError, match="no classifier named 'vgg'"):
+        train_tokenizer.perceptual_network("vgg")
