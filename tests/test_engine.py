@@ -16,6 +16,7 @@ from varmini import engine
 from varmini.engine import (
     Run,
     StopSignal,
+    Updater,
     averaged,
     decay_groups,
     flatten_state,
@@ -102,6 +103,38 @@ def test_the_average_follows_its_formula_and_copies_buffers():
     wanted = 0.75 * (0.75 * values[0] + 0.25 * values[1]) + 0.25 * values[2]
     torch.testing.assert_close(ema.module.weight.data, wanted)
     assert ema.module.running_mean.equal(values[2])
+
+
+def two_weights():
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    return model, Updater(model, torch.optim.SGD(model.parameters(), lr=1.0), clip=1.0, patience=3)
+
+
+def test_an_update_clips_steps_and_clears():
+    model, updater = two_weights()
+    for gradient, wanted in (([0.3, 0.4], [0.7, 0.6]), ([30.0, 40.0], [0.1, -0.2])):
+        model.weight.grad = torch.tensor([gradient])
+        updater.step()
+        assert model.weight.tolist()[0] == pytest.approx(wanted, abs=1e-5)
+        assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_a_bad_gradient_is_skipped_and_many_end_the_run(bad):
+    model, updater = two_weights()
+    for count in (2, 2):  # fewer than the patience, each time
+        for _ in range(count):
+            model.weight.grad = torch.tensor([[bad, 1.0]])
+            updater.step()
+            assert model.weight.tolist() == [[1.0, 1.0]] and model.weight.grad is None
+        model.weight.grad = torch.zeros(1, 2)
+        updater.step()
+    with pytest.raises(ValueError, match="gradient of weight.*3 steps") as error:
+        for _ in range(3):
+            model.weight.grad = torch.tensor([[bad, 1.0]])
+            updater.step()
+    assert "\n" not in str(error.value) and model.weight.tolist() == [[1.0, 1.0]]
 
 
 # ------------------------------------------------------------------------------------- checkpoints

@@ -44,7 +44,7 @@ def test_the_input_convention_is_ours() -> None:
     assert_close(to_float(gold()["img_u8"].to(torch.uint8)), gold()["img"], 1e-6)
 
 
-# ---------------------------------------------------------------------------------- the tokenizer
+# ------------------------------------------------------------------------------------ the tokenizer
 
 def test_features() -> None:
     tok, _ = models()
@@ -122,7 +122,7 @@ def test_phi_of_every_scale(phis: int, scales: int, expected: list[int]) -> None
     assert [quantizer.phi_index(k) for k in range(scales)] == expected
 
 
-# --------------------------------------------------------------------------------- the transformer
+# ---------------------------------------------------------------------------------- the transformer
 
 @torch.no_grad()
 def test_logits() -> None:

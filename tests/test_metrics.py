@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from varmini import metrics
+from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig, metrics
+from varmini.classifier import Classifier, ClassifierConfig
+from varmini.data import ImageSet, to_float
 
 
 def gaussian(n: int, mean: torch.Tensor, cov: torch.Tensor, seed: int) -> torch.Tensor:
@@ -157,3 +159,76 @@ def test_inception_score_at_the_ends() -> None:
     assert metrics.inception_score(torch.eye(10)[:1].repeat(5, 1)) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="softmax"):
         metrics.inception_score(torch.randn(5, 10))
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[MultiScaleVQVAE, VAR, Classifier]:
+    torch.manual_seed(0)
+    shape = {"sizes": (1, 2), "vocab_size": 8, "code_channels": 4}
+    tok = MultiScaleVQVAE(
+        TokenizerConfig(
+            width=32, multipliers=(1,), num_res_blocks=1, attention=False, patch=8, **shape
+        )
+    )
+    var = VAR(VARConfig(depth=1, width=16, heads=2, num_classes=3, **shape))
+    return tok, var, Classifier(ClassifierConfig(num_classes=3, widths=(4, 6)))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (11, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(11) % 3, ("a", "b", "c"), "noise")
+
+
+def test_extract_does_not_depend_on_the_batch_or_the_container(models, dataset) -> None:
+    classifier = models[2]
+    features, probs = metrics.extract(classifier, dataset, batch_size=4)
+    assert features.shape == (11, 6) and probs.shape == (11, 3)
+    with torch.no_grad():
+        images = to_float(dataset.images)
+        torch.testing.assert_close(features, classifier.features(images))
+        torch.testing.assert_close(probs, classifier(images).softmax(1))
+    torch.testing.assert_close(metrics.extract(classifier, images)[0], features)
+    lazy = [dataset[i] for i in range(11)]
+    torch.testing.assert_close(metrics.extract(classifier, lazy, 3)[0], features)
+    with pytest.raises(ValueError, match="no images"):
+        metrics.extract(classifier, images[:0])
+
+
+def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> None:
+    tok, _, classifier = models
+    result = metrics.evaluate_tokenizer(tok, dataset, classifier, batch_size=4)
+    images = to_float(dataset.images)
+    tokens = tok.encode(images)
+    drawn = tok.decode(tokens)
+    assert result["n"] == 11
+    assert result["psnr"] == pytest.approx(metrics.psnr(drawn, images).mean().item(), abs=1e-3)
+    assert result["mse"] == pytest.approx((drawn - images).square().mean().item(), rel=1e-4)
+    assert result["usage"] == metrics.codebook_usage(tokens, 8)
+    real, fake = (metrics.extract(classifier, x) for x in (images, drawn))
+    right = (fake[1].argmax(1) == dataset.labels).double().mean().item()
+    assert result["accuracy_reconstruction"] == pytest.approx(right)
+    expected = metrics.frechet_distance(real[0], fake[0])
+    assert result["frechet"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert "frechet" not in metrics.evaluate_tokenizer(tok, dataset)
+
+
+def test_evaluate_samples_draws_every_class_and_repeats(models, dataset) -> None:
+    tok, var, classifier = models
+    options = {"per_class": 4, "cfg": 1.5, "top_k": 0, "top_p": 0.0, "batch_size": 5}
+    result = metrics.evaluate_samples(var, tok, dataset, classifier, seed=3, **options)
+    assert result["n"] == 12 and result["n_real"] == 11 and result["n_precision"] == 11
+    each = result["accuracy_per_class"]
+    assert len(each) == 3 and result["accuracy"] == pytest.approx(sum(each) / 3)
+    assert 0 <= result["precision"] <= 1 and 0 <= result["recall"] <= 1
+    assert result["frechet"] > 0 and 1 <= result["inception_score"] <= 3
+    assert result == metrics.evaluate_samples(var, tok, dataset, classifier, seed=3, **options)
+    with pytest.raises(ValueError, match="at least 6: draw more samples"):
+        metrics.evaluate_samples(
+            var, tok, dataset, classifier, seed=3, **options | {"per_class": 1}
+        )
+    with pytest.raises(ValueError, match="per_class is 0"):
+        metrics.evaluate_samples(
+            var, tok, dataset, classifier, seed=3, **options | {"per_class": 0}
+        )

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from varmini import charts, plots
@@ -78,6 +79,19 @@ def test_grid_places_images_in_reading_order_and_keeps_every_pixel() -> None:
     assert sheet.shape == (5 * zoom, 7 * zoom, 3)
     bytes_ = ((noise[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert (sheet == bytes_.repeat(zoom, 0).repeat(zoom, 1)).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 10])
+def test_the_saved_file_shows_every_pixel_unblurred(tmp_path, count: int) -> None:
+    images = torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    figure = plots.image_grid(images, columns=count, labels=["x"] * count, title="pixels")
+    sheet = pictures(figure)
+    width, height = plots.save(figure, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as file:
+        assert file.size == (width, height)
+        shown = np.asarray(file.convert("RGB"))[-16 - sheet.shape[0] : -16, 16:-16]
+    assert (shown == sheet).all()
+    assert not plt.get_fignums()  # saved figures are closed
 
 
 def test_grid_labels_images_or_columns() -> None:

@@ -1,5 +1,7 @@
 """Algorithms 1 and 2 against loops, gradients of the training pass, revival of dead codes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -230,6 +232,39 @@ def test_arithmetic_is_float32_under_autocast():
         assert result.f_hat.equal(plain.f_hat) and result.loss.equal(plain.loss)
         assert quantizer.decode(plain.tokens).equal(decoded)
         assert quantizer.teacher_inputs(plain.tokens).equal(inputs)
+
+
+@cases(vocab=st.integers(2, 12))
+def test_diversity_is_the_missing_entropy(schedule, batch, channels, vocab, num_phi, lookup, seed):
+    quantizer = make_quantizer(schedule, vocab, channels, seed, num_phi=num_phi, lookup=lookup)
+    f = random_features(schedule, batch, channels, seed)
+    tokens = quantizer.encode(f)
+    total, whole = 0.0, sum(1 / n for n in schedule.tokens_per_scale)
+    for z, n in zip(quantizer.residuals(f), schedule.tokens_per_scale):
+        away = distances(quantizer, z)
+        mean = (-2 * away / away.amin(1).mean()).softmax(1).mean(0)
+        entropy = -(mean * mean.clamp(min=1e-300).log()).sum()
+        total += (math.log(vocab) - entropy.item()) / n / whole
+    value = quantizer.diversity(f, tokens).item()
+    assert value == pytest.approx(total, rel=1e-3, abs=1e-3)
+    assert -1e-4 <= value <= math.log(vocab) + 1e-4
+
+
+def test_diversity_pulls_features_apart_and_leaves_the_codes():
+    schedule = ScaleSchedule((1, 2))
+    quantizer = make_quantizer(schedule, num_phi=0)
+    f = (random_features(schedule, 8) * 0.1).requires_grad_()
+    optimizer = torch.optim.SGD([f], lr=1.0)
+    values = []
+    for _ in range(30):
+        value = quantizer.diversity(f, quantizer.encode(f))
+        values.append(value.item())
+        optimizer.zero_grad()
+        value.backward()
+        assert torch.isfinite(f.grad).all()
+        optimizer.step()
+    assert values[-1] < 0.8 * values[0]
+    assert all(p.grad is None for p in quantizer.parameters())
 
 
 def test_usage_counts_the_codes_of_each_scale():

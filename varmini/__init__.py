@@ -6,5 +6,12 @@ from .tokenizer import MultiScaleVQVAE, TokenizerConfig
 from .transformer import VAR, VARConfig
 
 __version__ = "0.1.0"
-__all__ = ["VAR", "MultiScaleVQVAE", "ScaleSchedule", "TokenizerConfig", "VARConfig", "inpaint",
-           "sample"]
+__all__ = [
+    "VAR",
+    "MultiScaleVQVAE",
+    "ScaleSchedule",
+    "TokenizerConfig",
+    "VARConfig",
+    "inpaint",
+    "sample",
+]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,15 +70,17 @@ class Classifier(nn.Module, Pretrained):
             ValueError: when the images have another number of channels.
         """
         if images.ndim != 4 or images.shape[1] != self.config.image_channels:
-            raise ValueError(f"images have shape {tuple(images.shape)}, expected "
-                             f"(B, {self.config.image_channels}, H, W)")
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, expected "
+                f"(B, {self.config.image_channels}, H, W)"
+            )
         maps = [F.relu(self.stem_norm(self.stem(images)))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps
 
     def features(self, images: Tensor) -> Tensor:
-        """The averaged last map, (B, widths[-1]): what distances between image sets are taken in."""
+        """The averaged last map, (B, widths[-1]): the space that image sets are compared in."""
         return self.feature_maps(images)[-1].float().mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ PAGE = Template("""<!doctype html>
   }
   .chart img { filter: invert(1) hue-rotate(180deg); }
   .sheet { --card: #ffffff; }
-  .sheet img { filter: brightness(.94); }
+  .sheet .card { filter: brightness(.92); }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
@@ -81,8 +81,8 @@ figure { margin: 2.2rem 0 0; }
 figcaption p { font: 1rem/1.55 var(--serif); margin: 0 0 .9rem; }
 .card { display: inline-block; max-width: 100%; background: var(--card); padding: .5rem;
   border: 1px solid var(--rule); border-radius: .6rem; overflow-x: auto; }
-.card img { display: block; width: var(--width); max-width: 100%; height: auto; }
-@media (max-width: 40rem) { .card img { min-width: min(31rem, var(--width)); } }
+.card img { display: block; width: calc(.7 * var(--pixels)); max-width: 100%; height: auto;
+  min-width: calc(.36 * var(--pixels)); }  /* narrower, and the words could not be read: scroll */
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th, td { text-align: left; padding: .45rem 1rem .45rem 0; border-bottom: 1px solid var(--rule);
@@ -125,7 +125,7 @@ $table
 FIGURE = Template("""<figure class="$kind">
 <figcaption><h3>$heading</h3><p>$text</p></figcaption>
 <a class="card" href="$file"><img src="$file" alt="$heading" loading="lazy"
- width="$width" height="$height" style="--width: ${shown}px"></a>
+ width="$width" height="$height" style="--pixels: ${width}px"></a>
 </figure>""")
 
 
@@ -136,7 +136,6 @@ def _figure(picture: Picture) -> str:
         kind="chart" if picture.chart else "sheet",
         width=picture.size[0],
         height=picture.size[1],
-        shown=round(picture.size[0] * 0.7),
     )
 
 

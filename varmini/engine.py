@@ -1,4 +1,4 @@
-"""What every training loop shares: precision, schedule, averaging, checkpoints, resuming, logging."""
+"""What every training loop shares: precision, schedule, averaging, stopping, logging."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import platform
-import random
 import shutil
 import signal
 import subprocess
@@ -22,11 +21,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .pretrained import file_checksum, read_json, write_atomic
+from .pretrained import read_json, write_atomic
 
 # ---------------------------------------------------------------------------------------- precision
 
@@ -99,6 +97,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """An exponential moving average of `model`: w_avg <- decay w_avg + (1 - decay) w."""
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
 
 
@@ -110,8 +109,9 @@ class Updater:
         patience: so many skipped steps in a row end the run.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float,
-                 patience: int = 20) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, patience: int = 20
+    ) -> None:
         self.model, self.optimizer, self.clip, self.patience = model, optimizer, clip, patience
         self.skipped_in_a_row = 0
 
@@ -129,10 +129,18 @@ class Updater:
         else:
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.patience:
-                bad = next((name for name, p in self.model.named_parameters()
-                            if p.grad is not None and not torch.isfinite(p.grad).all()), "?")
-                raise ValueError(f"the gradient of {bad} was not finite {self.patience} steps in a "
-                                 f"row: resume from the last checkpoint with a lower --lr")
+                bad = next(
+                    (
+                        name
+                        for name, p in self.model.named_parameters()
+                        if p.grad is not None and not torch.isfinite(p.grad).all()
+                    ),
+                    "?",
+                )
+                raise ValueError(
+                    f"the gradient of {bad} was not finite {self.patience} steps in a "
+                    f"row: resume from the last checkpoint with a lower --lr"
+                )
         self.optimizer.zero_grad(set_to_none=True)
 
 
@@ -142,97 +150,7 @@ def can_compile() -> bool:
     return torch.cuda.is_available() or any(c and shutil.which(c) for c in compilers)
 
 
-# -------------------------------------------------------------------------------------- checkpoints
-
-
-def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Splits a nested state into JSON and `tensors`, so that safetensors can hold it unpickled."""
-    if isinstance(state, Tensor):
-        tensors[path] = state.detach().cpu().contiguous().clone()
-        return {"__tensor__": path}
-    if isinstance(state, dict):
-        return {"__dict__": [[k, flatten_state(v, tensors, f"{path}/{k}")] for k, v in state.items()]}
-    if isinstance(state, list | tuple):
-        return {"__list__": [flatten_state(v, tensors, f"{path}/{i}") for i, v in enumerate(state)]}
-    if state is None or isinstance(state, bool | int | float | str):
-        return state
-    raise TypeError(f"training state at {path} has type {type(state).__name__}")
-
-
-def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undoes `flatten_state`."""
-    if isinstance(tree, dict):
-        if "__tensor__" in tree:
-            return tensors[tree["__tensor__"]]
-        if "__dict__" in tree:
-            return {k: unflatten_state(v, tensors) for k, v in tree["__dict__"]}
-        return [unflatten_state(v, tensors) for v in tree["__list__"]]
-    return tree
-
-
-def save_checkpoint(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
-    """Writes the training state of `step`; the one before stays until this one is complete.
-
-    The random state of torch, numpy and Python travels along.
-
-    Args:
-        parts: objects with `state_dict` and `load_state_dict`, by name.
-        keep: how many checkpoints stay on disk.
-
-    Raises:
-        OSError: when the disk is full or read-only; earlier checkpoints are then intact.
-    """
-    from safetensors.torch import save
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    rng = {"torch": torch.get_rng_state(), "python": json.dumps(random.getstate()),
-           "numpy": json.dumps([s.tolist() if isinstance(s, np.ndarray) else s
-                                for s in np.random.get_state()])}
-    state = {name: part.state_dict() for name, part in parts.items()}
-    tree = flatten_state({"step": step, "rng": rng, "parts": state}, tensors)
-    path = folder / f"step-{step:08d}.safetensors"
-    write_atomic(path, save(tensors, metadata={"tree": json.dumps(tree)}))
-    index = {"checkpoints": [{"file": path.name, "sha256": file_checksum(path)}]}
-    if (folder / "index.json").exists():
-        earlier = read_json(folder / "index.json")["checkpoints"]
-        index["checkpoints"] += [c for c in earlier if c["file"] != path.name]
-    index["checkpoints"], old = index["checkpoints"][:keep], index["checkpoints"][keep:]
-    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
-    for entry in old:
-        (folder / entry["file"]).unlink(missing_ok=True)
-
-
-def restore(folder: Path, parts: dict[str, Any]) -> int:
-    """Loads the newest intact checkpoint into `parts`; returns its step, 0 when there is none.
-
-    A damaged newest checkpoint is passed over with a warning on stderr. Restores the random state.
-
-    Raises:
-        ValueError: when checkpoints are listed but every one is damaged.
-    """
-    from safetensors import safe_open
-    if not (folder / "index.json").exists():
-        return 0
-    entries = read_json(folder / "index.json").get("checkpoints", [])
-    for entry in entries:
-        path = folder / str(entry.get("file"))
-        if not path.is_file() or file_checksum(path) != entry.get("sha256"):
-            print(f"warning: checkpoint {path} is missing or damaged; trying the one before",
-                  file=sys.stderr)
-            continue
-        with safe_open(path, "pt") as file:
-            tree = json.loads(file.metadata()["tree"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-        state = unflatten_state(tree, tensors)
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        rng = state["rng"]
-        torch.set_rng_state(rng["torch"])
-        python = json.loads(rng["python"])
-        random.setstate((python[0], tuple(python[1]), python[2]))
-        np.random.set_state(tuple(json.loads(rng["numpy"])))
-        return state["step"]
-    raise ValueError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
+# ------------------------------------------------------------------------- stopping, folder and log
 
 
 class StopSignal:
@@ -264,13 +182,10 @@ class StopSignal:
         self._put_back()
 
     def exit_if_received(self, out: Path) -> None:
-        """Leaves with the conventional code (128 + signal) once a signal came; the state is saved."""
+        """Leaves with code 128 + signal once a signal came; the state is saved by then."""
         if self.received:
             print(f"stopped; everything is saved: go on with --resume --out {out}", file=sys.stderr)
             raise SystemExit(128 + self.received)
-
-
-# ------------------------------------------------------------------------------------ folder and log
 
 
 def prepare_folder(out: str | os.PathLike, *, overwrite: bool, resume: bool) -> Path:
@@ -284,11 +199,15 @@ def prepare_folder(out: str | os.PathLike, *, overwrite: bool, resume: bool) -> 
         raise ValueError(f"{out} is a file, expected a folder for the run: choose another --out")
     if out.is_dir() and any(out.iterdir()) and not resume:
         if not overwrite:
-            raise ValueError(f"{out} already holds a run: add --resume to go on with it, "
-                             f"--overwrite to replace it, or choose another --out")
+            raise ValueError(
+                f"{out} already holds a run: add --resume to go on with it, "
+                f"--overwrite to replace it, or choose another --out"
+            )
         if not (out / "run.json").exists():
-            raise ValueError(f"{out} is not a folder that a varmini run wrote (no run.json in it), "
-                             f"so --overwrite leaves it alone: choose another --out")
+            raise ValueError(
+                f"{out} is not a folder that a varmini run wrote (no run.json in it), "
+                f"so --overwrite leaves it alone: choose another --out"
+            )
         for name in ("log.csv", "run.json", "config.json", "model.safetensors"):
             (out / name).unlink(missing_ok=True)
         for path in (out / "state").glob("*"):
@@ -302,26 +221,42 @@ def prepare_folder(out: str | os.PathLike, *, overwrite: bool, resume: bool) -> 
 
 def provenance() -> dict[str, Any]:
     """Where a result comes from: command, commit, date, hardware, versions, threads, precision."""
+
     def ask(*command: str) -> str:
         here = Path(__file__).resolve().parent
         done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
+
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
-                 if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     commit = ask("git", "rev-parse", "--short=12", "HEAD")
     if commit and ask("git", "status", "--porcelain", "--", "*.py"):
         commit += " with uncommitted changes"
-    command = " ".join(["varmini" if Path(sys.argv[0]).stem in ("varmini", "__main__")
-                        else Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"command": command, "commit": commit or "unknown",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "hardware": f"{cpu}, {os.cpu_count()} cores" + (
-                f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-            "threads": torch.get_num_threads(), "precision": str(precision()).split(".")[1],
-            "torch": torch.__version__, "python": platform.python_version()}
+    command = " ".join(
+        [
+            "varmini"
+            if Path(sys.argv[0]).stem in ("varmini", "__main__")
+            else Path(sys.argv[0]).name,
+            *sys.argv[1:],
+        ]
+    )
+    return {
+        "command": command,
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": f"{cpu}, {os.cpu_count()} cores"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "threads": torch.get_num_threads(),
+        "precision": str(precision()).split(".")[1],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 class Run:
@@ -343,8 +278,12 @@ class Run:
             if (out / "run.json").exists():
                 sessions = read_json(out / "run.json")["sessions"]
         sessions.append({"from_step": start_step} | provenance())
-        write_atomic(out / "run.json", json.dumps(
-            {"config": dataclasses.asdict(config), "sessions": sessions}, indent=1).encode())
+        write_atomic(
+            out / "run.json",
+            json.dumps(
+                {"config": dataclasses.asdict(config), "sessions": sessions}, indent=1
+            ).encode(),
+        )
         self.begin = time.perf_counter()
 
     def log(self, step: int, images: int, values: dict[str, float | None]) -> None:
@@ -364,4 +303,5 @@ class Run:
 def progress(steps: Iterable[int], name: str) -> Any:
     """A tqdm bar over `steps` that redraws at most twice a second."""
     from tqdm.auto import tqdm
+
     return tqdm(steps, desc=name, unit="step", mininterval=0.5, dynamic_ncols=True, leave=True)

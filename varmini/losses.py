@@ -31,8 +31,10 @@ class PerceptualLoss(nn.Module):
             wanted = self.classifier.feature_maps(targets.expand(-1, channels, -1, -1))
         seen = self.classifier.feature_maps(images.expand(-1, channels, -1, -1))
         # The stem's map is left out: it is little more than the pixels, and the largest of all.
-        distances = [2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean()
-                     for a, b in zip(seen[1:], wanted[1:])]
+        distances = [
+            2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean()
+            for a, b in zip(seen[1:], wanted[1:])
+        ]
         return torch.stack(distances).mean()
 
 

@@ -98,7 +98,7 @@ def to_official(tok: MultiScaleVQVAE | None, var: VAR | None) -> tuple[State | N
         if config.patch != 1:
             raise ValueError(f"patch is {config.patch}, expected 1: the official tokenizer has no "
                              f"pixel folding, so this model cannot be written under its names")
-        # Four phis for four scales are either of two layouts with equal results: the default one then.
+        # Four phis for four scales fit two layouts with equal results: write the default one then.
         n = config.num_phi
         phi = "qresi" if n == 1 else "{}" if n == len(tok.schedule) and n != 4 else "qresi_ls.{}"
         vae_state = _copies(_tokenizer_views(tok.state_dict(), config, PHI + phi))
@@ -119,7 +119,7 @@ def _copies(views: State) -> State:
 # ------------------------------------------------------------------------------ the tables of names
 
 def _tokenizer_views(own: State, config: TokenizerConfig, phi: str) -> State:
-    """Official name -> our tensor; `phi` is the official name of a phi, {} standing for its number."""
+    """Official name -> our tensor; `phi` is the official name of a phi, {} being its number."""
     levels, attention = len(config.multipliers), config.attention
     names = {"pre_quant": "quant_conv", "post_quant": "post_quant_conv",
              "quantizer.codebook": "quantize.embedding"}
@@ -202,7 +202,7 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         num_res_blocks=max(given.number(f"encoder.down.{i}.block.") for i in range(levels)),
         attention=any(".attn" in name for name in given.state), num_phi=num_phi, lookup=lookup)
     views = partial(_tokenizer_views, config=config, phi=PHI + phi)
-    return given.fill(MultiScaleVQVAE, config, views).to(memory_format=torch.channels_last)
+    return given.fill(MultiScaleVQVAE, config, views)
 
 
 def _load_var(given: _Checkpoint, schedule: ScaleSchedule, heads: int | None) -> VAR:

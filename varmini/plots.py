@@ -89,7 +89,8 @@ def _sheet(
     top = edge + (52 if title else 0) + (line if headings else 0)
     full_h, full_w = sheet.shape[0] + top + edge, sheet.shape[1] + 2 * edge
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(full_w / DPI, full_h / DPI))
+        # matplotlib cuts sizes down to whole pixels, so stay safely above one.
+        figure = plt.figure(figsize=((full_w + 0.01) / DPI, (full_h + 0.01) / DPI))
         place = (edge, edge, sheet.shape[1], sheet.shape[0])
         axes = figure.add_axes(tuple(np.array(place) / (full_w, full_h, full_w, full_h)))
         axes.imshow(sheet, interpolation="nearest", aspect="auto")
@@ -127,8 +128,9 @@ def save(figure: Figure, path: Path) -> tuple[int, int]:
     figure.savefig(content, format="png")
     write_atomic(Path(path), content.getvalue())
     plt.close(figure)
-    width, height = (figure.get_size_inches() * figure.dpi).round().astype(int)
-    return int(width), int(height)
+    # A PNG's header holds its size, in the bytes 16 to 23.
+    width, height = np.frombuffer(content.getvalue()[16:24], ">u4").tolist()
+    return width, height
 
 
 def image_grid(

@@ -143,29 +143,72 @@ class Preset:
 
 def var_of_depth(depth: int, **changes) -> VARConfig:
     """The paper's one dial: width 64 d, d heads, drop path 0.1 d / 24 (section 3.2)."""
-    return replace(VARConfig(depth=depth, width=64 * depth, heads=depth, drop_path=0.1 * depth / 24),
-                   **changes)
+    return replace(
+        VARConfig(depth=depth, width=64 * depth, heads=depth, drop_path=0.1 * depth / 24), **changes
+    )
 
 
 PRESETS: dict[str, Preset] = {
     "fashion": Preset(
         tokenizer=TokenizerTraining(
-            data="fashion-subset", images=100_000, batch_size=128, perceptual_network="",
-            model=TokenizerConfig(sizes=(1, 2, 3, 4), image_channels=1, vocab_size=256,
-                                  code_channels=16, width=32, multipliers=(1, 2, 2), patch=2,
-                                  num_res_blocks=1, attention=False)),
+            data="fashion-subset",
+            images=100_000,
+            batch_size=128,
+            perceptual_network="fashion",
+            model=TokenizerConfig(
+                sizes=(1, 2, 3, 4),
+                image_channels=1,
+                vocab_size=256,
+                code_channels=16,
+                width=32,
+                multipliers=(1, 2, 2),
+                patch=2,
+                num_res_blocks=1,
+                attention=False,
+            ),
+        ),
         var=VARTraining(
-            data="fashion-subset", tokenizer="fashion", images=100_000, batch_size=128,
-            model=VARConfig(depth=6, width=192, heads=6, init_gamma=0.1))),
+            data="fashion-subset",
+            tokenizer="fashion",
+            images=100_000,
+            batch_size=128,
+            model=VARConfig(depth=6, width=192, heads=6, init_gamma=0.1),
+        ),
+        classifier=ClassifierTraining(
+            data="fashion",
+            model=ClassifierConfig(image_channels=1, widths=(24, 48, 96)),
+            epochs=5,
+            seed=1,
+        ),
+    ),
     "cifar10": Preset(
         tokenizer=TokenizerTraining(
-            data="cifar10", images=250_000, batch_size=64, perceptual=0.1, lr=7e-4, log_every=125,
-            model=TokenizerConfig(sizes=(1, 2, 3, 5, 8), vocab_size=1024, code_channels=8, width=64,
-                                  multipliers=(1, 2), patch=2, num_res_blocks=1)),
+            data="cifar10",
+            images=250_000,
+            batch_size=64,
+            perceptual=0.1,
+            lr=7e-4,
+            log_every=125,
+            model=TokenizerConfig(
+                sizes=(1, 2, 3, 5, 8),
+                vocab_size=1024,
+                code_channels=8,
+                width=64,
+                multipliers=(1, 2),
+                patch=2,
+                num_res_blocks=1,
+            ),
+        ),
         var=VARTraining(
-            data="cifar10", tokenizer="cifar10", images=600_000, batch_size=128,
-            compile=True, model=VARConfig(depth=8, width=256, heads=8, init_gamma=0.1)),
-        classifier=ClassifierTraining()),
+            data="cifar10",
+            tokenizer="cifar10",
+            images=600_000,
+            batch_size=128,
+            compile=True,
+            model=VARConfig(depth=8, width=256, heads=8, init_gamma=0.1),
+        ),
+        classifier=ClassifierTraining(),
+    ),
 }
 """Ready-made runs by name."""
 

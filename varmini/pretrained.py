@@ -60,22 +60,29 @@ def resolve_folder(name: str | os.PathLike, kind: str) -> Path:
     if (shipped / "config.json").is_file():
         return shipped
     if folder.is_dir():
-        raise ValueError(f"{folder} holds no config.json: give the folder that a training run wrote "
-                         f"(config.json and model.safetensors)")
+        raise ValueError(
+            f"{folder} holds no config.json: give the folder that a training run wrote "
+            f"(config.json and model.safetensors)"
+        )
     known = sorted(p.parent.parent.name for p in SHIPPED.glob(f"*/{kind}/config.json"))
     if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         return _from_hub(str(name), kind)
-    raise ValueError(f"no {kind} named {str(name)!r}: expected a folder with config.json, a hub id "
-                     f"user/repo, or a shipped name ({', '.join(known) or 'none in this checkout'})")
+    raise ValueError(
+        f"no {kind} named {str(name)!r}: expected a folder with config.json, a hub id "
+        f"user/repo, or a shipped name ({', '.join(known) or 'none in this checkout'})"
+    )
 
 
 def _from_hub(repo: str, kind: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(repo, allow_patterns=["config.json", "model.safetensors"]))
     except Exception as error:  # the hub client raises many kinds; all mean the same to a reader
-        raise ValueError(f"could not load the {kind} {repo!r}: no such folder here, and the hub "
-                         f"answered {type(error).__name__}; download it and give its folder") from None
+        raise ValueError(
+            f"could not load the {kind} {repo!r}: no such folder here, and the hub "
+            f"answered {type(error).__name__}; download it and give its folder"
+        ) from None
 
 
 def build_config(cls: type, values: dict[str, Any], source: str = "config") -> Any:
@@ -85,22 +92,27 @@ def build_config(cls: type, values: dict[str, Any], source: str = "config") -> A
         ValueError: on an unknown or missing key, naming it and its nearest relative.
     """
     import difflib
+
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            raise ValueError(f"{source}: unknown key {key!r} for {cls.__name__}"
-                             + (f"; did you mean {near[0]!r}?" if near else
-                                f"; known keys: {', '.join(fields)}"))
+            raise ValueError(
+                f"{source}: unknown key {key!r} for {cls.__name__}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}")
+            )
     for name, field in fields.items():
-        required = (field.default is dataclasses.MISSING
-                    and field.default_factory is dataclasses.MISSING)
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             raise ValueError(f"{source}: missing key {name!r} for {cls.__name__}")
     try:
         return cls(**{k: _as_tuple(v) for k, v in values.items()})
     except TypeError as error:
-        raise ValueError(f"{source}: a value of the wrong type for {cls.__name__}: {error}") from None
+        raise ValueError(
+            f"{source}: a value of the wrong type for {cls.__name__}: {error}"
+        ) from None
 
 
 def _as_tuple(value: Any) -> Any:
@@ -112,8 +124,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): restore the file or "
-                         f"train again") from None
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}): restore the file or train again"
+        ) from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, expected a JSON object")
     return values
@@ -123,11 +136,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Reads a safetensors file, or raises a ValueError that names it."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): copy it again or resume the "
-                         f"training that wrote it") from None
+        raise ValueError(
+            f"{path} is missing or damaged ({error}): copy it again or resume the "
+            f"training that wrote it"
+        ) from None
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
@@ -135,20 +151,24 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: str
     own = model.state_dict()
     problems = [f"missing {k}" for k in own if k not in tensors]
     problems += [f"unknown {k}" for k in tensors if k not in own]
-    problems += [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}"
-                 for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    problems += [
+        f"{k} is {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own
+        if k in tensors and own[k].shape != tensors[k].shape
+    ]
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(f"{source} does not fit this {type(model).__name__}: "
-                         + "; ".join(problems[:8]) + more)
+        raise ValueError(
+            f"{source} does not fit this {type(model).__name__}: " + "; ".join(problems[:8]) + more
+        )
     model.load_state_dict(tensors)
 
 
 class Pretrained:
     """Mixin that gives a module `save_pretrained` and `from_pretrained`.
 
-    The module keeps its configuration, a dataclass of type `config_class`, in `self.config`, and can
-    be rebuilt by `cls(config)`.
+    The module keeps its configuration, a dataclass of type `config_class`, in `self.config`, and
+    can be rebuilt by `cls(config)`.
     """
 
     config_class: ClassVar[type]
@@ -162,10 +182,15 @@ class Pretrained:
                 None keeps each tensor's own.
         """
         from safetensors.torch import save
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.detach().to("cpu", dtype if dtype and v.is_floating_point() else v.dtype)
-                   .contiguous() for k, v in self.state_dict().items()}
+        tensors = {
+            k: v.detach()
+            .to("cpu", dtype if dtype and v.is_floating_point() else v.dtype)
+            .contiguous()
+            for k, v in self.state_dict().items()
+        }
         write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
         config = {"format": FORMAT_VERSION, "kind": self.kind} | dataclasses.asdict(self.config)
         write_atomic(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
@@ -187,10 +212,15 @@ class Pretrained:
         if kind != cls.kind:
             raise ValueError(f"{folder}/config.json is of kind {kind!r}, expected {cls.kind!r}")
         if version != FORMAT_VERSION:
-            raise ValueError(f"{folder}/config.json has format {version!r}, this varmini reads "
-                             f"{FORMAT_VERSION}: update varmini or export the model again")
+            raise ValueError(
+                f"{folder}/config.json has format {version!r}, this varmini reads "
+                f"{FORMAT_VERSION}: update varmini or export the model again"
+            )
         model = cls(build_config(cls.config_class, values, f"{folder}/config.json"))
         tensors = read_tensors(folder / "model.safetensors")
-        load_tensors(model, {k: v.float() if v.is_floating_point() else v
-                             for k, v in tensors.items()}, f"{folder}/model.safetensors")
+        load_tensors(
+            model,
+            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()},
+            f"{folder}/model.safetensors",
+        )
         return model.eval()

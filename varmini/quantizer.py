@@ -1,4 +1,4 @@
-"""The multi-scale residual quantizer: Algorithms 1 and 2 of the VAR paper, and their training loss."""
+"""The multi-scale residual quantizer: Algorithms 1 and 2 of the VAR paper, and their loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Quantized:
 
 
 class Phi(nn.Conv2d):
-    """phi(h) = (1 - s) h + s conv3x3(h): a learned touch-up after upsampling (Algorithm 1, line 8)."""
+    """phi(h) = (1 - s) h + s conv3x3(h): a touch-up after upsampling (Algorithm 1, line 8)."""
 
     def __init__(self, channels: int, strength: float) -> None:
         super().__init__(channels, channels, 3, padding=1)
@@ -42,8 +42,8 @@ class Phi(nn.Conv2d):
 class MultiScaleQuantizer(nn.Module):
     """Turns a feature map into K token maps, each coding what the coarser ones left over.
 
-    One codebook serves all scales. All arithmetic runs in float32, also under autocast: the residual
-    shrinks from scale to scale, and bfloat16 would change tokens.
+    One codebook serves all scales. All arithmetic runs in float32, also under autocast: the
+    residual shrinks from scale to scale, and bfloat16 would change tokens.
 
     Args:
         schedule: the sizes of the token maps; the last is the size of the feature map.
@@ -58,14 +58,25 @@ class MultiScaleQuantizer(nn.Module):
         ValueError: when an argument is out of range.
     """
 
-    def __init__(self, schedule: ScaleSchedule, vocab_size: int, channels: int, *, num_phi: int = 4,
-                 phi_strength: float = 0.5, beta: float = 0.25, lookup: str = "euclidean") -> None:
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        vocab_size: int,
+        channels: int,
+        *,
+        num_phi: int = 4,
+        phi_strength: float = 0.5,
+        beta: float = 0.25,
+        lookup: str = "euclidean",
+    ) -> None:
         super().__init__()
         if lookup not in ("euclidean", "cosine"):
             raise ValueError(f"lookup is {lookup!r}, expected 'euclidean' or 'cosine'")
         if vocab_size < 1 or channels < 1 or num_phi < 0:
-            raise ValueError(f"vocab_size={vocab_size}, channels={channels}, num_phi={num_phi}: "
-                             f"expected at least 1, 1 and 0")
+            raise ValueError(
+                f"vocab_size={vocab_size}, channels={channels}, num_phi={num_phi}: "
+                f"expected at least 1, 1 and 0"
+            )
         self.schedule, self.vocab_size, self.channels = schedule, vocab_size, channels
         self.beta, self.lookup = beta, lookup
         self.codebook = nn.Embedding(vocab_size, channels)
@@ -78,7 +89,7 @@ class MultiScaleQuantizer(nn.Module):
     def phi_index(self, k: int) -> int:
         """Which phi serves scale k (from 0): the one whose tick lies nearest to k / (K - 1)."""
         n, last = len(self.phis), len(self.schedule) - 1
-        # The official code spaces four phis by thirds and any other number by halves. Ties (k = 2 of
+        # The official code spaces four phis by thirds, any other number by halves. Ties (k = 2 of
         # ten scales) are decided by rounding, so this must be its very arithmetic, in numpy.
         edge = 1 / 3 / n if n == 4 else 1 / 2 / n
         return int(np.abs(np.linspace(edge, 1 - edge, n) - (k / last if last else 0.0)).argmin())
@@ -99,7 +110,7 @@ class MultiScaleQuantizer(nn.Module):
         return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes
 
     def down(self, f: Tensor, k: int) -> Tensor:
-        """Averages a full-size map down to the grid of scale k: (B, C, H, W) -> (B, C, h_k, w_k)."""
+        """Averages a full-size map down to scale k's grid: (B, C, H, W) -> (B, C, h_k, w_k)."""
         if self.schedule.grids[k] == self.schedule.grids[-1]:
             return f
         return F.interpolate(f, size=self.schedule.grids[k], mode="area")
@@ -147,7 +158,7 @@ class MultiScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def teacher_inputs(self, tokens: Sequence[Tensor]) -> Tensor:
-        """The transformer's input in training: f_hat of the scales before, averaged down to the next.
+        """The transformer's input in training: f_hat of the scales before, at the next one's size.
 
         Args:
             tokens: the pyramid of the true image.
@@ -178,20 +189,24 @@ class MultiScaleQuantizer(nn.Module):
         """
         tokens, f_hats = self._residual_pass(f)
         f32, target = f.float(), f.detach().float()
-        loss = sum(F.mse_loss(f_hat, target) + self.beta * F.mse_loss(f32, f_hat.detach())
-                   for f_hat in f_hats) / len(f_hats)
+        loss = sum(
+            F.mse_loss(f_hat, target) + self.beta * F.mse_loss(f32, f_hat.detach())
+            for f_hat in f_hats
+        ) / len(f_hats)
         straight_through = f32 + (f_hats[-1] - f32).detach()
-        seen = [torch.zeros(self.vocab_size, device=f.device).index_fill_(0, t.flatten(), 1.0).mean()
-                for t in tokens]
+        seen = [
+            torch.zeros(self.vocab_size, device=f.device).index_fill_(0, t.flatten(), 1.0).mean()
+            for t in tokens
+        ]
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
 
     def diversity(self, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
         """How far the scales are from using all codes alike: sum_k w_k (log V - H(mean p_k)).
 
-        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to
-        the nearest one; H is the entropy of its mean over the batch. A scale weighs w_k ~ 1 / h_k w_k,
-        because it is the coarse ones that collapse to few codes. The entropy term of methods such as
-        MAGVIT-v2, here a scale; not in the paper. Gradients reach f alone.
+        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance
+        to the nearest one; H is the entropy of its mean over the batch. A scale weighs in by the
+        inverse of its tokens, because it is the coarse ones that collapse to few codes. An entropy
+        term as in MAGVIT-v2, here a scale; not in the paper. Gradients reach f alone.
 
         Args:
             f: (B, C, H, W) features with gradient.
@@ -222,8 +237,10 @@ class MultiScaleQuantizer(nn.Module):
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""
         expected = (self.channels, *self.schedule.grids[-1])
         if f.ndim != 4 or tuple(f.shape[1:]) != expected:
-            raise ValueError(f"features have shape {tuple(f.shape)}, expected (B, {expected[0]}, "
-                             f"{expected[1]}, {expected[2]}): the schedule must end at their size")
+            raise ValueError(
+                f"features have shape {tuple(f.shape)}, expected (B, {expected[0]}, "
+                f"{expected[1]}, {expected[2]}): the schedule must end at their size"
+            )
         tokens, f_hats = [], []
         with torch.autocast(f.device.type, enabled=False):
             rest = f.detach().float()
@@ -241,17 +258,19 @@ class MultiScaleQuantizer(nn.Module):
     def residuals(self, f: Tensor) -> list[Tensor]:
         """The vectors that each scale looks up, K tensors (B h_k w_k, C): down(R_k) as rows."""
         f_hats = [torch.zeros_like(f, dtype=torch.float32), *self._residual_pass(f)[1][:-1]]
-        return [self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
-                for k, f_hat in enumerate(f_hats)]
+        return [
+            self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
+            for k, f_hat in enumerate(f_hats)
+        ]
 
 
 class CodeRevival:
     """Keeps every code alive: a code that no token has used for long is moved onto live data.
 
-    A code's use is an exponential average of its share of the tokens, counted for each scale. A code
-    whose best scale falls below `threshold` times an even share is replaced by a vector that some
-    scale had to look up; scales take turns by how little of the codebook they use, because it is the
-    coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
+    A code's use is an exponential average of its share of the tokens, counted for each scale. A
+    code whose best scale falls below `threshold` times an even share is replaced by a vector that some
+    scale had to look up; scales take turns by how little of the codebook they use, because it is
+    the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
 
     Args:
         quantizer: whose codebook is watched.
@@ -259,8 +278,9 @@ class CodeRevival:
         threshold: share of an even split (1 / V) under which a code counts as dead.
     """
 
-    def __init__(self, quantizer: MultiScaleQuantizer, decay: float = 0.98,
-                 threshold: float = 0.03) -> None:
+    def __init__(
+        self, quantizer: MultiScaleQuantizer, decay: float = 0.98, threshold: float = 0.03
+    ) -> None:
         self.quantizer, self.decay, self.threshold = quantizer, decay, threshold
         scales, codes = len(quantizer.schedule), quantizer.vocab_size
         self.share = torch.full((scales, codes), 1.0 / codes)

@@ -57,11 +57,16 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = logits.softmax(-1).cumsum(-1)
     # Scaled by the total, which rounding leaves near 1; a ruled-out token has no share to hit.
     threshold = uniform[..., None] * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(
-        max=logits.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, threshold, right=True)
+        .squeeze(-1)
+        .clamp(max=logits.shape[-1] - 1)
+    )
 
 
-def guide(conditional: Tensor, unconditional: Tensor, k: int, num_scales: int, cfg: float) -> Tensor:
+def guide(
+    conditional: Tensor, unconditional: Tensor, k: int, num_scales: int, cfg: float
+) -> Tensor:
     """Classifier-free guidance with VAR's ramp over the scales.
 
     t = cfg k / (K - 1), with k from 0;  logits = (1 + t) conditional - t unconditional.
@@ -95,13 +100,17 @@ class _Noise:
     def __init__(self, seed: int | None, first: int, count: int, device: torch.device) -> None:
         base = torch.seed() if seed is None else seed
         # A large odd stride keeps the streams of (seed, image) pairs apart.
-        self.generators = [torch.Generator().manual_seed((base * 1_000_003 + first + i) % 2**63)
-                           for i in range(count)]
+        self.generators = [
+            torch.Generator().manual_seed((base * 1_000_003 + first + i) % 2**63)
+            for i in range(count)
+        ]
         self.device = device
 
     def uniform(self, *shape: int) -> Tensor:
         """(count, *shape) numbers, uniform in [0, 1)."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(
+            self.device
+        )
 
     def gumbel(self, *shape: int) -> Tensor:
         """(count, *shape) standard Gumbel numbers, -log(-log u)."""
@@ -110,10 +119,19 @@ class _Noise:
 
 
 @torch.no_grad()
-def sample(var: VAR, tok: MultiScaleVQVAE, labels: Tensor | Sequence[int], *, cfg: float = 1.5,
-           top_k: int = 900, top_p: float = 0.96, seed: int | None = None, smooth: bool = False,
-           return_tokens: bool = False, batch_size: int | None = None,
-           ) -> Tensor | tuple[Tensor, list[Tensor]]:
+def sample(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    labels: Tensor | Sequence[int],
+    *,
+    cfg: float = 1.5,
+    top_k: int = 900,
+    top_p: float = 0.96,
+    seed: int | None = None,
+    smooth: bool = False,
+    return_tokens: bool = False,
+    batch_size: int | None = None,
+) -> Tensor | tuple[Tensor, list[Tensor]]:
     """Draws one picture a label, coarse to fine, one step a scale (VAR, section 3.2).
 
     Image i draws from its own random stream, a function of (seed, i) alone, so a batch may be split
@@ -150,9 +168,17 @@ def sample(var: VAR, tok: MultiScaleVQVAE, labels: Tensor | Sequence[int], *, cf
     return images, [torch.cat(tokens[k::scales]) for k in range(scales)]
 
 
-def generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: int, top_p: float,
-             noise: _Noise, smooth: bool = False, replace=None,
-             ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def generate(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    labels: Tensor,
+    cfg: float,
+    top_k: int,
+    top_p: float,
+    noise: _Noise,
+    smooth: bool = False,
+    replace=None,
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """The sampling loop itself: yields (k, codes, tokens, f_hat) after every scale.
 
     Args:
@@ -162,10 +188,15 @@ def generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: 
     """
     quantizer, batch, scales = tok.quantizer, len(labels), len(tok.schedule)
     guided = cfg != 0
-    both = torch.cat([labels, torch.full_like(labels, var.config.num_classes)]) if guided else labels
+    both = (
+        torch.cat([labels, torch.full_like(labels, var.config.num_classes)]) if guided else labels
+    )
     x, modulations, head = var.condition(both)
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) \
+    dtype = (
+        torch.get_autocast_dtype(x.device.type)
+        if torch.is_autocast_enabled(x.device.type)
         else torch.float32
+    )
     cache = KVCache(var, len(both), dtype)
     f_hat = torch.zeros(batch, quantizer.channels, *tok.schedule.grids[-1], device=x.device)
     for k, (h, w) in enumerate(tok.schedule.grids):
@@ -176,8 +207,9 @@ def generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: 
         tokens = draw(logits, noise.uniform(h * w)).view(batch, h, w)
         codes = quantizer.embed(tokens)
         if smooth:
-            mixed = smoothed(logits, noise.gumbel(h * w, tok.vocab_size),
-                             quantizer.codebook.weight, k, scales)
+            mixed = smoothed(
+                logits, noise.gumbel(h * w, tok.vocab_size), quantizer.codebook.weight, k, scales
+            )
             codes = mixed.transpose(1, 2).unflatten(2, (h, w))
         if replace is not None:
             codes = replace(k, codes, f_hat)
@@ -188,15 +220,27 @@ def generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: 
             x = torch.cat([x, x]) if guided else x
 
 
-def _parts(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: int, top_p: float,
-           seed: int | None, batch_size: int | None) -> Iterator[tuple[int, Tensor]]:
+def _parts(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    labels: Tensor,
+    cfg: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    batch_size: int | None,
+) -> Iterator[tuple[int, Tensor]]:
     """Checks the arguments, then yields (number of the first image, labels) of every part."""
-    if var.schedule != tok.schedule or var.config.vocab_size != tok.vocab_size \
-            or var.config.code_channels != tok.config.code_channels:
+    if (
+        var.schedule != tok.schedule
+        or var.config.vocab_size != tok.vocab_size
+        or var.config.code_channels != tok.config.code_channels
+    ):
         raise ValueError(
             f"the transformer reads {var.schedule}, {var.config.vocab_size} codes of "
             f"{var.config.code_channels} channels, but the tokenizer writes {tok.schedule}, "
-            f"{tok.vocab_size} codes of {tok.config.code_channels}: load a pair trained together")
+            f"{tok.vocab_size} codes of {tok.config.code_channels}: load a pair trained together"
+        )
     if var.training or tok.training:
         raise ValueError("a model is in training mode: call .eval() on both before sampling")
     if not 0 <= cfg < float("inf"):
@@ -212,14 +256,24 @@ def _parts(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, cfg: float, top_k: in
     elif batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
     for first in range(0, max(1, len(labels)), batch_size):
-        yield first, labels[first:first + batch_size]
+        yield first, labels[first : first + batch_size]
 
 
 @torch.no_grad()
-def inpaint(var: VAR, tok: MultiScaleVQVAE, images: Tensor, mask: Tensor,
-            labels: Tensor | Sequence[int] | None = None, *, cfg: float = 1.5, top_k: int = 900,
-            top_p: float = 0.96, seed: int | None = None, smooth: bool = False,
-            batch_size: int | None = None) -> Tensor:
+def inpaint(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    images: Tensor,
+    mask: Tensor,
+    labels: Tensor | Sequence[int] | None = None,
+    *,
+    cfg: float = 1.5,
+    top_k: int = 900,
+    top_p: float = 0.96,
+    seed: int | None = None,
+    smooth: bool = False,
+    batch_size: int | None = None,
+) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
     The paper's protocol (section 5.2): at every scale all tokens are drawn as usual, then the codes
@@ -239,11 +293,15 @@ def inpaint(var: VAR, tok: MultiScaleVQVAE, images: Tensor, mask: Tensor,
         ValueError: on a mask of another shape or type, and as `sample` does.
     """
     tok.check_images(images)
-    if mask.dtype != torch.bool or mask.shape not in (images.shape[2:],
-                                                      images.shape[:1] + images.shape[2:]):
-        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}, expected bool "
-                         f"{tuple(images.shape[2:])} or {(len(images), *images.shape[2:])}, True "
-                         f"where a picture is to be drawn")
+    if mask.dtype != torch.bool or mask.shape not in (
+        images.shape[2:],
+        images.shape[:1] + images.shape[2:],
+    ):
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, expected bool "
+            f"{tuple(images.shape[2:])} or {(len(images), *images.shape[2:])}, True "
+            f"where a picture is to be drawn"
+        )
     keep = (~mask).float().expand(len(images), *images.shape[2:])[:, None]
     if labels is None:
         labels = torch.full((len(images),), var.config.num_classes)

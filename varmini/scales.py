@@ -14,9 +14,9 @@ Size = int | tuple[int, int]
 class ScaleSchedule:
     """The sizes of the K token maps, coarse to fine, and all that follows from them.
 
-    Every question of the kind "which token belongs to which scale" is answered here. A token pyramid
-    is a list of K LongTensors, the k-th (B, h_k, w_k); flattened, it is (B, L), scale after scale and
-    row by row inside a scale (VAR, section 3.2).
+    Every question of the kind "which token belongs to which scale" is answered here. A token
+    pyramid is a list of K LongTensors, the k-th (B, h_k, w_k); flattened, it is (B, L), scale after
+    scale and row by row inside a scale (VAR, section 3.2).
 
     Args:
         sizes: one entry a scale: a side, or a pair (height, width). Neither may shrink.
@@ -31,8 +31,10 @@ class ScaleSchedule:
             raise ValueError("sizes is empty, expected at least one scale, for example (1, 2, 4)")
         for (h, w), (next_h, next_w) in zip(self.grids, self.grids[1:]):
             if next_h < h or next_w < w:
-                raise ValueError(f"scale {next_h}x{next_w} is smaller than {h}x{w} before it: "
-                                 f"order the sizes from coarse to fine")
+                raise ValueError(
+                    f"scale {next_h}x{next_w} is smaller than {h}x{w} before it: "
+                    f"order the sizes from coarse to fine"
+                )
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -84,12 +86,15 @@ class ScaleSchedule:
             ValueError: when the sequence does not hold L tokens.
         """
         if sequence.ndim != 2 or sequence.shape[1] != self.num_tokens:
-            raise ValueError(f"sequence has shape {tuple(sequence.shape)}, expected "
-                             f"(B, {self.num_tokens}) for {self}")
+            raise ValueError(
+                f"sequence has shape {tuple(sequence.shape)}, expected "
+                f"(B, {self.num_tokens}) for {self}"
+            )
         return [sequence[:, part].unflatten(1, grid) for part, grid in zip(self.slices, self.grids)]
 
-    def check(self, tokens: Sequence[Tensor], vocab_size: int | None = None,
-              num_scales: int | None = None) -> None:
+    def check(
+        self, tokens: Sequence[Tensor], vocab_size: int | None = None, num_scales: int | None = None
+    ) -> None:
         """Raises a ValueError unless `tokens` is a pyramid of this schedule.
 
         Args:
@@ -98,19 +103,28 @@ class ScaleSchedule:
         """
         expected = len(self) if num_scales is None else num_scales
         if isinstance(tokens, Tensor) or len(tokens) != expected:
-            given = f"a tensor {tuple(tokens.shape)}" if isinstance(tokens, Tensor) \
+            given = (
+                f"a tensor {tuple(tokens.shape)}"
+                if isinstance(tokens, Tensor)
                 else f"{len(tokens)} maps"
+            )
             raise ValueError(f"tokens are {given}, expected a list of {expected} maps for {self}")
         for k, (map_, (h, w)) in enumerate(zip(tokens, self.grids), start=1):
             if map_.ndim != 3 or tuple(map_.shape[1:]) != (h, w):
-                raise ValueError(f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})")
+                raise ValueError(
+                    f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})"
+                )
             if map_.dtype != torch.long:
-                raise ValueError(f"token map {k} is {map_.dtype}, expected torch.int64: use .long()")
+                raise ValueError(
+                    f"token map {k} is {map_.dtype}, expected torch.int64: use .long()"
+                )
             if vocab_size is not None and map_.numel():
                 low, high = int(map_.min()), int(map_.max())
                 if low < 0 or high >= vocab_size:
-                    raise ValueError(f"token map {k} holds {low if low < 0 else high}, expected "
-                                     f"tokens in [0, {vocab_size})")
+                    raise ValueError(
+                        f"token map {k} holds {low if low < 0 else high}, expected "
+                        f"tokens in [0, {vocab_size})"
+                    )
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -126,8 +140,13 @@ class ScaleSchedule:
 
 
 def _grid(size: Size) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size) \
-        if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    pair = (
+        (size, size)
+        if isinstance(size, int)
+        else tuple(size)
+        if isinstance(size, Sequence) and not isinstance(size, str)
+        else ()
+    )
     if len(pair) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in pair):
         raise ValueError(f"scale size {size!r} is not a positive integer or a pair of them")
     return pair

@@ -30,10 +30,10 @@ def accuracy(model: Classifier, dataset, batch_size: int = 500) -> float:
     model.eval()
     right = 0
     for start in range(0, len(dataset), batch_size):
-        images = to_float(dataset.images[start:start + batch_size])
+        images = to_float(dataset.images[start : start + batch_size])
         with autocast():
             guess = model(images).argmax(1)
-        right += int((guess == dataset.labels[start:start + batch_size]).sum())
+        right += int((guess == dataset.labels[start : start + batch_size]).sum())
     return right / len(dataset)
 
 
@@ -52,12 +52,19 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
     model = Classifier(config.model).to(memory_format=torch.channels_last)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.SGD([{"params": decay, "weight_decay": config.weight_decay},
-                                 {"params": rest, "weight_decay": 0.0}],
-                                lr=config.lr, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": decay, "weight_decay": config.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        momentum=0.9,
+        nesterov=True,
+    )
     steps = config.epochs * (len(train_set) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps,
-                                                   pct_start=0.25, final_div_factor=1000)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=steps, pct_start=0.25, final_div_factor=1000
+    )
     run = Run(out, config)
     generator = torch.Generator().manual_seed(config.seed)
     stream = batches(train_set, config.batch_size, seed=config.seed, flip=True)
@@ -76,7 +83,13 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
         if step % (steps // config.epochs) == 0:
-            run.log(step, step * config.batch_size, {
-                "loss": loss.item(), "lr": schedule.get_last_lr()[0],
-                "test_accuracy": accuracy(model, test_set)})
+            run.log(
+                step,
+                step * config.batch_size,
+                {
+                    "loss": loss.item(),
+                    "lr": schedule.get_last_lr()[0],
+                    "test_accuracy": accuracy(model, test_set),
+                },
+            )
     return model.save_pretrained(out, torch.bfloat16)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import engine
+from . import checkpoint, engine
 from .classifier import Classifier
 from .data import batches, load_images, to_float
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
@@ -30,8 +30,10 @@ def perceptual_network(name: str) -> nn.Module | None:
     try:
         import lpips
     except ImportError:
-        raise ValueError("perceptual network 'lpips' needs its package: pip install "
-                         "'varmini[metrics]', or choose 'cifar10' or ''") from None
+        raise ValueError(
+            "perceptual network 'lpips' needs its package: pip install "
+            "'varmini[metrics]', or choose 'cifar10' or ''"
+        ) from None
     network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
     return _MeanLPIPS(network)
 
@@ -60,8 +62,9 @@ def held_out_psnr(model: MultiScaleVQVAE, images: Tensor, batch_size: int = 250)
     return torch.cat(values).mean().item()
 
 
-def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False,
-          resume: bool = False) -> Path:
+def train(
+    config: TokenizerTraining, out: str | Path, *, overwrite: bool = False, resume: bool = False
+) -> Path:
     """Trains a tokenizer; leaves config.json, model.safetensors, log.csv, run.json and state/.
 
     Args:
@@ -79,28 +82,37 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
     out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
     torch.manual_seed(config.seed)
     train_set = load_images(config.data, "train")
-    held_out = to_float(load_images(config.data, "test").images[:config.held_out])
+    held_out = to_float(load_images(config.data, "test").images[: config.held_out])
     model = MultiScaleVQVAE(config.model)
     model.check_images(held_out[:1])
     perceptual = perceptual_network(config.perceptual_network)
     discriminator = PatchDiscriminator(config.model.image_channels)
-    optimizer = torch.optim.AdamW(engine.decay_groups(model, config.weight_decay), lr=config.lr,
-                                  betas=(0.9, 0.99))
-    adversary = torch.optim.AdamW(discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9),
-                                  weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        engine.decay_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99)
+    )
+    adversary = torch.optim.AdamW(
+        discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0
+    )
     ema = engine.averaged(model, config.ema)
     updater = engine.Updater(model, optimizer, config.clip)
     revival = CodeRevival(model.quantizer)
     vocab = config.model.vocab_size
     seen = torch.zeros(len(model.schedule), vocab, dtype=torch.bool)
-    parts = {"model": model, "ema": ema, "discriminator": discriminator, "optimizer": optimizer,
-             "adversary": adversary, "revival": revival}
-    start = engine.restore(out / "state", parts) if resume else 0
+    parts = {
+        "model": model,
+        "ema": ema,
+        "discriminator": discriminator,
+        "optimizer": optimizer,
+        "adversary": adversary,
+        "revival": revival,
+    }
+    start = checkpoint.restore(out / "state", parts) if resume else 0
     total = max(1, config.images // config.batch_size)
     adversarial_from = int(config.adversarial_start * total)
     run = engine.Run(out, config, start)
-    stream = batches(train_set, config.batch_size, seed=config.seed, start_step=start,
-                     flip=config.flip)
+    stream = batches(
+        train_set, config.batch_size, seed=config.seed, start_step=start, flip=config.flip
+    )
     bar = engine.progress(range(start, total), "tokenizer")
     with engine.StopSignal() as stop:
         for step in bar:
@@ -109,21 +121,26 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
             if step == 0:
                 with torch.no_grad(), engine.autocast():
                     revival.start(model.features(images))
-            share = engine.learning_rate_share(step, total, config.warmup, config.decay, config.final)
+            share = engine.learning_rate_share(
+                step, total, config.warmup, config.decay, config.final
+            )
             for group in (*optimizer.param_groups, *adversary.param_groups):
                 group["lr"] = config.lr * share
 
             with engine.autocast():
                 result = model(images)
                 far = perceptual(result.images, images) if perceptual else torch.zeros(())
-            reconstruction = (config.l1 * F.l1_loss(result.images, images)
-                              + config.l2 * F.mse_loss(result.images, images)
-                              + config.perceptual * far)
+            reconstruction = (
+                config.l1 * F.l1_loss(result.images, images)
+                + config.l2 * F.mse_loss(result.images, images)
+                + config.perceptual * far
+            )
             # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
             loss = reconstruction + config.vq * result.loss
             if config.diversity > 0:
-                loss = loss + config.diversity * model.quantizer.diversity(result.features,
-                                                                           result.tokens)
+                loss = loss + config.diversity * model.quantizer.diversity(
+                    result.features, result.tokens
+                )
             fooling = torch.zeros(())
             if config.adversarial > 0 and step >= adversarial_from:
                 discriminator.requires_grad_(False)
@@ -153,21 +170,32 @@ def train(config: TokenizerTraining, out: str | Path, *, overwrite: bool = False
 
             done = step + 1
             if done % 10 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}",
-                                images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}")
+                bar.set_postfix(
+                    loss=f"{loss.item():.4f}",
+                    images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
+                )
             if done % config.log_every == 0 or done == total:
                 drawn = config.batch_size * min(config.log_every, done)
                 allowed = [min(vocab, drawn * n) for n in model.schedule.tokens_per_scale]
                 usage = [int(s.sum()) / a for s, a in zip(seen, allowed)]
                 psnr = held_out_psnr(ema.module, held_out)
-                run.log(done, done * config.batch_size, {
-                    "lr": config.lr * share, "loss": loss.item(),
-                    "reconstruction": reconstruction.item(), "vq": result.loss.item(),
-                    "perceptual": far.item(), "adversarial": fooling.item(), "psnr": psnr,
-                    **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
-                    "usage_all": int(seen.any(0).sum()) / vocab})
+                run.log(
+                    done,
+                    done * config.batch_size,
+                    {
+                        "lr": config.lr * share,
+                        "loss": loss.item(),
+                        "reconstruction": reconstruction.item(),
+                        "vq": result.loss.item(),
+                        "perceptual": far.item(),
+                        "adversarial": fooling.item(),
+                        "psnr": psnr,
+                        **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
+                        "usage_all": int(seen.any(0).sum()) / vocab,
+                    },
+                )
                 seen.zero_()
             if done % config.checkpoint_every == 0 or done == total or stop.received:
-                engine.save_checkpoint(out / "state", done, parts)
+                checkpoint.save(out / "state", done, parts)
             stop.exit_if_received(out)
     return ema.module.save_pretrained(out)

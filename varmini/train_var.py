@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import engine
+from . import checkpoint, engine
 from .data import load_images, to_float
 from .presets import VARTraining
 from .pretrained import file_checksum, resolve_folder, write_atomic
@@ -33,8 +33,15 @@ class TokenSet:
     """Class names."""
 
 
-def token_set(tok: MultiScaleVQVAE, checksum: str, data: str, split: str, flip: bool, folder: Path,
-              batch_size: int = 250) -> TokenSet:
+def token_set(
+    tok: MultiScaleVQVAE,
+    checksum: str,
+    data: str,
+    split: str,
+    flip: bool,
+    folder: Path,
+    batch_size: int = 250,
+) -> TokenSet:
     """Encodes a data set once, and again only when tokenizer, data or precision change.
 
     Args:
@@ -46,8 +53,15 @@ def token_set(tok: MultiScaleVQVAE, checksum: str, data: str, split: str, flip: 
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
+
     dtype = str(engine.precision()).split(".")[1]
-    key = {"tokenizer": checksum, "data": data, "split": split, "flip": str(flip), "precision": dtype}
+    key = {
+        "tokenizer": checksum,
+        "data": data,
+        "split": split,
+        "flip": str(flip),
+        "precision": dtype,
+    }
     path = folder / f"{split}{'-flip' if flip else ''}.safetensors"
     if path.exists():
         try:
@@ -64,20 +78,29 @@ def token_set(tok: MultiScaleVQVAE, checksum: str, data: str, split: str, flip: 
         rows = []
         name = f"token maps, {split}{', mirrored' if mirrored else ''}"
         for start in engine.progress(range(0, len(dataset), batch_size), name):
-            images = to_float(dataset.images[start:start + batch_size])
+            images = to_float(dataset.images[start : start + batch_size])
             with engine.autocast():
                 tokens = tok.encode(images.flip(3) if mirrored else images)
             rows.append(tok.schedule.flatten(tokens).to(torch.int16))
         kinds.append(torch.cat(rows))
     result = TokenSet(torch.stack(kinds), dataset.labels, tuple(dataset.classes))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save({"tokens": result.tokens, "labels": result.labels},
-                            metadata=key | {"classes": json.dumps(result.classes)}))
+    write_atomic(
+        path,
+        save(
+            {"tokens": result.tokens, "labels": result.labels},
+            metadata=key | {"classes": json.dumps(result.classes)},
+        ),
+    )
     return result
 
 
-def token_batches(data: TokenSet, batch_size: int, seed: int, start_step: int,
-                  ) -> Iterator[tuple[Tensor, Tensor]]:
+def token_batches(
+    data: TokenSet,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (tokens (B, L) int64, labels (B,)); the order is a function of seed and step alone.
 
     Raises:
@@ -92,7 +115,7 @@ def token_batches(data: TokenSet, batch_size: int, seed: int, start_step: int,
         order = torch.randperm(count, generator=generator)
         kind = torch.randint(len(data.tokens), (count,), generator=generator)
         for i in range(step % per_epoch, per_epoch):
-            rows = order[i * batch_size:(i + 1) * batch_size]
+            rows = order[i * batch_size : (i + 1) * batch_size]
             yield data.tokens[kind[rows], rows].long(), data.labels[rows]
             step += 1
 
@@ -107,15 +130,19 @@ def loss_terms(logits: Tensor, targets: Tensor, schedule: ScaleSchedule) -> dict
     each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     right = (logits.argmax(2) == targets).float()
     last = schedule.slices[-1]
-    return {"loss": each.mean().item(), "loss_last": each[:, last].mean().item(),
-            "accuracy": right.mean().item(), "accuracy_last": right[:, last].mean().item(),
-            **{f"loss_{k}": each[:, part].mean().item()
-               for k, part in enumerate(schedule.slices, 1)}}
+    return {
+        "loss": each.mean().item(),
+        "loss_last": each[:, last].mean().item(),
+        "accuracy": right.mean().item(),
+        "accuracy_last": right[:, last].mean().item(),
+        **{f"loss_{k}": each[:, part].mean().item() for k, part in enumerate(schedule.slices, 1)},
+    }
 
 
 @torch.no_grad()
-def held_out_terms(model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int,
-                   batch_size: int = 250) -> dict[str, float]:
+def held_out_terms(
+    model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int, batch_size: int = 250
+) -> dict[str, float]:
     """`loss_terms` on the first `count` images of a held-out set, in evaluation mode."""
     model.eval()
     logits, targets = [], data.tokens[0, :count].long()
@@ -126,8 +153,14 @@ def held_out_terms(model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int,
     return loss_terms(torch.cat(logits), targets, model.schedule)
 
 
-def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None = None,
-          overwrite: bool = False, resume: bool = False) -> Path:
+def train(
+    config: VARTraining,
+    out: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Path:
     """Trains a VAR; leaves config.json, model.safetensors, log.csv, run.json, tokens/ and state/.
 
     Args:
@@ -149,17 +182,26 @@ def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None 
     out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
     torch.manual_seed(config.seed)
     checksum = file_checksum(source / "model.safetensors")
-    train_set, held_out = (token_set(tok, checksum, config.data, split, flip, out / "tokens")
-                           for split, flip in (("train", config.flip), ("test", False)))
-    model = VAR(dataclasses.replace(
-        config.model, sizes=tok.config.sizes, vocab_size=tok.vocab_size,
-        code_channels=tok.config.code_channels, num_classes=len(train_set.classes)))
-    optimizer = torch.optim.AdamW(engine.decay_groups(model, config.weight_decay), lr=config.lr,
-                                  betas=(0.9, 0.95), fused=True)
+    train_set, held_out = (
+        token_set(tok, checksum, config.data, split, flip, out / "tokens")
+        for split, flip in (("train", config.flip), ("test", False))
+    )
+    model = VAR(
+        dataclasses.replace(
+            config.model,
+            sizes=tok.config.sizes,
+            vocab_size=tok.vocab_size,
+            code_channels=tok.config.code_channels,
+            num_classes=len(train_set.classes),
+        )
+    )
+    optimizer = torch.optim.AdamW(
+        engine.decay_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.95), fused=True
+    )
     ema = engine.averaged(model, config.ema)
     updater = engine.Updater(model, optimizer, config.clip)
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
-    start = engine.restore(out / "state", parts) if resume else 0
+    start = checkpoint.restore(out / "state", parts) if resume else 0
     total = max(1, config.images // config.batch_size)
     if config.compile and engine.can_compile():
         for block in model.blocks:
@@ -170,7 +212,9 @@ def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None 
     with engine.StopSignal() as stop:
         for step in bar:
             model.train()
-            share = engine.learning_rate_share(step, total, config.warmup, config.decay, config.final)
+            share = engine.learning_rate_share(
+                step, total, config.warmup, config.decay, config.final
+            )
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * share
             tokens, labels = next(stream)
@@ -186,16 +230,23 @@ def train(config: VARTraining, out: str | Path, *, tokenizer: str | Path | None 
 
             done = step + 1
             if done % 10 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}",
-                                images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}")
+                bar.set_postfix(
+                    loss=f"{loss.item():.4f}",
+                    images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
+                )
             if done % config.log_every == 0 or done == total:
                 terms = loss_terms(logits.detach(), tokens[part], model.schedule)
                 held = held_out_terms(ema.module, tok, held_out, config.held_out)
-                run.log(done, done * config.batch_size, {
-                    "lr": config.lr * share, **{k: terms[k] for k in (
-                        "loss", "loss_last", "accuracy", "accuracy_last")},
-                    **{f"val_{k}": v for k, v in held.items()}})
+                run.log(
+                    done,
+                    done * config.batch_size,
+                    {
+                        "lr": config.lr * share,
+                        **{k: terms[k] for k in ("loss", "loss_last", "accuracy", "accuracy_last")},
+                        **{f"val_{k}": v for k, v in held.items()},
+                    },
+                )
             if done % config.checkpoint_every == 0 or done == total or stop.received:
-                engine.save_checkpoint(out / "state", done, parts)
+                checkpoint.save(out / "state", done, parts)
             stop.exit_if_received(out)
     return ema.module.save_pretrained(out)

@@ -62,7 +62,7 @@ class KVCache:
         """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
         self.keys[block, :, :, part] = k
         self.values[block, :, :, part] = v
-        return self.keys[block, :, :, :part.stop], self.values[block, :, :, :part.stop]
+        return self.keys[block, :, :, : part.stop], self.values[block, :, :, : part.stop]
 
 
 class _Attention(torch.autograd.Function):
@@ -95,8 +95,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.device.type == "cpu":
         # The fused kernel's bf16 backward is slow on a CPU; plain matrix products are 1.3x faster.
-        bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(
-            ~mask, float("-inf"))
+        bias = (
+            None
+            if mask is None
+            else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+        )
         with torch.autocast("cpu", enabled=False):
             return _Attention.apply(q, k, v.to(q.dtype), bias)
     return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, scale=1.0)
@@ -121,9 +124,15 @@ class Attention(nn.Module):
         if qk_norm:
             self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4)))
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None,
-                block: int = 0, part: slice = slice(None)) -> Tensor:
-        """(B, l, width) -> (B, l, width). With a cache, x is scale `part` and sees all before it."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None = None,
+        block: int = 0,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """(B, l, width) -> (B, l, width). With a cache, x is scale `part` and sees all before."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, l, d)
@@ -178,8 +187,8 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class VAR(nn.Module, Pretrained):
     """Next-scale prediction: p(r_1, ..., r_K | class) = prod_k p(r_k | r_1, ..., r_{k-1}, class).
 
-    The input at scale k is the picture so far, averaged down to that scale's grid; the output at the
-    same positions are the logits of r_k itself. Nothing is shifted inside a scale (section 3.2).
+    The input at scale k is the picture so far, averaged down to that scale's grid; the output at
+    the same positions are the logits of r_k itself. Nothing is shifted inside a scale (section 3.2).
 
     Args:
         config: the shape of the network.
@@ -190,8 +199,14 @@ class VAR(nn.Module, Pretrained):
 
     config_class = VARConfig
     kind = "var"
-    no_decay = ("class_embedding", "start_position", "position", "level_embedding", "log_scale",
-                "offsets")
+    no_decay = (
+        "class_embedding",
+        "start_position",
+        "position",
+        "level_embedding",
+        "log_scale",
+        "offsets",
+    )
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -211,7 +226,8 @@ class VAR(nn.Module, Pretrained):
             self.offsets = nn.Parameter(torch.empty(config.depth, 6, w))
         self.blocks = nn.ModuleList(
             Block(config, config.drop_path * i / max(1, config.depth - 1))
-            for i in range(config.depth))
+            for i in range(config.depth)
+        )
         self.head_modulation = nn.Linear(w, 2 * w)
         self.head = nn.Linear(w, config.vocab_size)
         self.register_buffer("mask", self.schedule.mask(), persistent=False)
@@ -242,7 +258,14 @@ class VAR(nn.Module, Pretrained):
             self.head.weight *= 0.02
 
     def condition(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the class decides: start (B, h_1 w_1, w), modulations (depth, B, 6, w), head's (B, 2, w)."""
+        """What the class decides.
+
+        Args:
+            labels: (B,).
+
+        Returns:
+            The start (B, h_1 w_1, w), the blocks' modulations (depth, B, 6, w), the head's (B, 2, w).
+        """
         embedded = self.class_embedding(labels)
         start = embedded[:, None] + self.start_position
         gate = F.silu(embedded)
@@ -278,8 +301,10 @@ class VAR(nn.Module, Pretrained):
         first, total = self.schedule.tokens_per_scale[0], self.schedule.num_tokens
         expected = (len(labels), total - first, self.config.code_channels)
         if tuple(teacher_inputs.shape) != expected:
-            raise ValueError(f"teacher_inputs have shape {tuple(teacher_inputs.shape)}, expected "
-                             f"{expected} for {len(labels)} labels and {self.schedule}")
+            raise ValueError(
+                f"teacher_inputs have shape {tuple(teacher_inputs.shape)}, expected "
+                f"{expected} for {len(labels)} labels and {self.schedule}"
+            )
         if self.training and self.config.label_dropout > 0:
             dropped = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
             labels = labels.masked_fill(dropped, self.config.num_classes)
@@ -310,12 +335,16 @@ class VAR(nn.Module, Pretrained):
     def check_labels(self, labels: Tensor) -> Tensor:
         """Returns `labels` on this model's device, or raises a ValueError naming what is wrong."""
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.long:
-            raise ValueError(f"labels are {getattr(labels, 'dtype', type(labels).__name__)} of shape "
-                             f"{tuple(getattr(labels, 'shape', ()))}, expected a LongTensor (B,)")
+            raise ValueError(
+                f"labels are {getattr(labels, 'dtype', type(labels).__name__)} of shape "
+                f"{tuple(getattr(labels, 'shape', ()))}, expected a LongTensor (B,)"
+            )
         if labels.numel() and labels.device.type == "cpu":  # reading a GPU's values would stall it
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high > self.config.num_classes:
-                raise ValueError(f"label {low if low < 0 else high} is outside the classes, expected "
-                                 f"0 to {self.config.num_classes - 1}, or {self.config.num_classes} "
-                                 f"for the null class")
+                raise ValueError(
+                    f"label {low if low < 0 else high} is outside the classes, expected "
+                    f"0 to {self.config.num_classes - 1}, or {self.config.num_classes} "
+                    f"for the null class"
+                )
         return labels.to(self.head.weight.device)
