@@ -23,16 +23,22 @@ def change_config(folder, **values):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("model", [
-    make_tokenizer(sizes=(1, (1, 2), (2, 3)), image_channels=3, lookup="cosine", num_phi=2),
-    make_var(ScaleSchedule((1, (1, 2), (2, 3))), shared_adaln=True, qk_norm=False),
-    make_var(ScaleSchedule((1, 2))),
-    Classifier(ClassifierConfig(num_classes=3, image_channels=1, widths=(4, 8))).eval(),
-], ids=["tokenizer", "shared var", "var", "classifier"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_tokenizer(sizes=(1, (1, 2), (2, 3)), image_channels=3, lookup="cosine", num_phi=2),
+        make_var(ScaleSchedule((1, (1, 2), (2, 3))), shared_adaln=True, qk_norm=False),
+        make_var(ScaleSchedule((1, 2))),
+        Classifier(ClassifierConfig(num_classes=3, image_channels=1, widths=(4, 8))).eval(),
+    ],
+    ids=["tokenizer", "shared var", "var", "classifier"],
+)
 def test_a_round_trip_is_exact(model, tmp_path):
     loaded = type(model).from_pretrained(model.save_pretrained(tmp_path / "a" / "b"))
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["config.json",
-                                                                        "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     assert loaded.config == model.config and hash(loaded.config) == hash(model.config)
     assert not loaded.training
     for (name, old), (other, new) in zip(model.state_dict().items(), loaded.state_dict().items()):
@@ -41,8 +47,10 @@ def test_a_round_trip_is_exact(model, tmp_path):
 
 @torch.no_grad()
 def test_half_precision_files_are_smaller_and_load_as_float32(tok, tmp_path):
-    full, half = tok.save_pretrained(tmp_path / "full"), tok.save_pretrained(tmp_path / "half",
-                                                                            torch.bfloat16)
+    full, half = (
+        tok.save_pretrained(tmp_path / "full"),
+        tok.save_pretrained(tmp_path / "half", torch.bfloat16),
+    )
     sizes = [(f / "model.safetensors").stat().st_size for f in (full, half)]
     assert sizes[1] < 0.6 * sizes[0]
     assert all(t.dtype == torch.bfloat16 for t in load_file(half / "model.safetensors").values())
@@ -91,37 +99,51 @@ def test_a_hub_id_that_cannot_be_had_is_one_line(monkeypatch):
 
 def test_a_hub_id_is_loaded_from_where_the_hub_put_it(monkeypatch, folder, tok):
     import huggingface_hub
+
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                        lambda repo, **kwargs: asked.append((repo, kwargs)) or str(folder))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda repo, **kwargs: asked.append((repo, kwargs)) or str(folder),
+    )
     assert MultiScaleVQVAE.from_pretrained("somebody/model").config == tok.config
     assert asked[0][0] == "somebody/model"
     assert set(asked[0][1]["allow_patterns"]) == {"config.json", "model.safetensors"}
 
 
 def cut(path, share):
-    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "missing or damaged"]),
-    (lambda f: cut(f / "model.safetensors", 0.5), ["model.safetensors", "damaged"]),
-    (lambda f: cut(f / "model.safetensors", 0), ["model.safetensors", "damaged"]),
-    (lambda f: (f / "model.safetensors").write_bytes(b"x" * 500), ["model.safetensors", "damaged"]),
-    (lambda f: cut(f / "config.json", 0.5), ["config.json", "JSON"]),
-    (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ["config.json", "JSON"]),
-    (lambda f: (f / "config.json").write_text("[]"), ["config.json", "list", "object"]),
-    (lambda f: (f / "config.json").unlink(), ["no config.json"]),
-    (lambda f: change_config(f, kind="var"), ["'var'", "'tokenizer'"]),
-    (lambda f: change_config(f, format=99), ["99", "update"]),
-    (lambda f: change_config(f, vocab_sise=3), ["'vocab_sise'", "'vocab_size'"]),
-    (lambda f: change_config(f, quux=3), ["'quux'", "known keys"]),
-    (lambda f: change_config(f, vocab_size=13), ["quantizer.codebook.weight", "(12, 4)", "(13, 4)"]),
-    (lambda f: change_config(f, multipliers=[1, 1, 1]), ["missing", "does not fit"]),
-    (lambda f: change_config(f, width="32"), ["width", "32"]),
-    (lambda f: change_config(f, sizes="124"), ["size"]),
-    (lambda f: change_config(f, sizes=None), ["sizes"]),
-], ids=range(17))
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors", "missing or damaged"]),
+        (lambda f: cut(f / "model.safetensors", 0.5), ["model.safetensors", "damaged"]),
+        (lambda f: cut(f / "model.safetensors", 0), ["model.safetensors", "damaged"]),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"x" * 500),
+            ["model.safetensors", "damaged"],
+        ),
+        (lambda f: cut(f / "config.json", 0.5), ["config.json", "JSON"]),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ["config.json", "JSON"]),
+        (lambda f: (f / "config.json").write_text("[]"), ["config.json", "list", "object"]),
+        (lambda f: (f / "config.json").unlink(), ["no config.json"]),
+        (lambda f: change_config(f, kind="var"), ["'var'", "'tokenizer'"]),
+        (lambda f: change_config(f, format=99), ["99", "update"]),
+        (lambda f: change_config(f, vocab_sise=3), ["'vocab_sise'", "'vocab_size'"]),
+        (lambda f: change_config(f, quux=3), ["'quux'", "known keys"]),
+        (
+            lambda f: change_config(f, vocab_size=13),
+            ["quantizer.codebook.weight", "(12, 4)", "(13, 4)"],
+        ),
+        (lambda f: change_config(f, multipliers=[1, 1, 1]), ["missing", "does not fit"]),
+        (lambda f: change_config(f, width="32"), ["width", "32"]),
+        (lambda f: change_config(f, sizes="124"), ["size"]),
+        (lambda f: change_config(f, sizes=None), ["sizes"]),
+    ],
+    ids=range(17),
+)
 def test_a_damaged_model_is_one_clear_line(folder, damage, words):
     damage(folder)
     with pytest.raises(ValueError) as error:
@@ -140,6 +162,7 @@ def test_weights_of_another_model_are_refused(folder):
 
 def test_a_missing_required_key_is_named():
     from varmini.presets import TokenizerTraining
+
     with pytest.raises(ValueError, match="here: missing key 'data'"):
         build_config(TokenizerTraining, {"images": 3}, "here")
     assert build_config(TokenizerConfig, {"sizes": [1, [2, 3]]}).sizes == (1, (2, 3))
@@ -176,4 +199,5 @@ def test_the_file_is_on_disk_before_it_gets_its_name(monkeypatch, tmp_path):
 def test_checksums_are_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert file_checksum(tmp_path / "abc") == (
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -13,9 +13,15 @@ from varmini import ScaleSchedule
 from varmini.quantizer import CodeRevival, MultiScaleQuantizer
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-CASES = dict(schedule=schedules(), batch=st.integers(1, 3), channels=st.integers(1, 6),
-             vocab=st.integers(1, 20), num_phi=st.integers(0, 4),
-             lookup=st.sampled_from(["euclidean", "cosine"]), seed=st.integers(0, 99))
+CASES = dict(
+    schedule=schedules(),
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 6),
+    vocab=st.integers(1, 20),
+    num_phi=st.integers(0, 4),
+    lookup=st.sampled_from(["euclidean", "cosine"]),
+    seed=st.integers(0, 99),
+)
 
 
 def cases(**changed):
@@ -40,8 +46,9 @@ def plain_mean(f, height, width):
     size, sizes = f.shape[2], f.shape[3]
     rows = [slice(i * size // height, -(-(i + 1) * size // height)) for i in range(height)]
     columns = [slice(j * sizes // width, -(-(j + 1) * sizes // width)) for j in range(width)]
-    return torch.stack([torch.stack([f[:, :, r, c].mean((2, 3)) for c in columns], -1)
-                        for r in rows], -2)
+    return torch.stack(
+        [torch.stack([f[:, :, r, c].mean((2, 3)) for c in columns], -1) for r in rows], -2
+    )
 
 
 def distances(quantizer, z):
@@ -72,7 +79,8 @@ def test_algorithm_1_follows_the_paper(schedule, batch, channels, vocab, num_phi
 
 @cases()
 def test_algorithm_2_after_1_gives_f_hat_and_the_residual_telescopes(
-        schedule, batch, channels, vocab, num_phi, lookup, seed):
+    schedule, batch, channels, vocab, num_phi, lookup, seed
+):
     quantizer = make_quantizer(schedule, vocab, channels, seed, num_phi=num_phi, lookup=lookup)
     f = random_features(schedule, batch, channels, seed)
     tokens = quantizer.encode(f)
@@ -86,7 +94,7 @@ def test_algorithm_2_after_1_gives_f_hat_and_the_residual_telescopes(
         expected = expected + h
         torch.testing.assert_close(f_hats[k], expected, **CLOSE)
         torch.testing.assert_close(quantizer.decode(tokens, k + 1), expected, **CLOSE)
-        torch.testing.assert_close(quantizer.decode(tokens[:k + 1]), expected, **CLOSE)
+        torch.testing.assert_close(quantizer.decode(tokens[: k + 1]), expected, **CLOSE)
         if k + 1 < len(schedule):
             # f = f_hat_k + R_k: what the next scale looks up is f less all that was added.
             rest = quantizer.down(f - expected, k + 1).permute(0, 2, 3, 1).reshape(-1, channels)
@@ -95,7 +103,8 @@ def test_algorithm_2_after_1_gives_f_hat_and_the_residual_telescopes(
 
 @cases()
 def test_images_of_a_batch_do_not_touch_each_other(
-        schedule, batch, channels, vocab, num_phi, lookup, seed):
+    schedule, batch, channels, vocab, num_phi, lookup, seed
+):
     quantizer = make_quantizer(schedule, vocab, channels, seed, num_phi=num_phi, lookup=lookup)
     f = random_features(schedule, batch, channels, seed)
     single = [quantizer.encode(part) for part in f.split(1)]
@@ -105,7 +114,8 @@ def test_images_of_a_batch_do_not_touch_each_other(
 
 @cases()
 def test_teacher_inputs_are_the_picture_so_far(
-        schedule, batch, channels, vocab, num_phi, lookup, seed):
+    schedule, batch, channels, vocab, num_phi, lookup, seed
+):
     quantizer = make_quantizer(schedule, vocab, channels, seed, num_phi=num_phi, lookup=lookup)
     tokens = random_tokens(schedule, batch, vocab, seed)
     inputs = quantizer.teacher_inputs(tokens)
@@ -114,7 +124,7 @@ def test_teacher_inputs_are_the_picture_so_far(
     f_hat = 0
     for k, h in enumerate(plain_contributions(quantizer, tokens)):
         if k > 0:
-            part = inputs[:, schedule.slices[k].start - first:schedule.slices[k].stop - first]
+            part = inputs[:, schedule.slices[k].start - first : schedule.slices[k].stop - first]
             wanted = plain_mean(f_hat, *schedule.grids[k]).flatten(2).transpose(1, 2)
             torch.testing.assert_close(part, wanted, **CLOSE)
             torch.testing.assert_close(quantizer.next_input(f_hat, k), wanted, **CLOSE)
@@ -134,8 +144,11 @@ def test_teacher_inputs_never_tell_the_future():
         assert all(differs[level == later].any() for later in range(k + 1, len(schedule)))
 
 
-@given(grid=st.tuples(st.integers(1, 6), st.integers(1, 6)), vocab=st.integers(1, 30),
-       seed=st.integers(0, 99))
+@given(
+    grid=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    vocab=st.integers(1, 30),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=25)
 def test_one_scale_without_phi_is_a_plain_vq(grid, vocab, seed):
     schedule = ScaleSchedule([grid])
@@ -182,19 +195,29 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(beta):
     wanted = sum((1 + beta) * (f_hat - f).square().mean() for f_hat in f_hats) / 3
     torch.testing.assert_close(result.loss, wanted, **CLOSE)
     # The encoder feels the commitment term alone, the codebook the other alone.
-    grads = torch.autograd.grad(result.loss, [f, quantizer.codebook.weight, *quantizer.phis[0].parameters()])
+    grads = torch.autograd.grad(
+        result.loss, [f, quantizer.codebook.weight, *quantizer.phis[0].parameters()]
+    )
     commitment = sum(2 * beta * (f - f_hat) / f.numel() for f_hat in f_hats) / 3
     torch.testing.assert_close(grads[0], commitment.detach(), **CLOSE)
     codebook = sum((f_hat - f.detach()).square().mean() for f_hat in f_hats) / 3
-    wanted = torch.autograd.grad(codebook, [quantizer.codebook.weight, *quantizer.phis[0].parameters()])
+    wanted = torch.autograd.grad(
+        codebook, [quantizer.codebook.weight, *quantizer.phis[0].parameters()]
+    )
     for given_, expected in zip(grads[1:], wanted):
         torch.testing.assert_close(given_, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("scales, wanted", [
-    (10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]), (8, [0, 0, 1, 1, 2, 2, 3, 3]), (6, [0, 0, 1, 2, 3, 3]),
-    (4, [0, 1, 2, 3]), (1, [0]),
-])
+@pytest.mark.parametrize(
+    "scales, wanted",
+    [
+        (10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),
+        (8, [0, 0, 1, 1, 2, 2, 3, 3]),
+        (6, [0, 0, 1, 2, 3, 3]),
+        (4, [0, 1, 2, 3]),
+        (1, [0]),
+    ],
+)
 def test_four_phis_are_shared_as_in_the_paper(scales, wanted):
     quantizer = MultiScaleQuantizer(ScaleSchedule(range(1, scales + 1)), 4, 2)
     assert [quantizer.phi_index(k) for k in range(scales)] == wanted
@@ -275,25 +298,36 @@ def test_usage_counts_the_codes_of_each_scale():
     assert result.usage.tolist() == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(lookup="manhattan"), "'manhattan'"), (dict(vocab=0), "vocab_size=0"),
-    (dict(channels=0), "channels=0"), (dict(num_phi=-1), "num_phi=-1"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(lookup="manhattan"), "'manhattan'"),
+        (dict(vocab=0), "vocab_size=0"),
+        (dict(channels=0), "channels=0"),
+        (dict(num_phi=-1), "num_phi=-1"),
+    ],
+)
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         make_quantizer(ScaleSchedule((1, 2)), **options)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda q, t: q.encode(torch.zeros(2, 4, 3, 4)), ["(2, 4, 3, 4)", "(B, 4, 4, 4)", "schedule"]),
-    (lambda q, t: q(torch.zeros(4, 4, 4)), ["(4, 4, 4)"]),
-    (lambda q, t: q.decode(t, 0), ["num_scales", "0", "1 to 3"]),
-    (lambda q, t: q.decode(t, 4), ["num_scales", "4", "1 to 3"]),
-    (lambda q, t: q.decode(t[:1], 2), ["1 maps", "2 maps"]),
-    (lambda q, t: q.decode([t[0], t[1] + 12]), ["map 2", "[0, 12)"]),
-    (lambda q, t: q.decode([t[0][:1], t[1], t[2]]), ["map"]),  # would broadcast over the batch
-    (lambda q, t: q.teacher_inputs(t[:2]), ["2 maps", "3 maps"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda q, t: q.encode(torch.zeros(2, 4, 3, 4)),
+            ["(2, 4, 3, 4)", "(B, 4, 4, 4)", "schedule"],
+        ),
+        (lambda q, t: q(torch.zeros(4, 4, 4)), ["(4, 4, 4)"]),
+        (lambda q, t: q.decode(t, 0), ["num_scales", "0", "1 to 3"]),
+        (lambda q, t: q.decode(t, 4), ["num_scales", "4", "1 to 3"]),
+        (lambda q, t: q.decode(t[:1], 2), ["1 maps", "2 maps"]),
+        (lambda q, t: q.decode([t[0], t[1] + 12]), ["map 2", "[0, 12)"]),
+        (lambda q, t: q.decode([t[0][:1], t[1], t[2]]), ["map"]),  # would broadcast over the batch
+        (lambda q, t: q.teacher_inputs(t[:2]), ["2 maps", "3 maps"]),
+    ],
+)
 def test_bad_input_is_named(call, words):
     schedule = ScaleSchedule((1, 2, 4))
     with pytest.raises(ValueError) as error:

@@ -21,11 +21,12 @@ def pyramid_equal(a, b):
 
 def drawn(var, tok, labels=LABELS, **options):
     """The token pyramid of a sample."""
-    return sample(var, tok, labels, **dict(seed=7, top_k=0, top_p=0.0, return_tokens=True)
-                  | options)[1]
+    return sample(
+        var, tok, labels, **dict(seed=7, top_k=0, top_p=0.0, return_tokens=True) | options
+    )[1]
 
 
-# ------------------------------------------------------------------------------------- filters, draws
+# ----------------------------------------------------------------------------------- filters, draws
 
 
 def kept_by_force(row, top_k, top_p):
@@ -48,8 +49,13 @@ def kept_by_force(row, top_k, top_p):
 
 
 @settings(max_examples=60)
-@given(vocab=st.integers(1, 12), top_k=st.integers(0, 14), top_p=st.floats(0, 1),
-       spread=st.sampled_from([0.1, 1.0, 5.0]), seed=st.integers(0, 999))
+@given(
+    vocab=st.integers(1, 12),
+    top_k=st.integers(0, 14),
+    top_p=st.floats(0, 1),
+    spread=st.sampled_from([0.1, 1.0, 5.0]),
+    seed=st.integers(0, 999),
+)
 def test_filters_against_brute_force(vocab, top_k, top_p, spread, seed):
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy(rng.normal(size=(2, 3, vocab)) * spread).float()
@@ -63,12 +69,23 @@ def test_filters_against_brute_force(vocab, top_k, top_p, spread, seed):
 
 def test_filters_by_hand():
     logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
-    cases = [((1, 0.0), 1), ((2, 0.0), 2), ((0, 0.5), 1), ((0, 0.51), 2), ((0, 0.76), 3),
-             ((0, 0.999), 4), ((0, 0.0), 4), ((0, 1.0), 4), ((9, 0.0), 4), ((0, 1e-9), 1),
-             ((3, 0.8), 2)]  # after top-k 3 the shares are 0.56, 0.28, 0.17
+    cases = [
+        ((1, 0.0), 1),
+        ((2, 0.0), 2),
+        ((0, 0.5), 1),
+        ((0, 0.51), 2),
+        ((0, 0.76), 3),
+        ((0, 0.999), 4),
+        ((0, 0.0), 4),
+        ((0, 1.0), 4),
+        ((9, 0.0), 4),
+        ((0, 1e-9), 1),
+        ((3, 0.8), 2),
+    ]  # after top-k 3 the shares are 0.56, 0.28, 0.17
     for options, count in cases:
         assert torch.isfinite(filter_logits(logits, *options)).tolist() == [True] * count + [
-            False] * (4 - count), options
+            False
+        ] * (4 - count), options
 
 
 def test_ties_with_the_last_of_the_top_k_stay_and_the_input_is_kept():
@@ -88,8 +105,9 @@ def test_draw_inverts_the_cumulative_distribution(vocab, seed, out):
         logits[..., out] = -math.inf
     uniform = torch.from_numpy(rng.random((2, 3))).float()
     tokens = draw(logits, uniform)
-    for row, u, token in zip(logits.view(-1, vocab).double(), uniform.flatten().tolist(),
-                             tokens.flatten().tolist()):
+    for row, u, token in zip(
+        logits.view(-1, vocab).double(), uniform.flatten().tolist(), tokens.flatten().tolist()
+    ):
         edges = row.softmax(0).cumsum(0).tolist()
         assume(min(abs(edge - u) for edge in edges) > 1e-5)
         assert token == next(i for i, edge in enumerate(edges) if edge > u)
@@ -115,16 +133,18 @@ def test_draws_follow_the_distribution():
     assert shares[2] == 0
 
 
-# ------------------------------------------------------------------------------------------ guidance
+# ----------------------------------------------------------------------------------------- guidance
 
 
 def test_guidance_is_the_ramp_of_the_paper():
     conditional, unconditional = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0])
     assert guide(conditional, unconditional, 0, 5, 3.0).equal(conditional)
-    torch.testing.assert_close(guide(conditional, unconditional, 4, 5, 3.0),
-                               4 * conditional - 3 * unconditional)
-    torch.testing.assert_close(guide(conditional, unconditional, 1, 5, 3.0),
-                               1.75 * conditional - 0.75 * unconditional)
+    torch.testing.assert_close(
+        guide(conditional, unconditional, 4, 5, 3.0), 4 * conditional - 3 * unconditional
+    )
+    torch.testing.assert_close(
+        guide(conditional, unconditional, 1, 5, 3.0), 1.75 * conditional - 0.75 * unconditional
+    )
     assert guide(conditional, unconditional, 0, 1, 3.0).equal(conditional)  # one scale: t = 0
     assert guide(conditional, unconditional, 2, 5, 0.0).equal(conditional)
 
@@ -148,12 +168,19 @@ def test_guiding_the_null_class_changes_nothing(var, tok):
 
 
 @settings(max_examples=12)
-@given(schedule=schedules(max_scales=3, max_side=3), cfg=st.sampled_from([0.0, 1.5, 4.0]),
-       shared=st.booleans(), qk_norm=st.booleans(), num_phi=st.integers(0, 4),
-       batch=st.integers(1, 3), seed=st.integers(0, 99))
+@given(
+    schedule=schedules(max_scales=3, max_side=3),
+    cfg=st.sampled_from([0.0, 1.5, 4.0]),
+    shared=st.booleans(),
+    qk_norm=st.booleans(),
+    num_phi=st.integers(0, 4),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
 @torch.no_grad()
 def test_greedy_samples_are_the_best_tokens_of_the_masked_path(
-        schedule, cfg, shared, qk_norm, num_phi, batch, seed):
+    schedule, cfg, shared, qk_norm, num_phi, batch, seed
+):
     """Cache, next input and guidance together, against `forward` on the finished token maps."""
     assume(schedule.grids[-1] != (1, 1))
     tok = make_tokenizer(seed, sizes=schedule.sizes, num_phi=num_phi)
@@ -185,7 +212,7 @@ def test_samples_follow_the_model():
     assert set(filtered.tolist()) == set(wanted.topk(3).indices.tolist())
 
 
-# ----------------------------------------------------------------------------- seeds and batch splits
+# --------------------------------------------------------------------------- seeds and batch splits
 
 
 def test_seeds_reproduce(var, tok):
@@ -208,8 +235,9 @@ def test_images_of_one_class_differ(var, tok):
 def test_a_batch_may_be_split_in_any_way(var, tok, cfg, smooth):
     images, tokens = sample(var, tok, LABELS, cfg=cfg, seed=3, smooth=smooth, return_tokens=True)
     for size in (1, 2, 3, 5, 99):
-        split, others = sample(var, tok, LABELS, cfg=cfg, seed=3, smooth=smooth, batch_size=size,
-                               return_tokens=True)
+        split, others = sample(
+            var, tok, LABELS, cfg=cfg, seed=3, smooth=smooth, batch_size=size, return_tokens=True
+        )
         assert pyramid_equal(tokens, others)
         torch.testing.assert_close(split, images, rtol=1e-4, atol=1e-4)
     first, others = sample(var, tok, LABELS[:2], cfg=cfg, seed=3, smooth=smooth, return_tokens=True)
@@ -267,21 +295,28 @@ def test_images_are_what_their_tokens_decode_to(var, tok, autocast):
     assert images.min() >= -1 and images.max() <= 1
 
 
-# ------------------------------------------------------------------------------------------ smoothing
+# ---------------------------------------------------------------------------------------- smoothing
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_smoothing_is_the_formula(k):
     rng = np.random.default_rng(0)
-    logits, noise, codebook = rng.normal(size=(2, 3, 5)), rng.gumbel(size=(2, 3, 5)), rng.normal(
-        size=(5, 4))
+    logits, noise, codebook = (
+        rng.normal(size=(2, 3, 5)),
+        rng.gumbel(size=(2, 3, 5)),
+        rng.normal(size=(5, 4)),
+    )
     rho = k / 3
     tau = max(0.27 * (1 - 0.95 * rho), 0.005)
     weights = np.exp((logits * (1 + rho) + noise) / tau)
     wanted = weights / weights.sum(-1, keepdims=True) @ codebook
     given_ = smoothed(*(torch.from_numpy(a) for a in (logits, noise, codebook)), k, 4)
     torch.testing.assert_close(given_, torch.from_numpy(wanted))
-    assert smoothed(*(torch.from_numpy(a) for a in (logits, noise, codebook)), 0, 1).shape == (2, 3, 4)
+    assert smoothed(*(torch.from_numpy(a) for a in (logits, noise, codebook)), 0, 1).shape == (
+        2,
+        3,
+        4,
+    )
 
 
 def test_gumbel_numbers_are_gumbel():
@@ -295,12 +330,13 @@ def test_smooth_samples_are_softer_and_agree_where_there_is_no_choice(var, tok):
     hard, soft = (sample(var, tok, LABELS, seed=1, smooth=smooth) for smooth in (False, True))
     assert not torch.allclose(hard, soft)
     assert soft.equal(sample(var, tok, LABELS, seed=1, smooth=True))
-    hard, soft = (sample(var, tok, LABELS, seed=1, top_k=1, smooth=smooth)
-                  for smooth in (False, True))
+    hard, soft = (
+        sample(var, tok, LABELS, seed=1, top_k=1, smooth=smooth) for smooth in (False, True)
+    )
     torch.testing.assert_close(hard, soft)
 
 
-# ---------------------------------------------------------------------------------------- in-painting
+# -------------------------------------------------------------------------------------- in-painting
 
 
 @pytest.fixture
@@ -324,7 +360,9 @@ def own_codes(tok, images):
 def test_nothing_to_draw_gives_the_reconstruction(var, tok):
     images = random_images(2)
     mask = torch.zeros(16, 16, dtype=torch.bool)
-    torch.testing.assert_close(inpaint(var, tok, images, mask, seed=0), tok.decode(tok.encode(images)))
+    torch.testing.assert_close(
+        inpaint(var, tok, images, mask, seed=0), tok.decode(tok.encode(images))
+    )
 
 
 @torch.no_grad()
@@ -352,8 +390,10 @@ def test_the_drawn_part_sees_the_kept_part(var, tok, recorded):
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[:, 8:] = True
     inpaint(var, tok, images, mask, label, seed=0, top_k=1, cfg=0.0)
-    rows = [codes.permute(0, 2, 3, 1)[..., None, :] == tok.quantizer.codebook.weight
-            for codes in recorded]
+    rows = [
+        codes.permute(0, 2, 3, 1)[..., None, :] == tok.quantizer.codebook.weight
+        for codes in recorded
+    ]
     tokens = [row.all(-1).float().argmax(-1) for row in rows]
     logits = var(label, tok.quantizer.teacher_inputs(tokens))
     for k in (1, 2):
@@ -369,28 +409,41 @@ def test_inpaint_defaults_to_the_null_class_and_may_be_split(var, tok):
     assert plain.equal(inpaint(var, tok, images, mask, [3] * 4, seed=1))
     assert not torch.allclose(plain, inpaint(var, tok, images, mask, [0] * 4, seed=1))
     for size in (1, 3):
-        torch.testing.assert_close(inpaint(var, tok, images, mask, seed=1, batch_size=size), plain,
-                                   rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            inpaint(var, tok, images, mask, seed=1, batch_size=size), plain, rtol=1e-4, atol=1e-4
+        )
     for i in range(4):
         single = mask[i].expand(4, 16, 16)
-        torch.testing.assert_close(inpaint(var, tok, images, single, seed=1)[i], plain[i],
-                                   rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            inpaint(var, tok, images, single, seed=1)[i], plain[i], rtol=1e-4, atol=1e-4
+        )
         assert inpaint(var, tok, images, mask[i], seed=1).equal(
-            inpaint(var, tok, images, single, seed=1))
+            inpaint(var, tok, images, single, seed=1)
+        )
 
 
-# ------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(cfg=-1.0), ["cfg", "-1.0"]), (dict(cfg=math.inf), ["cfg", "inf"]),
-    (dict(cfg=math.nan), ["cfg", "nan"]), (dict(top_k=-1), ["top_k", "-1"]),
-    (dict(top_p=1.5), ["top_p", "1.5"]), (dict(top_p=-0.1), ["top_p", "-0.1"]),
-    (dict(top_p=math.nan), ["top_p", "nan"]), (dict(seed=-1), ["seed", "-1"]),
-    (dict(batch_size=0), ["batch_size", "0"]), (dict(labels=[0, 4]), ["label 4", "0 to 2"]),
-    (dict(labels=[-1]), ["label -1"]), (dict(labels=torch.zeros(2, 2, dtype=torch.long)), ["(2, 2)"]),
-    (dict(labels=torch.tensor(1)), ["LongTensor (B,)"]), (dict(labels=[0.7]), ["label"]),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(cfg=-1.0), ["cfg", "-1.0"]),
+        (dict(cfg=math.inf), ["cfg", "inf"]),
+        (dict(cfg=math.nan), ["cfg", "nan"]),
+        (dict(top_k=-1), ["top_k", "-1"]),
+        (dict(top_p=1.5), ["top_p", "1.5"]),
+        (dict(top_p=-0.1), ["top_p", "-0.1"]),
+        (dict(top_p=math.nan), ["top_p", "nan"]),
+        (dict(seed=-1), ["seed", "-1"]),
+        (dict(batch_size=0), ["batch_size", "0"]),
+        (dict(labels=[0, 4]), ["label 4", "0 to 2"]),
+        (dict(labels=[-1]), ["label -1"]),
+        (dict(labels=torch.zeros(2, 2, dtype=torch.long)), ["(2, 2)"]),
+        (dict(labels=torch.tensor(1)), ["LongTensor (B,)"]),
+        (dict(labels=[0.7]), ["label"]),
+    ],
+)
 def test_bad_arguments_are_named(var, tok, options, words):
     options = dict(options)
     labels = options.pop("labels", [0, 1])
@@ -415,13 +468,16 @@ def test_training_mode_is_refused(var, tok):
     assert MultiScaleVQVAE(TokenizerConfig(width=32, multipliers=(1,))).training
 
 
-@pytest.mark.parametrize("mask, labels, words", [
-    (torch.zeros(16, 16), None, ["float32", "bool"]),
-    (torch.zeros(8, 8, dtype=torch.bool), None, ["(8, 8)", "(16, 16)"]),
-    (torch.zeros(3, 16, 16, dtype=torch.bool), None, ["(3, 16, 16)", "(2, 16, 16)"]),
-    (torch.zeros(16, 16, dtype=torch.bool), [0], ["1 labels", "2 images"]),
-    (torch.zeros(16, 16, dtype=torch.bool), [0, 9], ["label 9"]),
-])
+@pytest.mark.parametrize(
+    "mask, labels, words",
+    [
+        (torch.zeros(16, 16), None, ["float32", "bool"]),
+        (torch.zeros(8, 8, dtype=torch.bool), None, ["(8, 8)", "(16, 16)"]),
+        (torch.zeros(3, 16, 16, dtype=torch.bool), None, ["(3, 16, 16)", "(2, 16, 16)"]),
+        (torch.zeros(16, 16, dtype=torch.bool), [0], ["1 labels", "2 images"]),
+        (torch.zeros(16, 16, dtype=torch.bool), [0, 9], ["label 9"]),
+    ],
+)
 def test_bad_masks_are_named(var, tok, mask, labels, words):
     with pytest.raises(ValueError) as error:
         inpaint(var, tok, random_images(2), mask, labels)

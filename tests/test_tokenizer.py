@@ -7,8 +7,13 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer, random_images, random_tokens
 
 VARIANTS = [
-    {}, dict(attention=True, multipliers=(1, 2)), dict(image_channels=3), dict(patch=1),
-    dict(sizes=(1, (1, 2), (2, 3))), dict(sizes=(3,), num_phi=0), dict(lookup="cosine"),
+    {},
+    dict(attention=True, multipliers=(1, 2)),
+    dict(image_channels=3),
+    dict(patch=1),
+    dict(sizes=(1, (1, 2), (2, 3))),
+    dict(sizes=(3,), num_phi=0),
+    dict(lookup="cosine"),
     dict(multipliers=(1, 1, 1), num_res_blocks=2, sizes=(1, 2)),
 ]
 
@@ -48,8 +53,13 @@ def test_decoding_from_the_first_scales_only(tok):
 
 
 @settings(max_examples=8)
-@given(batch=st.integers(1, 4), patch=st.sampled_from([1, 2]), channels=st.sampled_from([1, 3]),
-       grid=st.tuples(st.integers(1, 3), st.integers(2, 3)), seed=st.integers(0, 99))
+@given(
+    batch=st.integers(1, 4),
+    patch=st.sampled_from([1, 2]),
+    channels=st.sampled_from([1, 3]),
+    grid=st.tuples(st.integers(1, 3), st.integers(2, 3)),
+    seed=st.integers(0, 99),
+)
 @torch.no_grad()
 def test_images_of_a_batch_do_not_touch_each_other(batch, patch, channels, grid, seed):
     tok = make_tokenizer(seed, sizes=(1, grid), patch=patch, image_channels=channels)
@@ -58,10 +68,12 @@ def test_images_of_a_batch_do_not_touch_each_other(batch, patch, channels, grid,
     drawn = tok.decode(tokens)
     assert drawn.shape == images.shape
     for i in range(batch):
-        torch.testing.assert_close(tok.decode([t[i:i + 1] for t in tokens]), drawn[i:i + 1],
-                                   rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(tok.features(images[i:i + 1]), tok.features(images)[i:i + 1],
-                                   rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            tok.decode([t[i : i + 1] for t in tokens]), drawn[i : i + 1], rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            tok.features(images[i : i + 1]), tok.features(images)[i : i + 1], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_picture_loss_reaches_the_encoder_but_neither_codebook_nor_phi(tok):
@@ -89,16 +101,19 @@ def test_encode_and_decode_leave_no_graph_and_no_change(tok):
     assert tok.decode(tokens).equal(drawn)
 
 
-@pytest.mark.parametrize("images, words", [
-    (torch.zeros(2, 3, 16, 16), ["(2, 3, 16, 16)", "(B, 1, 16, 16)"]),
-    (torch.zeros(2, 1, 16, 8), ["(2, 1, 16, 8)", "(B, 1, 16, 16)"]),
-    (torch.zeros(1, 16, 16), ["(1, 16, 16)"]),
-    (torch.zeros(2, 1, 16, 16, dtype=torch.uint8), ["uint8", "[-1, 1]"]),
-    (torch.full((2, 1, 16, 16), 255.0), ["255", "[-1, 1]", "127.5"]),
-    (torch.full((2, 1, 16, 16), -1.5), ["-1.5", "[-1, 1]"]),
-    (torch.full((2, 1, 16, 16), torch.nan), ["nan", "[-1, 1]"]),
-    ("picture.png", ["(B, 1, 16, 16)"]),
-])
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (torch.zeros(2, 3, 16, 16), ["(2, 3, 16, 16)", "(B, 1, 16, 16)"]),
+        (torch.zeros(2, 1, 16, 8), ["(2, 1, 16, 8)", "(B, 1, 16, 16)"]),
+        (torch.zeros(1, 16, 16), ["(1, 16, 16)"]),
+        (torch.zeros(2, 1, 16, 16, dtype=torch.uint8), ["uint8", "[-1, 1]"]),
+        (torch.full((2, 1, 16, 16), 255.0), ["255", "[-1, 1]", "127.5"]),
+        (torch.full((2, 1, 16, 16), -1.5), ["-1.5", "[-1, 1]"]),
+        (torch.full((2, 1, 16, 16), torch.nan), ["nan", "[-1, 1]"]),
+        ("picture.png", ["(B, 1, 16, 16)"]),
+    ],
+)
 def test_bad_images_are_named(tok, images, words):
     for call in (tok.encode, tok.features, tok):
         with pytest.raises(ValueError) as error:
@@ -107,25 +122,36 @@ def test_bad_images_are_named(tok, images, words):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda tok, t: tok.decode(t[:2]), ["2 maps", "3 maps"]),
-    (lambda tok, t: tok.decode(t + t[-1:]), ["4 maps", "3 maps"]),
-    (lambda tok, t: tok.decode(t, num_scales=4), ["4", "1 to 3"]),
-    (lambda tok, t: tok.decode(t, num_scales=0), ["0", "1 to 3"]),
-    (lambda tok, t: tok.decode([t[0] + 12, *t[1:]]), ["[0, 12)"]),
-    (lambda tok, t: tok.decode([m.int() for m in t]), ["int32", "int64"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda tok, t: tok.decode(t[:2]), ["2 maps", "3 maps"]),
+        (lambda tok, t: tok.decode(t + t[-1:]), ["4 maps", "3 maps"]),
+        (lambda tok, t: tok.decode(t, num_scales=4), ["4", "1 to 3"]),
+        (lambda tok, t: tok.decode(t, num_scales=0), ["0", "1 to 3"]),
+        (lambda tok, t: tok.decode([t[0] + 12, *t[1:]]), ["[0, 12)"]),
+        (lambda tok, t: tok.decode([m.int() for m in t]), ["int32", "int64"]),
+    ],
+)
 def test_bad_tokens_are_named(tok, call, words):
     with pytest.raises(ValueError) as error:
         call(tok, random_tokens(tok.schedule, 2))
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(width=48), ["width", "48", "32"]), (dict(sizes=(4, 2)), ["2x2", "4x4"]),
-    (dict(sizes=()), ["empty"]), (dict(lookup="dot"), ["'dot'"]), (dict(vocab_size=0), ["vocab_size=0"]),
-    (dict(multipliers=()), ["multipliers"]), (dict(patch=0), ["patch"]), (dict(width=0), ["width"]),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(width=48), ["width", "48", "32"]),
+        (dict(sizes=(4, 2)), ["2x2", "4x4"]),
+        (dict(sizes=()), ["empty"]),
+        (dict(lookup="dot"), ["'dot'"]),
+        (dict(vocab_size=0), ["vocab_size=0"]),
+        (dict(multipliers=()), ["multipliers"]),
+        (dict(patch=0), ["patch"]),
+        (dict(width=0), ["width"]),
+    ],
+)
 def test_bad_configurations_are_named(options, words):
     with pytest.raises(ValueError) as error:
         make_tokenizer(**options)

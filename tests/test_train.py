@@ -13,15 +13,32 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_tokenizer
 
-from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig, engine, train_tokenizer, train_var
+from varmini import (
+    VAR,
+    MultiScaleVQVAE,
+    TokenizerConfig,
+    VARConfig,
+    engine,
+    train_tokenizer,
+    train_var,
+)
 from varmini.classifier import Classifier, ClassifierConfig
 from varmini.data import ImageSet
 from varmini.presets import TokenizerTraining, VARTraining
 from varmini.quantizer import CodeRevival
 
 STEPS = 13  # 23 training images in batches of 4: more than two epochs
-SHAPE = TokenizerConfig(sizes=(1, 2), image_channels=1, vocab_size=24, code_channels=4, width=32,
-                        multipliers=(1, 1), num_res_blocks=1, attention=False, patch=2)
+SHAPE = TokenizerConfig(
+    sizes=(1, 2),
+    image_channels=1,
+    vocab_size=24,
+    code_channels=4,
+    width=32,
+    multipliers=(1, 1),
+    num_res_blocks=1,
+    attention=False,
+    patch=2,
+)
 
 
 class Killed(BaseException):
@@ -39,6 +56,7 @@ def image_set(split):
 @pytest.fixture(autouse=True, params=["float32"])
 def tiny_world(request, monkeypatch):
     """Synthetic images under the name "toy", in a fixed precision."""
+
     def load_images(name, split="train", **options):
         if name != "toy":
             raise ValueError(f"{name}: no such set")
@@ -58,26 +76,49 @@ def tokenizer_config(tmp_path, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "CodeRevival", functools.partial(CodeRevival, decay=0.1))
     torch.manual_seed(3)
     network = Classifier(ClassifierConfig(image_channels=1, widths=(4, 8))).save_pretrained(
-        tmp_path / "network")
+        tmp_path / "network"
+    )
     return TokenizerTraining(
-        data="toy", model=SHAPE, images=STEPS * 4, batch_size=4, perceptual_network=str(network),
-        adversarial=0.5, adversarial_start=0.3, revive_every=2, decay=0.2, log_every=3,
-        checkpoint_every=4, held_out=5, ema=0.9)
+        data="toy",
+        model=SHAPE,
+        images=STEPS * 4,
+        batch_size=4,
+        perceptual_network=str(network),
+        adversarial=0.5,
+        adversarial_start=0.3,
+        revive_every=2,
+        decay=0.2,
+        log_every=3,
+        checkpoint_every=4,
+        held_out=5,
+        ema=0.9,
+    )
 
 
 @pytest.fixture
 def tokenizer_folder(tmp_path):
-    return make_tokenizer(**{k: getattr(SHAPE, k) for k in ("sizes", "vocab_size")}).save_pretrained(
-        tmp_path / "tokenizer")
+    return make_tokenizer(
+        **{k: getattr(SHAPE, k) for k in ("sizes", "vocab_size")}
+    ).save_pretrained(tmp_path / "tokenizer")
 
 
 @pytest.fixture
 def var_config(tokenizer_folder):
     """Label dropout and drop path draw random numbers at every step."""
     return VARTraining(
-        data="toy", tokenizer=str(tokenizer_folder), images=STEPS * 4, batch_size=4, accumulate=2,
-        model=VARConfig(depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0),
-        log_every=3, checkpoint_every=4, held_out=5, ema=0.9)
+        data="toy",
+        tokenizer=str(tokenizer_folder),
+        images=STEPS * 4,
+        batch_size=4,
+        accumulate=2,
+        model=VARConfig(
+            depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0
+        ),
+        log_every=3,
+        checkpoint_every=4,
+        held_out=5,
+        ema=0.9,
+    )
 
 
 @pytest.fixture(params=["tokenizer", "var"])
@@ -145,21 +186,25 @@ def assert_equal_runs(a, b):
     assert log_rows(a) == log_rows(b)
 
 
-# ------------------------------------------------------------------------------------ stop and resume
+# ---------------------------------------------------------------------------------- stop and resume
 
 
 def test_two_runs_of_one_seed_are_equal_and_of_two_differ(loop, tmp_path):
     train, config, _ = loop
     config = replace(config, images=24)
-    a, b, c = (train(replace(config, seed=seed), tmp_path / name)
-               for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    a, b, c = (
+        train(replace(config, seed=seed), tmp_path / name)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert_equal_runs(a, b)
     models = [load_file(folder / "model.safetensors") for folder in (a, c)]
     assert any(not t.equal(models[1][k]) for k, t in models[0].items())
 
 
 @pytest.mark.parametrize("step", [6, 10])
-def test_a_terminated_run_saves_and_goes_on_bit_equal(loop, whole, tmp_path, monkeypatch, capsys, step):
+def test_a_terminated_run_saves_and_goes_on_bit_equal(
+    loop, whole, tmp_path, monkeypatch, capsys, step
+):
     train, config, interrupt = loop
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -177,10 +222,15 @@ def test_a_terminated_run_saves_and_goes_on_bit_equal(loop, whole, tmp_path, mon
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_equal(
-        loop, whole, tmp_path, monkeypatch):
+    loop, whole, tmp_path, monkeypatch
+):
     train, config, interrupt = loop
     out = tmp_path / "killed"
-    for step, resume in ((2, False), (7, True), (11, True)):  # before any checkpoint, then two later
+    for step, resume in (
+        (2, False),
+        (7, True),
+        (11, True),
+    ):  # before any checkpoint, then two later
         with monkeypatch.context() as patch:
             interrupt(patch, step, raise_killed)
             with pytest.raises(Killed):
@@ -191,7 +241,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_equal(
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
-        loop, whole, tmp_path, monkeypatch):
+    loop, whole, tmp_path, monkeypatch
+):
     train, config, interrupt = loop
     out = tmp_path / "damaged"
     with monkeypatch.context() as patch:
@@ -231,21 +282,23 @@ def test_a_stopped_run_in_bfloat16_goes_on_bit_equal(loop, whole, tmp_path, monk
 def test_codes_were_revived_before_and_after_the_stop(tokenizer_config, tmp_path, monkeypatch):
     """What the tests above rest on: revival has something to do in this setting."""
     revived, revive = [], CodeRevival.revive
-    monkeypatch.setattr(CodeRevival, "revive",
-                        lambda self, f: revived.append(revive(self, f)) or revived[-1])
+    monkeypatch.setattr(
+        CodeRevival, "revive", lambda self, f: revived.append(revive(self, f)) or revived[-1]
+    )
     train_tokenizer.train(tokenizer_config, tmp_path / "run")
     assert len(revived) == 5  # every second step while the learning rate is flat
     assert revived[0] + revived[1] > 0 and revived[3] + revived[4] > 0
 
 
-# ------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def test_a_run_leaves_a_model_and_its_log(loop, tmp_path):
     train, config, _ = loop
     out = train(config, tmp_path / "run")
     assert {"config.json", "model.safetensors", "log.csv", "run.json", "state"} <= {
-        p.name for p in out.iterdir()}
+        p.name for p in out.iterdir()
+    }
     assert not list(out.rglob("*.tmp"))
     rows = log_rows(out)
     assert [int(r["step"]) for r in rows] == [3, 6, 9, 12, 13]
@@ -259,8 +312,20 @@ def test_a_run_leaves_a_model_and_its_log(loop, tmp_path):
 def test_the_tokenizer_log_shows_every_scale(tokenizer_config, tmp_path):
     out = train_tokenizer.train(tokenizer_config, tmp_path / "run")
     rows = log_rows(out)
-    assert set(rows[0]) == {"step", "images", "lr", "loss", "reconstruction", "vq", "perceptual",
-                            "adversarial", "psnr", "usage_1", "usage_2", "usage_all"}
+    assert set(rows[0]) == {
+        "step",
+        "images",
+        "lr",
+        "loss",
+        "reconstruction",
+        "vq",
+        "perceptual",
+        "adversarial",
+        "psnr",
+        "usage_1",
+        "usage_2",
+        "usage_all",
+    }
     for row in rows:
         assert all(0 < float(row[k]) <= 1 for k in ("usage_1", "usage_2", "usage_all"))
         assert float(row["perceptual"]) > 0 and float(row["psnr"]) > 0
@@ -272,10 +337,17 @@ def test_the_tokenizer_log_shows_every_scale(tokenizer_config, tmp_path):
 
 
 def test_the_usage_of_the_last_row_counts_the_steps_since_the_row_before(
-        tokenizer_config, tmp_path, monkeypatch):
+    tokenizer_config, tmp_path, monkeypatch
+):
     """One image a step and 1x1 maps only: every step can add one code, and each adds a new one."""
-    config = replace(tokenizer_config, images=5, batch_size=1, log_every=4, adversarial=0.0,
-                     model=replace(SHAPE, sizes=(1, 2), vocab_size=64))
+    config = replace(
+        tokenizer_config,
+        images=5,
+        batch_size=1,
+        log_every=4,
+        adversarial=0.0,
+        model=replace(SHAPE, sizes=(1, 2), vocab_size=64),
+    )
     tokens = iter(range(100))
     lookup = train_tokenizer.MultiScaleVQVAE.forward
 
@@ -292,8 +364,18 @@ def test_the_usage_of_the_last_row_counts_the_steps_since_the_row_before(
 def test_the_var_log_shows_every_scale(var_config, tmp_path):
     out = train_var.train(var_config, tmp_path / "run")
     rows = log_rows(out)
-    assert {"step", "images", "lr", "loss", "loss_last", "accuracy", "accuracy_last", "val_loss",
-            "val_loss_last", "val_accuracy"} <= set(rows[0])
+    assert {
+        "step",
+        "images",
+        "lr",
+        "loss",
+        "loss_last",
+        "accuracy",
+        "accuracy_last",
+        "val_loss",
+        "val_loss_last",
+        "val_accuracy",
+    } <= set(rows[0])
     scales = [k for k in rows[0] if k.endswith(("loss_1", "loss_2"))]
     assert len(scales) == 2
     for row in rows:
@@ -303,33 +385,51 @@ def test_the_var_log_shows_every_scale(var_config, tmp_path):
         assert float(row["val_loss_last"]) == pytest.approx(parts[1], rel=1e-4)
         assert 0 <= float(row["accuracy"]) <= 1
     model = VAR.from_pretrained(out)
-    assert model.config == replace(var_config.model, sizes=(1, 2), vocab_size=24, code_channels=4,
-                                   num_classes=3)
+    assert model.config == replace(
+        var_config.model, sizes=(1, 2), vocab_size=24, code_channels=4, num_classes=3
+    )
     ema = {k.split("/module.")[1]: t for k, t in checkpoint(out).items() if "/ema/module." in k}
     assert ema and all(t.equal(ema[k]) for k, t in model.state_dict().items())
 
 
 def test_losses_fall(tokenizer_config, var_config, tmp_path):
-    config = replace(tokenizer_config, images=240, adversarial=0.0, perceptual_network="",
-                     log_every=4, lr=3e-3, checkpoint_every=99)
+    config = replace(
+        tokenizer_config,
+        images=240,
+        adversarial=0.0,
+        perceptual_network="",
+        log_every=4,
+        lr=3e-3,
+        checkpoint_every=99,
+    )
     rows = log_rows(train_tokenizer.train(config, tmp_path / "a"))
     assert float(rows[-1]["reconstruction"]) < 0.75 * float(rows[0]["reconstruction"])
     assert float(rows[-1]["psnr"]) > float(rows[0]["psnr"]) + 1
-    config = replace(var_config, images=200, log_every=5, lr=1e-2, tokenizer=str(tmp_path / "a"),
-                     checkpoint_every=99,
-                     model=replace(var_config.model, drop_path=0.0, label_dropout=0.1))
+    config = replace(
+        var_config,
+        images=200,
+        log_every=5,
+        lr=1e-2,
+        tokenizer=str(tmp_path / "a"),
+        checkpoint_every=99,
+        model=replace(var_config.model, drop_path=0.0, label_dropout=0.1),
+    )
     rows = log_rows(train_var.train(config, tmp_path / "b"))
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
 
 
-# ------------------------------------------------------------------------------------------ token maps
+# --------------------------------------------------------------------------------------- token maps
 
 
 def test_token_maps_are_written_once_and_again_when_the_tokenizer_changes(
-        var_config, tmp_path, monkeypatch):
+    var_config, tmp_path, monkeypatch
+):
     calls, encode = [], MultiScaleVQVAE.encode
-    monkeypatch.setattr(MultiScaleVQVAE, "encode",
-                        lambda self, images: calls.append(len(images)) or encode(self, images))
+    monkeypatch.setattr(
+        MultiScaleVQVAE,
+        "encode",
+        lambda self, images: calls.append(len(images)) or encode(self, images),
+    )
     out = train_var.train(var_config, tmp_path / "run")
     assert sum(calls) == 23 + 23 + 6  # train, mirrored, test; never again in any epoch
     train_var.train(var_config, out, resume=True)
@@ -375,10 +475,12 @@ def test_token_batches_start_anywhere_and_visit_everything():
         for (a, b), (c, d) in zip(whole[start:], late, strict=True):
             assert a.equal(c) and b.equal(d)
     for epoch in range(4):  # three batches of three: no image twice, order anew
-        seen = torch.cat([labels for _, labels in whole[3 * epoch:3 * epoch + 3]])
+        seen = torch.cat([labels for _, labels in whole[3 * epoch : 3 * epoch + 3]])
         assert len(seen.unique()) == 9
-    assert len({tuple(torch.cat([b for _, b in whole[3 * e:3 * e + 3]]).tolist())
-                for e in range(4)}) == 4
+    assert (
+        len({tuple(torch.cat([b for _, b in whole[3 * e : 3 * e + 3]]).tolist()) for e in range(4)})
+        == 4
+    )
     for batch, labels in whole:
         assert batch.dtype == torch.int64 and (batch[:, 0] % 10).equal(labels)
     assert {bool(t >= 10) for batch, _ in whole for t in batch[:, 0]} == {False, True}
@@ -386,7 +488,7 @@ def test_token_batches_start_anywhere_and_visit_everything():
         next(train_var.token_batches(data, 11, 0, 0))
 
 
-# ------------------------------------------------------------------------------ folders and bad input
+# ---------------------------------------------------------------------------- folders and bad input
 
 
 def contents(folder):
@@ -402,8 +504,10 @@ def test_a_run_never_overwrites_another(loop, tmp_path):
         train(config, out)
     assert contents(out) == before
     train(replace(config, seed=1), out, overwrite=True)
-    assert contents(out)[next(p for p in before if p.name == "model.safetensors")] != before[
-        next(p for p in before if p.name == "model.safetensors")]
+    assert (
+        contents(out)[next(p for p in before if p.name == "model.safetensors")]
+        != before[next(p for p in before if p.name == "model.safetensors")]
+    )
     assert len(log_rows(out)) == 1
 
 
@@ -416,18 +520,31 @@ def test_a_model_that_a_run_did_not_write_is_never_touched(loop, tmp_path, token
         assert contents(tokenizer_folder) == before
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(data="toys"), "toys"), (dict(batch_size=24), "24.*23"), (dict(batch_size=0), "batch_size"),
-    (dict(log_every=0), "log_every"), (dict(checkpoint_every=0), "checkpoint_every"),
-    (dict(images=0), "images"), (dict(held_out=0), "held_out"),
-], ids=str)
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(data="toys"), "toys"),
+        (dict(batch_size=24), "24.*23"),
+        (dict(batch_size=0), "batch_size"),
+        (dict(log_every=0), "log_every"),
+        (dict(checkpoint_every=0), "checkpoint_every"),
+        (dict(images=0), "images"),
+        (dict(held_out=0), "held_out"),
+    ],
+    ids=str,
+)
 def test_bad_input_is_one_line_and_costs_nothing_on_disk(loop, tmp_path, changes, words):
     train, config, _ = loop
     out = train(replace(config, images=8), tmp_path / "run")
     before = contents(out)
     with pytest.raises(ValueError, match=words) as error:
-        train(replace(config, images=8, **changes) if "images" not in changes
-              else replace(config, **changes), out, overwrite=True)
+        train(
+            replace(config, images=8, **changes)
+            if "images" not in changes
+            else replace(config, **changes),
+            out,
+            overwrite=True,
+        )
     assert "\n" not in str(error.value)
     assert contents(out) == before
 
@@ -454,8 +571,14 @@ def test_resuming_with_another_configuration_is_refused(loop, tmp_path, change):
     train, config, _ = loop
     out = train(replace(config, images=8), tmp_path / "run")
     before = contents(out)
-    value = {"seed": 5, "batch_size": 2, "model": replace(
-        config.model, **({"width": 64} if isinstance(config, TokenizerTraining) else {"width": 32}))}
+    value = {
+        "seed": 5,
+        "batch_size": 2,
+        "model": replace(
+            config.model,
+            **({"width": 64} if isinstance(config, TokenizerTraining) else {"width": 32}),
+        ),
+    }
     with pytest.raises(ValueError, match=change) as error:
         train(replace(config, images=8, **{change: value[change]}), out, resume=True)
     assert "\n" not in str(error.value)

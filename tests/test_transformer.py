@@ -1,4 +1,4 @@
-"""The transformer: causality proven by gradients, cached equals masked, attention's own backward."""
+"""The transformer: causality proven by gradients, cached equals masked, its own backward."""
 
 import math
 
@@ -14,10 +14,15 @@ from varmini.engine import decay_groups
 from varmini.transformer import Attention, Block, KVCache, _Attention, attend
 
 VARIANTS = {
-    "plain": {}, "shared AdaLN": dict(shared_adaln=True), "without q/k norm": dict(qk_norm=False),
-    "one scale": dict(sizes=(3,)), "non-square": dict(sizes=(1, (1, 2), (3, 2), (3, 5))),
-    "first map of many tokens": dict(sizes=((2, 3), 4)), "repeated sizes": dict(sizes=(1, 2, 2, 3, 3)),
-    "depth 1": dict(depth=1), "four heads": dict(heads=4),
+    "plain": {},
+    "shared AdaLN": dict(shared_adaln=True),
+    "without q/k norm": dict(qk_norm=False),
+    "one scale": dict(sizes=(3,)),
+    "non-square": dict(sizes=(1, (1, 2), (3, 2), (3, 5))),
+    "first map of many tokens": dict(sizes=((2, 3), 4)),
+    "repeated sizes": dict(sizes=(1, 2, 2, 3, 3)),
+    "depth 1": dict(depth=1),
+    "four heads": dict(heads=4),
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -42,7 +47,7 @@ def stepped(var, labels, teacher):
     first, rows = var.schedule.tokens_per_scale[0], []
     for k, part in enumerate(var.schedule.slices):
         if k:
-            x = var.word(teacher[:, part.start - first:part.stop - first])
+            x = var.word(teacher[:, part.start - first : part.stop - first])
         rows.append(var.step(k, x, modulations, head, cache))
     return torch.cat(rows, 1)
 
@@ -60,8 +65,9 @@ def test_gradients_prove_the_block_causal_mask(options):
     for query in range(var.schedule.num_tokens):
         logits = var(labels, teacher)
         # `position` is added to every token, so its gradient tells which tokens were looked at.
-        at_position, at_input = torch.autograd.grad(logits[0, query].square().sum(),
-                                                    [var.position, teacher])
+        at_position, at_input = torch.autograd.grad(
+            logits[0, query].square().sum(), [var.position, teacher]
+        )
         reached = at_position[0].abs().amax(1)
         assert (reached[level <= level[query]] > 1e-9).all()
         assert not reached[level > level[query]].any()
@@ -83,7 +89,7 @@ def test_every_pair_of_scales_by_changing_inputs():
                 assert differs[level == seen].any() == (seen >= changed)
 
 
-# -------------------------------------------------------------------------- cached path = masked path
+# ------------------------------------------------------------------------ cached path = masked path
 
 
 @variants
@@ -98,19 +104,36 @@ def test_cached_equals_masked(options):
 
 
 @settings(max_examples=15)
-@given(schedule=schedules(), batch=st.integers(1, 3), depth=st.integers(1, 3),
-       heads=st.sampled_from([1, 2, 4]), head_width=st.sampled_from([4, 8]), shared=st.booleans(),
-       qk_norm=st.booleans(), vocab=st.integers(1, 9), seed=st.integers(0, 99))
+@given(
+    schedule=schedules(),
+    batch=st.integers(1, 3),
+    depth=st.integers(1, 3),
+    heads=st.sampled_from([1, 2, 4]),
+    head_width=st.sampled_from([4, 8]),
+    shared=st.booleans(),
+    qk_norm=st.booleans(),
+    vocab=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
 @torch.no_grad()
 def test_cached_equals_masked_for_any_shape(
-        schedule, batch, depth, heads, head_width, shared, qk_norm, vocab, seed):
-    var = make_var(schedule, seed, depth=depth, heads=heads, width=heads * head_width,
-                   shared_adaln=shared, qk_norm=qk_norm, vocab_size=vocab)
+    schedule, batch, depth, heads, head_width, shared, qk_norm, vocab, seed
+):
+    var = make_var(
+        schedule,
+        seed,
+        depth=depth,
+        heads=heads,
+        width=heads * head_width,
+        shared_adaln=shared,
+        qk_norm=qk_norm,
+        vocab_size=vocab,
+    )
     labels, teacher = inputs_for(var, batch, seed)
     masked = var(labels, teacher)
     torch.testing.assert_close(stepped(var, labels, teacher), masked, rtol=0, atol=1e-5)
     # Images of a batch do not touch each other.
-    single = torch.cat([var(labels[i:i + 1], teacher[i:i + 1]) for i in range(batch)])
+    single = torch.cat([var(labels[i : i + 1], teacher[i : i + 1]) for i in range(batch)])
     torch.testing.assert_close(single, masked, rtol=0, atol=1e-5)
 
 
@@ -125,8 +148,9 @@ def test_real_token_maps_go_the_same_way_through_both_paths():
     cache, f_hats = KVCache(var, 2), quantizer.cumulative(tokens)
     for k, part in enumerate(schedule.slices):
         x = x if k == 0 else var.word(quantizer.next_input(f_hats[k - 1], k))
-        torch.testing.assert_close(var.step(k, x, modulations, head, cache), masked[:, part],
-                                   rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            var.step(k, x, modulations, head, cache), masked[:, part], rtol=0, atol=1e-5
+        )
 
 
 def test_the_cache_is_allocated_once(var):
@@ -160,8 +184,10 @@ def test_the_written_out_backward_is_the_gradient(masked):
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(lambda q, k, v: _Attention.apply(q, k, v, bias), (q, k, v))
     weights = torch.randn(2, 3, 5, 4, dtype=torch.double)
-    own, plain = ((function(q, k, v, bias) * weights).sum()
-                  for function in (_Attention.apply, plain_attention))
+    own, plain = (
+        (function(q, k, v, bias) * weights).sum()
+        for function in (_Attention.apply, plain_attention)
+    )
     torch.testing.assert_close(own, plain)
     for a, b in zip(torch.autograd.grad(own, (q, k, v)), torch.autograd.grad(plain, (q, k, v))):
         torch.testing.assert_close(a, b)
@@ -177,8 +203,10 @@ def test_attend_is_the_plain_formula(queries, keys):
     for chosen in (None, mask):
         bias = None if chosen is None else torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
         torch.testing.assert_close(attend(q, k, v, chosen), plain_attention(q, k, v, bias))
-        torch.testing.assert_close(attend(q, k, v, chosen), F.scaled_dot_product_attention(
-            q, k, v, attn_mask=chosen, scale=1.0))
+        torch.testing.assert_close(
+            attend(q, k, v, chosen),
+            F.scaled_dot_product_attention(q, k, v, attn_mask=chosen, scale=1.0),
+        )
 
 
 def test_queries_and_keys_have_unit_length_and_a_clamped_scale():
@@ -217,7 +245,7 @@ def test_keys_have_no_bias_queries_and_values_have():
         assert not torch.allclose(attention(x, None), shifted, atol=1e-3)
 
 
-# -------------------------------------------------------------------------- block, head, conditioning
+# ------------------------------------------------------------------------ block, head, conditioning
 
 
 @torch.no_grad()
@@ -228,7 +256,9 @@ def test_a_block_is_the_formula():
     g1, g2, s1, s2, b1, b2 = (modulation[:, i, None] for i in range(6))
 
     def norm(x):
-        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        return (x - x.mean(-1, keepdim=True)) / (
+            x.var(-1, unbiased=False, keepdim=True) + 1e-6
+        ).sqrt()
 
     y = x + g1 * block.attention(norm(x) * (1 + s1) + b1, None)
     hidden = block.fc1(norm(y) * (1 + s2) + b2)
@@ -252,8 +282,9 @@ def test_every_block_has_its_own_modulation(shared):
     assert var.modulation.out_features == 6 * 32 * (1 if shared else 3)
     if shared:  # blocks differ by an offset that no class changes
         apart = modulations[1] - modulations[0]
-        torch.testing.assert_close(apart, (var.offsets[1] - var.offsets[0]).expand(3, 6, 32),
-                                   rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            apart, (var.offsets[1] - var.offsets[0]).expand(3, 6, 32), rtol=1e-4, atol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -301,18 +332,29 @@ def test_drop_path_skips_branches_in_training_and_keeps_the_mean():
     out = block._drop(branch)
     assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert out.mean().item() == pytest.approx(1, abs=0.05)
-    rates = [block.drop_path for block in VAR(VARConfig(depth=5, width=8, heads=1, sizes=(1, 2),
-                                                        drop_path=0.2)).blocks]
+    rates = [
+        block.drop_path
+        for block in VAR(VARConfig(depth=5, width=8, heads=1, sizes=(1, 2), drop_path=0.2)).blocks
+    ]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
-# ------------------------------------------------------------------------ parameters and bad input
+# ------------------------------------------------------------------------- parameters and bad input
 
 
 def test_the_number_of_parameters_is_about_18_d_w_squared():
     width, depth = 64, 3
-    var = VAR(VARConfig(depth=depth, width=width, heads=4, sizes=(1, 2), vocab_size=8,
-                        code_channels=4, num_classes=3))
+    var = VAR(
+        VARConfig(
+            depth=depth,
+            width=width,
+            heads=4,
+            sizes=(1, 2),
+            vocab_size=8,
+            code_channels=4,
+            num_classes=3,
+        )
+    )
     inside = sum(p.numel() for p in var.blocks.parameters())
     assert inside == depth * (12 * width**2 + 2 * width + width + 4 * width + width + 4)
     modulation = sum(p.numel() for p in var.modulation.parameters())
@@ -321,8 +363,18 @@ def test_the_number_of_parameters_is_about_18_d_w_squared():
 
 def test_initial_gates_are_small_and_logits_near_uniform():
     torch.manual_seed(0)
-    var = VAR(VARConfig(depth=2, width=64, heads=2, sizes=(1, 2, 4), vocab_size=12, code_channels=4,
-                        num_classes=3, init_gamma=1e-3)).eval()
+    var = VAR(
+        VARConfig(
+            depth=2,
+            width=64,
+            heads=2,
+            sizes=(1, 2, 4),
+            vocab_size=12,
+            code_channels=4,
+            num_classes=3,
+            init_gamma=1e-3,
+        )
+    ).eval()
     gates = var.modulation.weight.view(2, 6, 64, 64)
     std = math.sqrt(1 / 64 / 3)
     assert gates[:, :2].std().item() == pytest.approx(1e-3 * std, rel=0.1)
@@ -336,18 +388,28 @@ def test_no_weight_decay_on_embeddings_biases_and_scales():
     var = build(shared_adaln=True)
     decayed = {id(p) for p in decay_groups(var, 0.05)[0]["params"]}
     names = {name for name, p in var.named_parameters() if id(p) in decayed}
-    assert names == {"word.weight", "modulation.weight", "head_modulation.weight", "head.weight"} | {
-        f"blocks.{i}.{name}.weight" for i in range(2)
-        for name in ("attention.qkv", "attention.proj", "fc1", "fc2")}
+    assert names == {
+        "word.weight",
+        "modulation.weight",
+        "head_modulation.weight",
+        "head.weight",
+    } | {
+        f"blocks.{i}.{name}.weight"
+        for i in range(2)
+        for name in ("attention.qkv", "attention.proj", "fc1", "fc2")
+    }
 
 
-@pytest.mark.parametrize("labels, words", [
-    (torch.tensor([0, 4]), ["4", "0 to 2", "3"]),
-    (torch.tensor([-1, 0]), ["-1"]),
-    (torch.tensor([0.0, 1.0]), ["float32", "LongTensor"]),
-    (torch.tensor([[0, 1]]), ["(1, 2)", "(B,)"]),
-    ([0, 1], ["list", "LongTensor"]),
-])
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (torch.tensor([0, 4]), ["4", "0 to 2", "3"]),
+        (torch.tensor([-1, 0]), ["-1"]),
+        (torch.tensor([0.0, 1.0]), ["float32", "LongTensor"]),
+        (torch.tensor([[0, 1]]), ["(1, 2)", "(B,)"]),
+        ([0, 1], ["list", "LongTensor"]),
+    ],
+)
 def test_bad_labels_are_named(var, labels, words):
     with pytest.raises(ValueError) as error:
         var(labels, inputs_for(var)[1])

@@ -11,8 +11,10 @@ from varmini.quantizer import MultiScaleQuantizer
 def schedules(draw, max_scales=4, max_side=5):
     """Schedules of 1 to `max_scales` scales; square, non-square and repeated sizes."""
     count = draw(st.integers(1, max_scales))
-    sides = [sorted(draw(st.lists(st.integers(1, max_side), min_size=count, max_size=count)))
-             for _ in range(2)]
+    sides = [
+        sorted(draw(st.lists(st.integers(1, max_side), min_size=count, max_size=count)))
+        for _ in range(2)
+    ]
     return ScaleSchedule(zip(*sides))
 
 
@@ -37,16 +39,38 @@ def make_quantizer(schedule, vocab=12, channels=4, seed=0, **options):
 
 def make_tokenizer(seed=0, **options):
     """A tokenizer of width 32 in evaluation mode."""
-    values = dict(sizes=(1, 2, 4), image_channels=1, vocab_size=12, code_channels=4, width=32,
-                  multipliers=(1, 1), num_res_blocks=1, attention=False, patch=2) | options
+    values = (
+        dict(
+            sizes=(1, 2, 4),
+            image_channels=1,
+            vocab_size=12,
+            code_channels=4,
+            width=32,
+            multipliers=(1, 1),
+            num_res_blocks=1,
+            attention=False,
+            patch=2,
+        )
+        | options
+    )
     torch.manual_seed(seed)
     return MultiScaleVQVAE(TokenizerConfig(**values)).eval()
 
 
 def make_var(schedule, seed=0, std=0.25, **options):
     """A transformer of width 32 in evaluation mode, all weights drawn at random."""
-    values = dict(depth=2, width=32, heads=2, sizes=schedule.sizes, vocab_size=12, code_channels=4,
-                  num_classes=3) | options
+    values = (
+        dict(
+            depth=2,
+            width=32,
+            heads=2,
+            sizes=schedule.sizes,
+            vocab_size=12,
+            code_channels=4,
+            num_classes=3,
+        )
+        | options
+    )
     return redraw(VAR(VARConfig(**values)), seed, std).eval()
 
 

@@ -289,6 +289,7 @@ def evaluate_samples(
     )
     fake, probs = extract(classifier, images.float().cpu().clamp(-1, 1), batch_size)
     real, _ = extract(classifier, real_dataset, batch_size)
+    distance = frechet_distance(real, fake)
     correct = (probs.argmax(1) == labels).double()
     generator = torch.Generator().manual_seed(seed)
     n = min(len(real), len(fake))
@@ -305,7 +306,7 @@ def evaluate_samples(
         "top_p": top_p,
         "accuracy": float(correct.mean()),
         "accuracy_per_class": correct.view(classes, per_class).mean(1).tolist(),
-        "frechet": frechet_distance(real, fake),
+        "frechet": distance,
         "precision": precision,
         "recall": recall,
         "inception_score": inception_score(probs),

@@ -61,7 +61,7 @@ class TokenizerTraining:
     """Weight of the squared error."""
     vq: float = 1.0
     """Weight of the quantizer's loss."""
-    diversity: float = 0.01
+    diversity: float = 0.02
     """Weight of the pull towards using all codes at every scale; 0 leaves it out."""
     perceptual: float = 0.2
     """Weight of the perceptual loss."""

@@ -268,8 +268,8 @@ class CodeRevival:
     """Keeps every code alive: a code that no token has used for long is moved onto live data.
 
     A code's use is an exponential average of its share of the tokens, counted for each scale. A
-    code whose best scale falls below `threshold` times an even share is replaced by a vector that some
-    scale had to look up; scales take turns by how little of the codebook they use, because it is
+    code whose best scale falls below `threshold` times an even share is replaced by a vector that
+    some scale had to look up; scales take turns by how little of the codebook they use, because it is
     the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
 
     Args:
