@@ -1,4 +1,4 @@
-"""Shared settings: one thread, repeatable property tests, and tiny models that are quick to make."""
+"""Shared settings: one thread, repeatable property tests, and tiny models, quick to make."""
 
 import pytest
 import torch

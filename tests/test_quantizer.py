@@ -42,7 +42,7 @@ def plain_contributions(quantizer, tokens):
 
 
 def plain_mean(f, height, width):
-    """Average pooling to a smaller grid, with loops: cell i covers floor(iH/h) to ceil((i+1)H/h)."""
+    """Average pooling with loops: cell i covers floor(iH/h) to ceil((i+1)H/h)."""
     size, sizes = f.shape[2], f.shape[3]
     rows = [slice(i * size // height, -(-(i + 1) * size // height)) for i in range(height)]
     columns = [slice(j * sizes // width, -(-(j + 1) * sizes // width)) for j in range(width)]

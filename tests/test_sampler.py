@@ -30,7 +30,7 @@ def drawn(var, tok, labels=LABELS, **options):
 
 
 def kept_by_force(row, top_k, top_p):
-    """Top-k, then top-p over what is left, one token at a time; returns (kept, how close a call)."""
+    """Top-k, then top-p of what is left, token by token; returns (kept, how close a call)."""
     kept, close = set(range(len(row))), math.inf
     if 0 < top_k < len(row):
         least = sorted(row, reverse=True)[top_k - 1]

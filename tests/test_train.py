@@ -404,7 +404,7 @@ def test_losses_fall(tokenizer_config, var_config, tmp_path):
     )
     rows = log_rows(train_tokenizer.train(config, tmp_path / "a"))
     assert float(rows[-1]["reconstruction"]) < 0.75 * float(rows[0]["reconstruction"])
-    assert float(rows[-1]["psnr"]) > float(rows[0]["psnr"]) + 1
+    assert float(rows[-1]["psnr"]) > float(rows[0]["psnr"]) + 0.5
     config = replace(
         var_config,
         images=200,

@@ -307,6 +307,19 @@ def _memory_batches(dataset: ImageSet, plan, flip: bool) -> Iterator[tuple[Tenso
         yield _finish(dataset.images[index], mirrored, flip), dataset.labels[index]
 
 
+def in_order(
+    dataset: ImageSet | LazyImages, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once: (images (B, C, H, W) in [-1, 1], labels (B,)); the last part is short."""
+    if isinstance(dataset, ImageSet):
+        for start in range(0, len(dataset), batch_size):
+            rows = slice(start, start + batch_size)
+            yield to_float(dataset.images[rows]), dataset.labels[rows]
+    else:
+        loader = torch.Generator()  # a loader would otherwise disturb torch's global one
+        yield from DataLoader(dataset, batch_size, num_workers=workers, generator=loader)
+
+
 class _Planned(Dataset):
     """Reads the items of one planned batch; errors travel as values to stay one line long."""
 

@@ -190,9 +190,11 @@ def _bed(
     # The first test picture of each of some classes, so that nobody's taste chooses.
     firsts = [int((test.labels == c).nonzero()[0]) for c in range(min(6, classes))]
     real, some = to_float(test.images[firsts]), [0, classes // 2, classes - 1]
+    # The hub writes "T - shirt / top".
+    headings = [name.replace(" - ", "-").replace(" / ", "/") for name in test.classes]
     codebook, names = tok.quantizer.codebook.weight, [f"{h}×{w}" for h, w in tok.schedule.grids]
     figures = {
-        "samples": plots.image_grid(drawn, columns=classes, labels=test.classes),
+        "samples": plots.image_grid(drawn, columns=classes, labels=headings),
         "growing": plots.growing(tok, [t[some] for t in tokens]),
         "scales": plots.scale_by_scale(tok, real),
         "tokens": plots.token_maps(tok.encode(real[:4]), codebook, real[:4]),

@@ -300,8 +300,9 @@ class Run:
         write_atomic(self.path, text.getvalue().encode())
 
 
-def progress(steps: Iterable[int], name: str) -> Any:
-    """A tqdm bar over `steps` that redraws at most twice a second."""
+def progress(steps: Iterable[Any], name: str, done: int = 0) -> Any:
+    """A tqdm bar over `steps`, of which `done` were made before; it redraws twice a second."""
     from tqdm.auto import tqdm
 
-    return tqdm(steps, desc=name, unit="step", mininterval=0.5, dynamic_ncols=True, leave=True)
+    total = done + len(steps)
+    return tqdm(steps, name, total, initial=done, unit="step", mininterval=0.5, dynamic_ncols=True)

@@ -73,6 +73,8 @@ class TokenizerTraining:
     """Share of the run after which the adversarial loss sets in."""
     flip: bool = True
     """Mirror half of the images."""
+    workers: int = 0
+    """Processes that decode images; sets in memory need none."""
     revive_every: int = 20
     """Steps between two revivals of dead codes."""
     held_out: int = 500
@@ -117,6 +119,8 @@ class VARTraining:
     """Decay of the averaged weights, per step."""
     flip: bool = True
     """Also learn from the mirror images."""
+    workers: int = 0
+    """Processes that decode images for the token maps; sets in memory need none."""
     compile: bool = False
     """Fuse the blocks with torch.compile: 1.3 times faster after half a minute, where it can."""
     held_out: int = 1000

@@ -269,8 +269,8 @@ class CodeRevival:
 
     A code's use is an exponential average of its share of the tokens, counted for each scale. A
     code whose best scale falls below `threshold` times an even share is replaced by a vector that
-    some scale had to look up; scales take turns by how little of the codebook they use, because it is
-    the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
+    some scale had to look up; scales take turns by how little of the codebook they use, because it
+    is the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
 
     Args:
         quantizer: whose codebook is watched.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .classifier import Classifier
-from .data import batches, load_images, to_float
+from .data import batches, in_order, load_images
 from .engine import Run, autocast, prepare_folder, progress
 from .presets import ClassifierTraining
 
@@ -29,11 +29,9 @@ def accuracy(model: Classifier, dataset, batch_size: int = 500) -> float:
     """Share of the images of `dataset` that `model` names rightly, in evaluation mode."""
     model.eval()
     right = 0
-    for start in range(0, len(dataset), batch_size):
-        images = to_float(dataset.images[start : start + batch_size])
+    for images, labels in in_order(dataset, batch_size):
         with autocast():
-            guess = model(images).argmax(1)
-        right += int((guess == dataset.labels[start : start + batch_size]).sum())
+            right += int((model(images).argmax(1) == labels).sum())
     return right / len(dataset)
 
 

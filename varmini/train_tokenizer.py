@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, engine
 from .classifier import Classifier
-from .data import batches, load_images, to_float
+from .data import batches, load_images
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from .presets import TokenizerTraining
 from .quantizer import CodeRevival
@@ -82,7 +82,8 @@ def train(
     out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
     torch.manual_seed(config.seed)
     train_set = load_images(config.data, "train")
-    held_out = to_float(load_images(config.data, "test").images[: config.held_out])
+    test_set = load_images(config.data, "test")
+    held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
     model = MultiScaleVQVAE(config.model)
     model.check_images(held_out[:1])
     perceptual = perceptual_network(config.perceptual_network)
@@ -111,9 +112,14 @@ def train(
     adversarial_from = int(config.adversarial_start * total)
     run = engine.Run(out, config, start)
     stream = batches(
-        train_set, config.batch_size, seed=config.seed, start_step=start, flip=config.flip
+        train_set,
+        config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        flip=config.flip,
+        workers=config.workers,
     )
-    bar = engine.progress(range(start, total), "tokenizer")
+    bar = engine.progress(range(start, total), "tokenizer", start)
     with engine.StopSignal() as stop:
         for step in bar:
             model.train()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import checkpoint, engine
-from .data import load_images, to_float
+from .data import in_order, load_images
 from .presets import VARTraining
 from .pretrained import file_checksum, resolve_folder, write_atomic
 from .scales import ScaleSchedule
@@ -26,7 +26,7 @@ class TokenSet:
     """The token maps of a data set, as the transformer reads them."""
 
     tokens: Tensor
-    """(M, N, L) int16: M = 2 with the mirror images, else 1."""
+    """(M, N, L) int32: M = 2 with the mirror images, else 1."""
     labels: Tensor
     """(N,) int64."""
     classes: tuple[str, ...]
@@ -40,6 +40,7 @@ def token_set(
     split: str,
     flip: bool,
     folder: Path,
+    workers: int = 0,
     batch_size: int = 250,
 ) -> TokenSet:
     """Encodes a data set once, and again only when tokenizer, data or precision change.
@@ -47,6 +48,7 @@ def token_set(
     Args:
         checksum: of the tokenizer's weights; it names the file together with data and split.
         folder: where the token maps are kept.
+        workers: processes that decode images.
 
     Raises:
         ValueError: on unknown data, or images that do not fit the tokenizer.
@@ -73,17 +75,16 @@ def token_set(
         except SafetensorError:
             pass  # half a file from a full disk: encode again
     dataset = load_images(data, split)
-    kinds = []
-    for mirrored in (False, True) if flip else (False,):
-        rows = []
-        name = f"token maps, {split}{', mirrored' if mirrored else ''}"
-        for start in engine.progress(range(0, len(dataset), batch_size), name):
-            images = to_float(dataset.images[start : start + batch_size])
-            with engine.autocast():
-                tokens = tok.encode(images.flip(3) if mirrored else images)
-            rows.append(tok.schedule.flatten(tokens).to(torch.int16))
-        kinds.append(torch.cat(rows))
-    result = TokenSet(torch.stack(kinds), dataset.labels, tuple(dataset.classes))
+    rows, labels = [], []
+    stream = in_order(dataset, batch_size, workers)
+    for _ in engine.progress(range(0, len(dataset), batch_size), f"token maps, {split}"):
+        images, part = next(stream)
+        kinds = [images, images.flip(3)] if flip else [images]
+        with engine.autocast():
+            rows.append(torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]))
+        labels.append(part)
+    tokens = torch.cat(rows, dim=1).to(torch.int32)
+    result = TokenSet(tokens, torch.cat(labels), tuple(dataset.classes))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(
         path,
@@ -183,7 +184,7 @@ def train(
     torch.manual_seed(config.seed)
     checksum = file_checksum(source / "model.safetensors")
     train_set, held_out = (
-        token_set(tok, checksum, config.data, split, flip, out / "tokens")
+        token_set(tok, checksum, config.data, split, flip, out / "tokens", config.workers)
         for split, flip in (("train", config.flip), ("test", False))
     )
     model = VAR(
@@ -208,7 +209,7 @@ def train(
             block.compile()
     run = engine.Run(out, config, start)
     stream = token_batches(train_set, config.batch_size, config.seed, start)
-    bar = engine.progress(range(start, total), "var")
+    bar = engine.progress(range(start, total), "var", start)
     with engine.StopSignal() as stop:
         for step in bar:
             model.train()

@@ -188,7 +188,7 @@ class VAR(nn.Module, Pretrained):
     """Next-scale prediction: p(r_1, ..., r_K | class) = prod_k p(r_k | r_1, ..., r_{k-1}, class).
 
     The input at scale k is the picture so far, averaged down to that scale's grid; the output at
-    the same positions are the logits of r_k itself; nothing is shifted inside a scale (section 3.2).
+    the same positions are the logits of r_k itself, with no shift inside a scale (section 3.2).
 
     Args:
         config: the shape of the network.
@@ -264,7 +264,7 @@ class VAR(nn.Module, Pretrained):
             labels: (B,).
 
         Returns:
-            The start (B, h_1 w_1, w), the blocks' modulations (depth, B, 6, w), the head's (B, 2, w).
+            Start (B, h_1 w_1, w), the blocks' modulations (depth, B, 6, w), the head's (B, 2, w).
         """
         embedded = self.class_embedding(labels)
         start = embedded[:, None] + self.start_position
