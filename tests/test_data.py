@@ -232,7 +232,7 @@ def test_flip_mirrors_half_of_the_images():
 def test_batches_refuse_nonsense():
     dataset = random_set(4, name="four")
     assert message(batches, dataset, 5, seed=0) == (
-        "batch_size 5: expected 1 to 4, the images in four"
+        "batch_size 5: expected 1 to 4, the images in the set"
     )
     assert "batch_size 0" in message(batches, dataset, 0, seed=0)
     assert "seed -1" in message(batches, dataset, 2, seed=-1)

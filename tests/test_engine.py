@@ -16,9 +16,10 @@ from varmini.engine import (
     StopSignal,
     Updater,
     averaged,
+    check_folder,
     decay_groups,
     learning_rate_share,
-    prepare_folder,
+    make_folder,
 )
 
 # --------------------------------------------------------------------------- precision and schedule
@@ -145,6 +146,11 @@ def test_a_step_with_a_bad_gradient_is_skipped_and_many_end_the_run(bad):
 @dataclass(frozen=True)
 class Config:
     depth: int = 2
+
+
+def prepare_folder(out, *, overwrite, resume):
+    out = check_folder(out, Config(), overwrite=overwrite, resume=resume)
+    return make_folder(out, clear=overwrite and not resume)
 
 
 def test_an_empty_or_missing_folder_is_taken(tmp_path):

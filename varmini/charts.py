@@ -138,7 +138,7 @@ def loss_curves(log: Log, title: str | None = None) -> Figure:
         right = [("accuracy", "all scales", ACCENT), ("val_accuracy", "all, held out", "#e39aa5")]
         panels = [
             ("Cross-entropy (nats a token)", [*total, *last]),
-            ("Cross-entropy of each scale, held out", each),
+            ("Each scale, held out", each),
             ("Share of tokens guessed right", [*right, ("accuracy_last", "last scale", BLUE)]),
         ]
     with plt.rc_context(STYLE):

@@ -72,11 +72,14 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
     index = {"checkpoints": [{"file": path.name, "sha256": file_checksum(path)}]}
     if (folder / "index.json").exists():
         earlier = read_json(folder / "index.json")["checkpoints"]
-        index["checkpoints"] += [c for c in earlier if c["file"] != path.name]
-    index["checkpoints"], old = index["checkpoints"][:keep], index["checkpoints"][keep:]
+        # What is newer than this step was damaged and passed over.
+        index["checkpoints"] += [c for c in earlier if c["file"] < path.name]
+    index["checkpoints"] = index["checkpoints"][:keep]
+    kept = {c["file"] for c in index["checkpoints"]}
     write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
-    for entry in old:
-        (folder / entry["file"]).unlink(missing_ok=True)
+    for old in folder.glob("step-*.safetensors"):
+        if old.name not in kept:
+            old.unlink(missing_ok=True)
 
 
 def restore(folder: Path, parts: dict[str, Any]) -> int:
@@ -91,7 +94,9 @@ def restore(folder: Path, parts: dict[str, Any]) -> int:
 
     if not (folder / "index.json").exists():
         return 0
-    entries = read_json(folder / "index.json").get("checkpoints", [])
+    entries = read_json(folder / "index.json").get("checkpoints")
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise ValueError(f"{folder}/index.json is damaged: start again with --overwrite")
     for entry in entries:
         path = folder / str(entry.get("file"))
         if not path.is_file() or file_checksum(path) != entry.get("sha256"):
@@ -104,8 +109,20 @@ def restore(folder: Path, parts: dict[str, Any]) -> int:
             tree = json.loads(file.metadata()["tree"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         state = unflatten_state(tree, tensors)
+        if state["parts"].keys() != parts.keys():
+            raise ValueError(
+                f"{path} holds {', '.join(state['parts'])}, expected {', '.join(parts)}: "
+                f"it is the checkpoint of another kind of run"
+            )
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+            try:
+                part.load_state_dict(state["parts"][name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                first = str(error).splitlines()[0]
+                raise ValueError(
+                    f"{path} does not fit this run's {name} ({first}): resume with the "
+                    f"configuration that wrote it"
+                ) from None
         rng = state["rng"]
         torch.set_rng_state(rng["torch"])
         python = json.loads(rng["python"])

@@ -30,16 +30,27 @@ COMMANDS = {
     "data": "list the data sets: where each was found, how many images",
 }
 TARGETS = {
-    "train": {"tokenizer": "stage 1: the multi-scale VQ-VAE",
-              "var": "stage 2: the transformer over token maps",
-              "classifier": "features for the perceptual loss and for the metrics"},
-    "evaluate": {"tokenizer": "PSNR, codebook usage, Frechet distance of reconstructions",
-                 "samples": "class accuracy, Frechet distance, precision, recall of samples"},
+    "train": {
+        "tokenizer": "stage 1: the multi-scale VQ-VAE",
+        "var": "stage 2: the transformer over token maps",
+        "classifier": "features for the perceptual loss and for the metrics",
+    },
+    "evaluate": {
+        "tokenizer": "PSNR, codebook usage, Frechet distance of reconstructions",
+        "samples": "class accuracy, Frechet distance, precision, recall of samples",
+    },
 }
 
 
-HOME = {"demo": "train", "train": "train", "sample": "draw", "reconstruct": "draw",
-        "inpaint": "draw", "evaluate": "evaluate", "data": "evaluate"}
+HOME = {
+    "demo": "train",
+    "train": "train",
+    "sample": "draw",
+    "reconstruct": "draw",
+    "inpaint": "draw",
+    "evaluate": "evaluate",
+    "data": "evaluate",
+}
 """The module of `commands/` that a sub-command lives in."""
 
 
@@ -80,12 +91,14 @@ def parse(cls: type[Options], args: Sequence[str], prog: str, default: Any = Non
         SystemExit: with code 0, after --help.
     """
     import tyro
+
     boxes = io.StringIO()
     start = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(boxes):
-            options, unknown = tyro.cli(cls, args=list(args), prog=prog, return_unknown_args=True,
-                                        **start)
+            options, unknown = tyro.cli(
+                cls, args=list(args), prog=prog, return_unknown_args=True, **start
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -123,8 +136,10 @@ def _first_sentence(box: str) -> str:
 def _usage(prog: str, known: dict[str, str], title: str) -> str:
     width = max(len(name) for name in known) + 2
     rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
-    return (f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
-            f"{prog} <command> --help shows the options with their defaults and units.")
+    return (
+        f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
+        f"{prog} <command> --help shows the options with their defaults and units."
+    )
 
 
 def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -> str | None:
@@ -148,6 +163,7 @@ def run(args: Sequence[str]) -> None:
     """
     if args and args[0] == "--version":
         from . import __version__
+
         print(f"varmini {__version__}")
         return
     name = _choose("varmini", args, COMMANDS, "Visual AutoRegressive modeling, made to be read.")
@@ -182,8 +198,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "varmini").startswith("varmini"):
             raise
-        return fail(f"the package {error.name!r} is not installed: run `make setup`, or "
-                    f"`pip install -e .` in varmini's folder")
+        return fail(
+            f"the package {error.name!r} is not installed: run `make setup`, or "
+            f"`pip install -e .` in varmini's folder"
+        )
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
     return 0

@@ -68,9 +68,10 @@ CAPTIONS = {
     "var-curves": (
         "How the transformer learned",
         "Left and middle: how surprised the transformer is by the true token, in nats; guessing "
-        "blindly among {vocab} codes would cost {blind:.2f}. Right: how often its first guess is "
-        "right. It cannot come near 100 %: many pictures fit one class, and the tokens decide "
-        "which one is drawn.",
+        "blindly among {vocab} codes would cost {blind:.2f}. Pale lines and the middle are "
+        "pictures outside the training set, seen with weights averaged over recent steps, so they "
+        "lag at first. Right: how often the first guess is right. It cannot come near 100 %: many "
+        "pictures fit one class, and the tokens decide which one is drawn.",
     ),
 }
 """Heading and text of every picture; names in braces are filled in by the demo."""

@@ -83,12 +83,13 @@ def learning_rate_share(step: int, total: int, warmup: float, decay: float, fina
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups: decay for matrices and kernels, none for biases, norms and embeddings.
 
-    A module names further exceptions in a class attribute `no_decay` (parts of parameter names).
+    A module names further exceptions in a class attribute `no_decay`, and what has a group of its
+    own in `own_group` (parts of parameter names).
     """
-    exceptions = getattr(model, "no_decay", ())
+    exceptions, elsewhere = getattr(model, "no_decay", ()), getattr(model, "own_group", ())
     decay, rest = [], []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and not any(part in name for part in elsewhere):
             plain = parameter.ndim < 2 or any(part in name for part in exceptions)
             (rest if plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -188,30 +189,59 @@ class StopSignal:
             raise SystemExit(128 + self.received)
 
 
-def prepare_folder(out: str | os.PathLike, *, overwrite: bool, resume: bool) -> Path:
-    """Makes the folder of a run, refusing to touch another run's.
+FREE_ON_RESUME = {"images", "log_every", "checkpoint_every", "held_out", "workers", "compile"}
+"""Settings that may change when a run goes on; any other would mix two runs."""
+
+
+def check_folder(out: str | os.PathLike, config: Any, *, overwrite: bool, resume: bool) -> Path:
+    """Checks that a run may use the folder `out`; touches nothing.
 
     Raises:
-        ValueError: when the folder holds files and neither `overwrite` nor `resume` is set.
+        ValueError: when `out` is a file or holds files and neither `overwrite` nor `resume` is set,
+            when no run wrote it, or when the run to resume had another configuration.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, expected a folder for the run: choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not resume:
-        if not overwrite:
-            raise ValueError(
-                f"{out} already holds a run: add --resume to go on with it, "
-                f"--overwrite to replace it, or choose another --out"
-            )
-        if not (out / "run.json").exists():
-            raise ValueError(
-                f"{out} is not a folder that a varmini run wrote (no run.json in it), "
-                f"so --overwrite leaves it alone: choose another --out"
-            )
-        for name in ("log.csv", "run.json", "config.json", "model.safetensors"):
+    if not out.is_dir() or not any(out.iterdir()):
+        return out
+    if not (overwrite or resume):
+        raise ValueError(
+            f"{out} already holds a run: add --resume to go on with it, "
+            f"--overwrite to replace it, or choose another --out"
+        )
+    if not (out / "run.json").exists():
+        raise ValueError(
+            f"{out} is not a folder that a varmini run wrote (no run.json in it), "
+            f"so it is left alone: choose another --out"
+        )
+    if resume:
+        before = read_json(out / "run.json").get("config", {})
+        for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
+            if key not in FREE_ON_RESUME and before.get(key) != value:
+                raise ValueError(
+                    f"{out} was started with {key}={before.get(key)}, not {value}: "
+                    f"resume with the same, or choose another --out"
+                )
+    return out
+
+
+def make_folder(out: Path, *, clear: bool) -> Path:
+    """Makes the checked folder of a run.
+
+    Args:
+        clear: remove what an earlier run wrote; run.json goes last, so that a crash half-way leaves
+            a folder that can still be overwritten.
+
+    Raises:
+        ValueError: when it cannot be made.
+    """
+    if clear and (out / "run.json").exists():
+        for name in ("log.csv", "config.json", "model.safetensors"):
             (out / name).unlink(missing_ok=True)
         for path in (out / "state").glob("*"):
             path.unlink()
+        (out / "run.json").unlink()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

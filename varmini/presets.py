@@ -9,8 +9,26 @@ from .tokenizer import TokenizerConfig
 from .transformer import VARConfig
 
 
+class _Checked:
+    """Checks that what counts something is at least 1."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "images",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "revive_every",
+            "log_every",
+            "checkpoint_every",
+            "held_out",
+        ):
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
 @dataclass(frozen=True)
-class ClassifierTraining:
+class ClassifierTraining(_Checked):
     """How `varmini train classifier` runs."""
 
     data: str = "cifar10"
@@ -30,7 +48,7 @@ class ClassifierTraining:
 
 
 @dataclass(frozen=True)
-class TokenizerTraining:
+class TokenizerTraining(_Checked):
     """How `varmini train tokenizer` runs."""
 
     data: str
@@ -43,6 +61,8 @@ class TokenizerTraining:
     """Images a step."""
     lr: float = 1e-3
     """Peak learning rate of AdamW (0.9, 0.99)."""
+    quantizer_lr: float = 1.0
+    """Learning rate of codebook and phi, in units of `lr`: codes must follow moving features."""
     warmup: float = 0.02
     """Share of the run in which the learning rate rises."""
     decay: float = 0.4
@@ -88,7 +108,7 @@ class TokenizerTraining:
 
 
 @dataclass(frozen=True)
-class VARTraining:
+class VARTraining(_Checked):
     """How `varmini train var` runs."""
 
     data: str
@@ -156,16 +176,25 @@ PRESETS: dict[str, Preset] = {
     "fashion": Preset(
         tokenizer=TokenizerTraining(
             data="fashion-subset",
-            images=100_000,
-            batch_size=128,
+            images=60_000,
+            batch_size=32,
+            lr=2e-3,
+            quantizer_lr=5.0,
+            vq=0.25,
+            diversity=0.002,
+            perceptual=0.05,
             perceptual_network="fashion",
+            ema=0.99,
+            log_every=150,
+            checkpoint_every=1000,
             model=TokenizerConfig(
-                sizes=(1, 2, 3, 4),
+                sizes=(1, 2, 4, 8),
                 image_channels=1,
                 vocab_size=256,
                 code_channels=16,
                 width=32,
-                multipliers=(1, 2, 2),
+                multipliers=(1, 2),
+                norm_groups=8,
                 patch=2,
                 num_res_blocks=1,
                 attention=False,
@@ -174,9 +203,13 @@ PRESETS: dict[str, Preset] = {
         var=VARTraining(
             data="fashion-subset",
             tokenizer="fashion",
-            images=100_000,
-            batch_size=128,
-            model=VARConfig(depth=6, width=192, heads=6, init_gamma=0.1),
+            images=40_000,
+            batch_size=64,
+            lr=2e-3,
+            ema=0.99,
+            held_out=500,
+            log_every=50,
+            model=VARConfig(depth=4, width=192, heads=6, init_gamma=0.1),
         ),
         classifier=ClassifierTraining(
             data="fashion",

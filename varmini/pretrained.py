@@ -107,6 +107,22 @@ def build_config(cls: type, values: dict[str, Any], source: str = "config") -> A
         )
         if required and name not in values:
             raise ValueError(f"{source}: missing key {name!r} for {cls.__name__}")
+    for name, value in values.items():
+        default = fields[name].default
+        kind = type(default)
+        if default is dataclasses.MISSING:
+            continue
+        fits = (
+            isinstance(value, list | tuple)
+            if kind is tuple
+            else (
+                isinstance(value, int | float) and not isinstance(value, bool)
+                if kind is float
+                else type(value) is kind
+            )
+        )
+        if kind in (int, float, bool, str, tuple) and not fits:
+            raise ValueError(f"{source}: {name} is {value!r}, expected {kind.__name__}")
     try:
         return cls(**{k: _as_tuple(v) for k, v in values.items()})
     except TypeError as error:

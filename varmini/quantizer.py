@@ -105,9 +105,11 @@ class MultiScaleQuantizer(nn.Module):
 
     def contribution(self, k: int, codes: Tensor) -> Tensor:
         """What scale k adds to f_hat: phi_k(up(e)), with e (B, C, h_k, w_k) -> (B, C, H, W)."""
-        if k != len(self.schedule) - 1:
-            codes = F.interpolate(codes, size=self.schedule.grids[-1], mode="bicubic")
-        return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes
+        with torch.autocast(codes.device.type, enabled=False):
+            codes = codes.float()
+            if k != len(self.schedule) - 1:
+                codes = F.interpolate(codes, size=self.schedule.grids[-1], mode="bicubic")
+            return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes
 
     def down(self, f: Tensor, k: int) -> Tensor:
         """Averages a full-size map down to scale k's grid: (B, C, H, W) -> (B, C, h_k, w_k)."""
@@ -284,6 +286,7 @@ class CodeRevival:
         self.quantizer, self.decay, self.threshold = quantizer, decay, threshold
         scales, codes = len(quantizer.schedule), quantizer.vocab_size
         self.share = torch.full((scales, codes), 1.0 / codes)
+        self.seen = torch.zeros(scales, codes, dtype=torch.bool)
 
     @torch.no_grad()
     def start(self, f: Tensor) -> None:
@@ -301,6 +304,20 @@ class CodeRevival:
         for k, map_ in enumerate(tokens):
             count = torch.bincount(map_.flatten(), minlength=self.quantizer.vocab_size)
             self.share[k].lerp_(count.cpu() / map_.numel(), 1 - self.decay)
+            self.seen[k] |= count.cpu() > 0
+
+    def usage(self, images: int) -> tuple[list[float], float]:
+        """Codes seen since the last call: a scale's as a share of what its tokens allow, and all's.
+
+        Args:
+            images: how many were counted since the last call.
+        """
+        codes = self.quantizer.vocab_size
+        allowed = [min(codes, images * n) for n in self.quantizer.schedule.tokens_per_scale]
+        shares = [int(seen.sum()) / most for seen, most in zip(self.seen, allowed)]
+        overall = int(self.seen.any(0).sum()) / codes
+        self.seen.zero_()
+        return shares, overall
 
     @torch.no_grad()
     def revive(self, f: Tensor) -> int:
@@ -319,8 +336,9 @@ class CodeRevival:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The counts, for a checkpoint."""
-        return {"share": self.share}
+        return {"share": self.share, "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores `state_dict`."""
         self.share.copy_(state["share"])
+        self.seen.copy_(state["seen"])

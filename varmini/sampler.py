@@ -98,7 +98,7 @@ class _Noise:
     """The random numbers of a batch: image i has its own generator, so batches may be split."""
 
     def __init__(self, seed: int | None, first: int, count: int, device: torch.device) -> None:
-        base = torch.seed() if seed is None else seed
+        base = int(torch.randint(2**32, ())) if seed is None else seed
         # A large odd stride keeps the streams of (seed, image) pairs apart.
         self.generators = [
             torch.Generator().manual_seed((base * 1_000_003 + first + i) % 2**63)
@@ -108,9 +108,8 @@ class _Noise:
 
     def uniform(self, *shape: int) -> Tensor:
         """(count, *shape) numbers, uniform in [0, 1)."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(
-            self.device
-        )
+        rows = [torch.rand(shape, generator=g) for g in self.generators]
+        return (torch.stack(rows) if rows else torch.empty(0, *shape)).to(self.device)
 
     def gumbel(self, *shape: int) -> Tensor:
         """(count, *shape) standard Gumbel numbers, -log(-log u)."""
@@ -153,7 +152,7 @@ def sample(
     Raises:
         ValueError: when the two models do not fit, or an argument is out of range.
     """
-    labels = labels if isinstance(labels, Tensor) else torch.tensor(labels, dtype=torch.long)
+    labels = _as_labels(labels)
     images, tokens = [], []
     for first, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
         noise = _Noise(seed, first, len(part), part.device)
@@ -220,6 +219,12 @@ def generate(
             x = torch.cat([x, x]) if guided else x
 
 
+def _as_labels(labels: Tensor | Sequence[int]) -> Tensor:
+    if not isinstance(labels, Tensor):
+        labels = torch.tensor(labels, dtype=None if len(labels) else torch.long)
+    return labels
+
+
 def _parts(
     var: VAR,
     tok: MultiScaleVQVAE,
@@ -245,8 +250,8 @@ def _parts(
         raise ValueError("a model is in training mode: call .eval() on both before sampling")
     if not 0 <= cfg < float("inf"):
         raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
-    if seed is not None and not 0 <= seed < 2**40:
-        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^40 - 1, or None")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^32 - 1, or None")
     _check_filter(top_k, top_p)
     labels = var.check_labels(labels)
     if batch_size is None:
@@ -305,7 +310,7 @@ def inpaint(
     keep = (~mask).float().expand(len(images), *images.shape[2:])[:, None]
     if labels is None:
         labels = torch.full((len(images),), var.config.num_classes)
-    labels = labels if isinstance(labels, Tensor) else torch.tensor(labels, dtype=torch.long)
+    labels = _as_labels(labels)
     if len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} images: expected one each")
     results = []

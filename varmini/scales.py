@@ -26,6 +26,8 @@ class ScaleSchedule:
     """
 
     def __init__(self, sizes: Iterable[Size]) -> None:
+        if not isinstance(sizes, Iterable):
+            raise ValueError(f"sizes is {sizes!r}, expected a list such as (1, 2, 4)")
         self.grids: tuple[tuple[int, int], ...] = tuple(_grid(size) for size in sizes)
         if not self.grids:
             raise ValueError("sizes is empty, expected at least one scale, for example (1, 2, 4)")
@@ -113,6 +115,10 @@ class ScaleSchedule:
             if map_.ndim != 3 or tuple(map_.shape[1:]) != (h, w):
                 raise ValueError(
                     f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})"
+                )
+            if len(map_) != len(tokens[0]):
+                raise ValueError(
+                    f"token map {k} holds {len(map_)} images, expected {len(tokens[0])} as map 1"
                 )
             if map_.dtype != torch.long:
                 raise ValueError(

@@ -13,8 +13,6 @@ from .pretrained import Pretrained
 from .quantizer import MultiScaleQuantizer
 from .scales import ScaleSchedule, Size
 
-NORM_GROUPS = 32
-
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -29,7 +27,9 @@ class TokenizerConfig:
     code_channels: int = 32
     """Length of a code."""
     width: int = 160
-    """Channels of the first level, a multiple of 32."""
+    """Channels of the first level, a multiple of `norm_groups`."""
+    norm_groups: int = 32
+    """Groups of the group normalisation; few channels a group would erase their brightness."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     """Channels of each level in units of `width`; every level after the first halves the size."""
     num_res_blocks: int = 2
@@ -67,8 +67,8 @@ class Reconstruction:
 class NormSiLU(nn.GroupNorm):
     """Group normalisation, then SiLU."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(NORM_GROUPS, channels, eps=1e-6)
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and not x.is_contiguous():
@@ -81,11 +81,11 @@ class NormSiLU(nn.GroupNorm):
 class ResBlock(nn.Module):
     """x + conv(norm(conv(norm(x)))), with a 1x1 shortcut where the width changes."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = NormSiLU(inputs)
+        self.norm1 = NormSiLU(inputs, groups)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = NormSiLU(outputs)
+        self.norm2 = NormSiLU(outputs, groups)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -96,9 +96,9 @@ class ResBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head self-attention over all positions of a map."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
@@ -137,9 +137,11 @@ def _fast_layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _middle(channels: int, attention: bool) -> nn.Sequential:
-    between = [SpatialAttention(channels)] if attention else []
-    return nn.Sequential(ResBlock(channels, channels), *between, ResBlock(channels, channels))
+def _middle(channels: int, config: TokenizerConfig) -> nn.Sequential:
+    groups = config.norm_groups
+    between = [SpatialAttention(channels, groups)] if config.attention else []
+    first, last = (ResBlock(channels, channels, groups) for _ in range(2))
+    return nn.Sequential(first, *between, last)
 
 
 class Encoder(nn.Module):
@@ -154,15 +156,15 @@ class Encoder(nn.Module):
         channels = widths[0]
         for level, width in enumerate(widths):
             for _ in range(config.num_res_blocks):
-                layers.append(ResBlock(channels, width))
+                layers.append(ResBlock(channels, width, config.norm_groups))
                 channels = width
                 if config.attention and level == len(widths) - 1:
-                    layers.append(SpatialAttention(width))
+                    layers.append(SpatialAttention(width, config.norm_groups))
             if level < len(widths) - 1:
                 layers.append(Downsample(width))
         self.levels = nn.Sequential(*layers)
-        self.middle = _middle(channels, config.attention)
-        self.norm_out = NormSiLU(channels)
+        self.middle = _middle(channels, config)
+        self.norm_out = NormSiLU(channels, config.norm_groups)
         self.conv_out = nn.Conv2d(channels, config.code_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -178,18 +180,18 @@ class Decoder(nn.Module):
         widths = [config.width * m for m in config.multipliers]
         channels = widths[-1]
         self.conv_in = nn.Conv2d(config.code_channels, channels, 3, padding=1)
-        self.middle = _middle(channels, config.attention)
+        self.middle = _middle(channels, config)
         layers: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             for _ in range(config.num_res_blocks + 1):
-                layers.append(ResBlock(channels, widths[level]))
+                layers.append(ResBlock(channels, widths[level], config.norm_groups))
                 channels = widths[level]
                 if config.attention and level == len(widths) - 1:
-                    layers.append(SpatialAttention(channels))
+                    layers.append(SpatialAttention(channels, config.norm_groups))
             if level > 0:
                 layers.append(Upsample(channels))
         self.levels = nn.Sequential(*layers)
-        self.norm_out = NormSiLU(channels)
+        self.norm_out = NormSiLU(channels, config.norm_groups)
         self.conv_out = nn.Conv2d(channels, config.image_channels * config.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(config.patch)
 
@@ -215,11 +217,21 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
 
     config_class = TokenizerConfig
     kind = "tokenizer"
+    own_group = ("quantizer",)
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        if config.width % NORM_GROUPS:
-            raise ValueError(f"width is {config.width}, expected a multiple of {NORM_GROUPS}")
+        for name in ("image_channels", "code_channels", "num_res_blocks", "patch", "norm_groups"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}, expected at least 1")
+        if not config.multipliers or min(config.multipliers) < 1:
+            raise ValueError(
+                f"multipliers are {config.multipliers}, expected at least one, all >= 1"
+            )
+        if config.width < 1 or config.width % config.norm_groups:
+            raise ValueError(
+                f"width is {config.width}, expected a multiple of norm_groups {config.norm_groups}"
+            )
         self.config = config
         self.schedule = ScaleSchedule(config.sizes)
         self.encoder = Encoder(config)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .classifier import Classifier
 from .data import batches, in_order, load_images
-from .engine import Run, autocast, prepare_folder, progress
+from .engine import Run, autocast, check_folder, make_folder, progress
 from .presets import ClassifierTraining
 
 
@@ -43,7 +43,7 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
     Raises:
         ValueError: when `out` already holds a run and `overwrite` is not set, or on unknown data.
     """
-    out = prepare_folder(out, overwrite=overwrite, resume=False)
+    out = check_folder(out, config, overwrite=overwrite, resume=False)
     torch.manual_seed(config.seed)
     train_set = load_images(config.data, "train")
     test_set = load_images(config.data, "test")
@@ -63,7 +63,7 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr, total_steps=steps, pct_start=0.25, final_div_factor=1000
     )
-    run = Run(out, config)
+    run = Run(make_folder(out, clear=overwrite), config)
     generator = torch.Generator().manual_seed(config.seed)
     stream = batches(train_set, config.batch_size, seed=config.seed, flip=True)
     bar = progress(range(1, steps + 1), "classifier")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, engine
 from .classifier import Classifier
-from .data import batches, load_images
+from .data import batches, check_batch_size, fitted
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from .presets import TokenizerTraining
 from .quantizer import CodeRevival
@@ -26,7 +26,7 @@ def perceptual_network(name: str) -> nn.Module | None:
     if not name:
         return None
     if name != "lpips":
-        return PerceptualLoss(Classifier.from_pretrained(name))
+        return PerceptualLoss(Classifier.from_pretrained(name)).to(engine.device())
     try:
         import lpips
     except ImportError:
@@ -35,7 +35,7 @@ def perceptual_network(name: str) -> nn.Module | None:
             "'varmini[metrics]', or choose 'cifar10' or ''"
         ) from None
     network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
-    return _MeanLPIPS(network)
+    return _MeanLPIPS(network).to(engine.device())
 
 
 class _MeanLPIPS(nn.Module):
@@ -55,6 +55,7 @@ def held_out_psnr(model: MultiScaleVQVAE, images: Tensor, batch_size: int = 250)
     model.eval()
     values = []
     for part in images.split(batch_size):
+        part = part.to(engine.device())
         with engine.autocast():
             drawn = model.decode(model.encode(part))
         error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
@@ -79,26 +80,33 @@ def train(
     Raises:
         ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
     """
-    out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
+    out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
+    device = engine.device()
     torch.manual_seed(config.seed)
-    train_set = load_images(config.data, "train")
-    test_set = load_images(config.data, "test")
+    model = MultiScaleVQVAE(config.model).to(device)
+    train_set, test_set = (
+        fitted(config.data, split, model.image_size, config.model.image_channels)
+        for split in ("train", "test")
+    )
     held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
-    model = MultiScaleVQVAE(config.model)
+    if tuple(held_out.shape[2:]) != model.image_size:
+        raise ValueError(
+            f"{model.schedule} times {model.factor} pixels a feature makes images of "
+            f"{model.image_size}, but those of {config.data} have {tuple(held_out.shape[2:])}: end "
+            f"the schedule at {[n // model.factor for n in held_out.shape[2:]]}"
+        )
     model.check_images(held_out[:1])
     perceptual = perceptual_network(config.perceptual_network)
-    discriminator = PatchDiscriminator(config.model.image_channels)
-    optimizer = torch.optim.AdamW(
-        engine.decay_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99)
-    )
+    discriminator = PatchDiscriminator(config.model.image_channels).to(device)
+    quick = {"params": list(model.quantizer.parameters()), "scale": config.quantizer_lr}
+    groups = [*engine.decay_groups(model, config.weight_decay), quick | {"weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
     adversary = torch.optim.AdamW(
         discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0
     )
     ema = engine.averaged(model, config.ema)
     updater = engine.Updater(model, optimizer, config.clip)
     revival = CodeRevival(model.quantizer)
-    vocab = config.model.vocab_size
-    seen = torch.zeros(len(model.schedule), vocab, dtype=torch.bool)
     parts = {
         "model": model,
         "ema": ema,
@@ -107,6 +115,8 @@ def train(
         "adversary": adversary,
         "revival": revival,
     }
+    check_batch_size(config.batch_size, len(train_set))
+    out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
     total = max(1, config.images // config.batch_size)
     adversarial_from = int(config.adversarial_start * total)
@@ -123,7 +133,7 @@ def train(
     with engine.StopSignal() as stop:
         for step in bar:
             model.train()
-            images = next(stream)[0]
+            images = next(stream)[0].to(device, non_blocking=True)
             if step == 0:
                 with torch.no_grad(), engine.autocast():
                     revival.start(model.features(images))
@@ -131,11 +141,11 @@ def train(
                 step, total, config.warmup, config.decay, config.final
             )
             for group in (*optimizer.param_groups, *adversary.param_groups):
-                group["lr"] = config.lr * share
+                group["lr"] = config.lr * share * group.get("scale", 1.0)
 
             with engine.autocast():
                 result = model(images)
-                far = perceptual(result.images, images) if perceptual else torch.zeros(())
+                far = perceptual(result.images, images) if perceptual else images.new_zeros(())
             reconstruction = (
                 config.l1 * F.l1_loss(result.images, images)
                 + config.l2 * F.mse_loss(result.images, images)
@@ -147,7 +157,7 @@ def train(
                 loss = loss + config.diversity * model.quantizer.diversity(
                     result.features, result.tokens
                 )
-            fooling = torch.zeros(())
+            fooling = images.new_zeros(())
             if config.adversarial > 0 and step >= adversarial_from:
                 discriminator.requires_grad_(False)
                 with engine.autocast():
@@ -167,8 +177,6 @@ def train(
                 adversary.step()
 
             revival.update(result.tokens)
-            for k, tokens in enumerate(result.tokens):
-                seen[k, tokens.flatten()] = True
             # Codes stop moving by force once the learning rate falls, so that the average settles.
             if (step + 1) % config.revive_every == 0 and step < (1 - config.decay) * total:
                 with torch.no_grad(), engine.autocast():
@@ -181,9 +189,9 @@ def train(
                     images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
                 )
             if done % config.log_every == 0 or done == total:
-                drawn = config.batch_size * min(config.log_every, done)
-                allowed = [min(vocab, drawn * n) for n in model.schedule.tokens_per_scale]
-                usage = [int(s.sum()) / a for s, a in zip(seen, allowed)]
+                usage, usage_all = revival.usage(
+                    config.batch_size * ((step % config.log_every) + 1)
+                )
                 psnr = held_out_psnr(ema.module, held_out)
                 run.log(
                     done,
@@ -197,10 +205,9 @@ def train(
                         "adversarial": fooling.item(),
                         "psnr": psnr,
                         **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
-                        "usage_all": int(seen.any(0).sum()) / vocab,
+                        "usage_all": usage_all,
                     },
                 )
-                seen.zero_()
             if done % config.checkpoint_every == 0 or done == total or stop.received:
                 checkpoint.save(out / "state", done, parts)
             stop.exit_if_received(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import checkpoint, engine
-from .data import in_order, load_images
+from .data import ImageSet, check_batch_size, fitted, in_order
+from .lazy import LazyImages
 from .presets import VARTraining
 from .pretrained import file_checksum, resolve_folder, write_atomic
 from .scales import ScaleSchedule
@@ -29,70 +29,53 @@ class TokenSet:
     """(M, N, L) int32: M = 2 with the mirror images, else 1."""
     labels: Tensor
     """(N,) int64."""
-    classes: tuple[str, ...]
-    """Class names."""
 
 
 def token_set(
     tok: MultiScaleVQVAE,
     checksum: str,
-    data: str,
-    split: str,
+    dataset: ImageSet | LazyImages,
+    path: Path,
+    *,
     flip: bool,
-    folder: Path,
     workers: int = 0,
     batch_size: int = 250,
 ) -> TokenSet:
-    """Encodes a data set once, and again only when tokenizer, data or precision change.
+    """Encodes a data set once, and again only when tokenizer, data set or precision change.
 
     Args:
-        checksum: of the tokenizer's weights; it names the file together with data and split.
-        folder: where the token maps are kept.
+        checksum: of the tokenizer's weights.
+        path: the file that keeps the token maps; its key tells what they were made of.
+        flip: also encode the mirror images.
         workers: processes that decode images.
 
     Raises:
-        ValueError: on unknown data, or images that do not fit the tokenizer.
+        ValueError: when the images do not fit the tokenizer.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 
-    dtype = str(engine.precision()).split(".")[1]
-    key = {
-        "tokenizer": checksum,
-        "data": data,
-        "split": split,
-        "flip": str(flip),
-        "precision": dtype,
-    }
-    path = folder / f"{split}{'-flip' if flip else ''}.safetensors"
+    key = {"tokenizer": checksum, "data": dataset.name, "images": str(len(dataset))}
+    key |= {"flip": str(flip), "precision": str(engine.precision())}
     if path.exists():
         try:
             with safe_open(path, "pt") as file:
-                found = dict(file.metadata() or {})
-                classes = tuple(json.loads(found.pop("classes", "[]")))
-                if found == key:
-                    return TokenSet(file.get_tensor("tokens"), file.get_tensor("labels"), classes)
+                if file.metadata() == key:
+                    return TokenSet(file.get_tensor("tokens"), file.get_tensor("labels"))
         except SafetensorError:
             pass  # half a file from a full disk: encode again
-    dataset = load_images(data, split)
     rows, labels = [], []
     stream = in_order(dataset, batch_size, workers)
-    for _ in engine.progress(range(0, len(dataset), batch_size), f"token maps, {split}"):
+    for _ in engine.progress(range(0, len(dataset), batch_size), path.stem):
         images, part = next(stream)
+        images = images.to(engine.device())
         kinds = [images, images.flip(3)] if flip else [images]
         with engine.autocast():
-            rows.append(torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]))
+            rows.append(torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu())
         labels.append(part)
-    tokens = torch.cat(rows, dim=1).to(torch.int32)
-    result = TokenSet(tokens, torch.cat(labels), tuple(dataset.classes))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(
-        path,
-        save(
-            {"tokens": result.tokens, "labels": result.labels},
-            metadata=key | {"classes": json.dumps(result.classes)},
-        ),
-    )
+    result = TokenSet(torch.cat(rows, dim=1).to(torch.int32), torch.cat(labels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save({"tokens": result.tokens, "labels": result.labels}, metadata=key))
     return result
 
 
@@ -102,14 +85,13 @@ def token_batches(
     seed: int,
     start_step: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (tokens (B, L) int64, labels (B,)); the order is a function of seed and step alone.
+    """Endless (tokens (B, L) int64, labels (B,)), in an order that seed and step alone decide.
 
     Raises:
         ValueError: when a batch is larger than the set.
     """
     count = len(data.labels)
-    if batch_size > count:
-        raise ValueError(f"batch_size is {batch_size}, but the set has {count} images: take fewer")
+    check_batch_size(batch_size, count)
     per_epoch, step = count // batch_size, start_step
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
@@ -146,12 +128,16 @@ def held_out_terms(
 ) -> dict[str, float]:
     """`loss_terms` on the first `count` images of a held-out set, in evaluation mode."""
     model.eval()
-    logits, targets = [], data.tokens[0, :count].long()
-    for rows in torch.arange(len(targets)).split(batch_size):
-        inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(targets[rows]))
+    device, sums, seen = engine.device(), {}, 0
+    for rows in torch.arange(min(count, len(data.labels))).split(batch_size):
+        targets = data.tokens[0, rows].long().to(device)
+        inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(targets))
         with engine.autocast():
-            logits.append(model(data.labels[rows], inputs))
-    return loss_terms(torch.cat(logits), targets, model.schedule)
+            logits = model(data.labels[rows].to(device), inputs)
+        for name, value in loss_terms(logits, targets, model.schedule).items():
+            sums[name] = sums.get(name, 0.0) + value * len(rows)
+        seen += len(rows)
+    return {name: total / seen for name, total in sums.items()}
 
 
 def train(
@@ -178,36 +164,52 @@ def train(
     Raises:
         ValueError: on a folder in use, an unknown tokenizer or data, or images that do not fit.
     """
+    device = engine.device()
     source = resolve_folder(tokenizer or config.tokenizer, MultiScaleVQVAE.kind)
-    tok = MultiScaleVQVAE.from_pretrained(source)
-    out = engine.prepare_folder(out, overwrite=overwrite, resume=resume)
+    tok = MultiScaleVQVAE.from_pretrained(source).to(device)
+    config = dataclasses.replace(config, tokenizer=file_checksum(source / "model.safetensors"))
+    out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
+    images = {
+        split: fitted(config.data, split, tok.image_size, tok.config.image_channels)
+        for split in ("train", "test")
+    }
+    tok.check_images(images["train"][0][0][None])
+    check_batch_size(config.batch_size, len(images["train"]))
+    out = engine.make_folder(out, clear=overwrite and not resume)
     torch.manual_seed(config.seed)
-    checksum = file_checksum(source / "model.safetensors")
-    train_set, held_out = (
-        token_set(tok, checksum, config.data, split, flip, out / "tokens", config.workers)
-        for split, flip in (("train", config.flip), ("test", False))
-    )
     model = VAR(
         dataclasses.replace(
             config.model,
             sizes=tok.config.sizes,
             vocab_size=tok.vocab_size,
             code_channels=tok.config.code_channels,
-            num_classes=len(train_set.classes),
+            num_classes=len(images["train"].classes),
         )
-    )
+    ).to(device)
     optimizer = torch.optim.AdamW(
         engine.decay_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.95), fused=True
     )
     ema = engine.averaged(model, config.ema)
     updater = engine.Updater(model, optimizer, config.clip)
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
+    run = engine.Run(out, config, start)
+    train_set, held_out = (
+        token_set(
+            tok,
+            config.tokenizer,
+            images[split],
+            out / "tokens" / f"tokens of {split}.safetensors",
+            flip=config.flip and split == "train",
+            workers=config.workers,
+        )
+        for split in ("train", "test")
+    )
     total = max(1, config.images // config.batch_size)
     if config.compile and engine.can_compile():
         for block in model.blocks:
             block.compile()
-    run = engine.Run(out, config, start)
     stream = token_batches(train_set, config.batch_size, config.seed, start)
     bar = engine.progress(range(start, total), "var", start)
     with engine.StopSignal() as stop:
@@ -218,8 +220,8 @@ def train(
             )
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * share
-            tokens, labels = next(stream)
-            for part in torch.arange(len(labels)).chunk(config.accumulate):
+            tokens, labels = (t.to(device, non_blocking=True) for t in next(stream))
+            for part in torch.arange(len(labels), device=device).chunk(config.accumulate):
                 inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens[part]))
                 with engine.autocast():
                     logits = model(labels[part], inputs)

@@ -210,7 +210,7 @@ class VAR(nn.Module, Pretrained):
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
-        if config.width % config.heads:
+        if config.heads < 1 or config.width % config.heads:
             raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
         self.config, w = config, config.width
         self.schedule = ScaleSchedule(config.sizes)

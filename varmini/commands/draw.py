@@ -43,6 +43,7 @@ def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
 def _save(figure: Figure, path: Path) -> None:
     """Writes a picture, whole or not at all, and names it."""
     from ..plots import save
+
     path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
     print(f"wrote {path}")
@@ -57,7 +58,8 @@ def load_pair(var: str, tokenizer: str | None) -> tuple[VAR, MultiScaleVQVAE, tu
     folder = resolve_folder(var, VAR.kind)
     beside = folder.resolve().parent / "tokenizer"
     tok = MultiScaleVQVAE.from_pretrained(
-        tokenizer or (beside if (beside / "config.json").exists() else var))
+        tokenizer or (beside if (beside / "config.json").exists() else var)
+    )
     model = VAR.from_pretrained(folder)
     return model.to(engine.device()), tok.to(engine.device()), class_names(folder, model, tok)
 
@@ -90,13 +92,18 @@ def class_label(word: str, names: Sequence[str], num_classes: int) -> int:
         return num_classes
     if word.lstrip("-").isdigit():
         if not 0 <= int(word) < num_classes:
-            raise ValueError(f"label {word} is outside the classes, expected 0 to "
-                             f"{num_classes - 1}, a class name, or none")
+            raise ValueError(
+                f"label {word} is outside the classes, expected 0 to "
+                f"{num_classes - 1}, a class name, or none"
+            )
         return int(word)
     low = [name.lower() for name in names]
     if word.lower() not in low:
-        hint = nearest(word.lower(), [*low, "none"]) if names else (
-            f"; this model's class names are unknown, expected 0 to {num_classes - 1}")
+        hint = (
+            nearest(word.lower(), [*low, "none"])
+            if names
+            else (f"; this model's class names are unknown, expected 0 to {num_classes - 1}")
+        )
         raise ValueError(f"unknown class {word!r}{hint}")
     return low.index(word.lower())
 
@@ -124,6 +131,7 @@ def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
     from PIL import Image, ImageOps
 
     from ..sources import convert, decode, to_float, to_tensor
+
     height, width = tok.image_size
     pictures = []
     for path in paths:
@@ -183,6 +191,7 @@ def sample(args: Sequence[str], prog: str) -> None:
     with engine.autocast():
         images = draw(var, tok, each, **dataclasses.asdict(o.sampling))
     from ..plots import image_grid
+
     title = f"{o.var}, guidance {o.sampling.cfg:g}, seed {o.sampling.seed}"
     _save(image_grid(images, o.n, [caption(i, names) for i in each], title), o.out)
 
@@ -210,6 +219,7 @@ def reconstruct(args: Sequence[str], prog: str) -> None:
     images = read_images(o.images, tok)
     from ..metrics import psnr
     from ..plots import scale_by_scale
+
     for path, value in zip(o.images, psnr(tok.decode(tok.encode(images)), images)):
         print(f"{path}: PSNR {value:.2f} dB from {tok.schedule.num_tokens} tokens")
     _save(scale_by_scale(tok, images, f"{o.tokenizer}: from 1, 2, ... token maps"), o.out)
@@ -255,11 +265,20 @@ def inpaint(args: Sequence[str], prog: str) -> None:
     label = class_label(o.label, names, var.config.num_classes)
     repeated = images.repeat_interleave(o.n, 0)
     with engine.autocast():
-        drawn = redraw(var, tok, repeated.to(engine.device()), mask, [label] * len(repeated),
-                       **dataclasses.asdict(o.sampling)).cpu()
-    rows = [torch.cat([x[None], x.where(~mask, torch.zeros(()))[None], versions])
-            for x, versions in zip(images, drawn.split(o.n))]
+        drawn = redraw(
+            var,
+            tok,
+            repeated.to(engine.device()),
+            mask,
+            [label] * len(repeated),
+            **dataclasses.asdict(o.sampling),
+        ).cpu()
+    rows = [
+        torch.cat([x[None], x.where(~mask, torch.zeros(()))[None], versions])
+        for x, versions in zip(images, drawn.split(o.n))
+    ]
     from ..plots import image_grid
+
     headings = ["original", "kept", *(f"drawn {i + 1}" for i in range(o.n))]
     title = f"{o.var}: {caption(label, names)}, guidance {o.sampling.cfg:g}"
     _save(image_grid(torch.cat(rows), o.n + 2, headings, title), o.out)
@@ -273,10 +292,13 @@ def _mask(o: Inpaint, tok: MultiScaleVQVAE) -> Tensor:
     else:
         top, left, bottom, right = o.box
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-            raise ValueError(f"--box is {' '.join(f'{x:g}' for x in o.box)}, expected top, left, "
-                             f"bottom, right as shares of the side: 0 <= top < bottom <= 1, "
-                             f"0 <= left < right <= 1")
+            raise ValueError(
+                f"--box is {' '.join(f'{x:g}' for x in o.box)}, expected top, left, "
+                f"bottom, right as shares of the side: 0 <= top < bottom <= 1, "
+                f"0 <= left < right <= 1"
+            )
         mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[round(top * height):round(bottom * height),
-             round(left * width):round(right * width)] = True
+        mask[
+            round(top * height) : round(bottom * height), round(left * width) : round(right * width)
+        ] = True
     return ~mask if o.outside else mask

@@ -67,8 +67,11 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
     row = about | flatten(results)
     width = max(map(len, row))
     for key, value in row.items():
-        print(f"{key:<{width}}  {value:.4g}" if isinstance(value, float)
-              else f"{key:<{width}}  {value}")
+        print(
+            f"{key:<{width}}  {value:.4g}"
+            if isinstance(value, float)
+            else f"{key:<{width}}  {value}"
+        )
     origin = engine.provenance()
     append_row(path, row | {k: origin[k] for k in ("date", "hardware", "command", "commit")})
 
@@ -89,8 +92,10 @@ def load_classifier(name: str | None, channels: int) -> Classifier | None:
         return None
     classifier = Classifier.from_pretrained(name or "cifar10").to(engine.device())
     if classifier.config.image_channels != channels:
-        raise ValueError(f"classifier {name!r} reads {classifier.config.image_channels} channels, "
-                         f"the tokenizer draws {channels}: name a fitting --classifier")
+        raise ValueError(
+            f"classifier {name!r} reads {classifier.config.image_channels} channels, "
+            f"the tokenizer draws {channels}: name a fitting --classifier"
+        )
     return classifier
 
 
@@ -120,10 +125,14 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     dataset = _test_images(o.data, tok, o.limit)
     judge = load_classifier(o.classifier, tok.config.image_channels)
     from ..metrics import evaluate_tokenizer as measure
+
     with engine.autocast():
         results = measure(tok, dataset, judge, o.batch_size)
-    report(o.out, {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": _name(o, judge)},
-           results)
+    report(
+        o.out,
+        {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": _name(o, judge)},
+        results,
+    )
     print(f"wrote {o.out}")
 
 
@@ -132,8 +141,13 @@ def _name(options: Any, judge: Classifier | None) -> str:
 
 
 def _test_images(data: str | None, tok: MultiScaleVQVAE, limit: int | None) -> Any:
-    return load_images(data or bed(tok), "test", limit=limit, size=tok.image_size[0],
-                       channels=tok.config.image_channels)
+    return load_images(
+        data or bed(tok),
+        "test",
+        limit=limit,
+        size=tok.image_size[0],
+        channels=tok.config.image_channels,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,15 +187,28 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
     var, tok, _ = load_pair(o.var, o.tokenizer)
     judge = load_classifier(o.classifier, tok.config.image_channels)
     if judge is None:
-        raise ValueError("no classifier for grey images is shipped: train one (varmini train "
-                         "classifier --data fashion-subset --model.image-channels 1) and name its "
-                         "folder as --classifier")
+        raise ValueError(
+            "no classifier for grey images is shipped: train one (varmini train "
+            "classifier --data fashion-subset --model.image-channels 1) and name its "
+            "folder as --classifier"
+        )
     dataset = _test_images(o.data, tok, o.limit)
     from ..metrics import evaluate_samples as measure
+
     for cfg in engine.progress(o.cfg, "guidance"):
         with engine.autocast():
-            results = measure(var, tok, dataset, judge, per_class=o.per_class, cfg=cfg, seed=o.seed,
-                              top_k=o.top_k, top_p=o.top_p, batch_size=o.batch_size)
+            results = measure(
+                var,
+                tok,
+                dataset,
+                judge,
+                per_class=o.per_class,
+                cfg=cfg,
+                seed=o.seed,
+                top_k=o.top_k,
+                top_p=o.top_p,
+                batch_size=o.batch_size,
+            )
         report(o.out, {"var": o.var, "data": dataset.name, "classifier": _name(o, judge)}, results)
     print(f"wrote {o.out}")
 
@@ -216,8 +243,10 @@ def data(args: Sequence[str], prog: str) -> None:
     widths = [max(len(str(row[i])) for row in rows) for i in range(4)]
     for row in rows:
         print("  ".join(f"{value!s:<{w}}" for value, w in zip(row, [*widths, 0])).rstrip())
-    print("Any folder with one folder of pictures per class, or with parquet files, works too: "
-          "varmini data FOLDER")
+    print(
+        "Any folder with one folder of pictures per class, or with parquet files, works too: "
+        "varmini data FOLDER"
+    )
 
 
 def _shape(name: str) -> str:
@@ -229,15 +258,19 @@ def _shape(name: str) -> str:
 def _rows(files: Sequence[Path]) -> int | str:
     """Rows of parquet files, from their footers alone."""
     from pyarrow.parquet import ParquetFile
+
     return sum(ParquetFile(file).metadata.num_rows for file in files) or ""
 
 
 def _describe(name: str, root: Path | None) -> None:
     import numpy as np
+
     for split in ("train", "test"):
         dataset = load_images(name, split, root=root if name in NAMES else None)
         counts = np.bincount(np.asarray(dataset.labels), minlength=len(dataset.classes))
-        print(f"{dataset.name}, {split}: {len(dataset)} images of {dataset.channels} channels, "
-              f"{dataset.size} pixels a side, {len(dataset.classes)} classes")
+        print(
+            f"{dataset.name}, {split}: {len(dataset)} images of {dataset.channels} channels, "
+            f"{dataset.size} pixels a side, {len(dataset.classes)} classes"
+        )
         for label, (number, title) in enumerate(zip(counts, dataset.classes)):
             print(f"  {label:>4}  {title:<20} {number}")

@@ -14,8 +14,9 @@ from ..cli import parse
 from ..presets import PRESETS, ClassifierTraining, TokenizerTraining, VARTraining, preset
 
 Flat = tyro.conf.arg(name="")
-PresetName = Annotated[str, tyro.conf.arg(
-    help=f"Where the defaults below come from: {', '.join(PRESETS)}.")]
+PresetName = Annotated[
+    str, tyro.conf.arg(help=f"Where the defaults below come from: {', '.join(PRESETS)}.")
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def train_tokenizer(args: Sequence[str], prog: str) -> None:
     """`varmini train tokenizer`."""
     o = _training_options(TrainTokenizer, "tokenizer", args, prog, "fashion")
     from ..train_tokenizer import train
+
     _name_files(train(o.config, o.out, overwrite=o.overwrite, resume=o.resume))
 
 
@@ -91,6 +93,7 @@ def train_var(args: Sequence[str], prog: str) -> None:
     """`varmini train var`."""
     o = _training_options(TrainVAR, "var", args, prog, "fashion")
     from ..train_var import train
+
     _name_files(train(o.config, o.out, overwrite=o.overwrite, resume=o.resume))
 
 
@@ -98,6 +101,7 @@ def train_classifier(args: Sequence[str], prog: str) -> None:
     """`varmini train classifier`."""
     o = _training_options(TrainClassifier, "classifier", args, prog, "cifar10")
     from ..train_classifier import train
+
     _name_files(train(o.config, o.out, overwrite=o.overwrite))
 
 
@@ -120,4 +124,5 @@ def demo(args: Sequence[str], prog: str) -> None:
     """`varmini demo`."""
     o = parse(Demo, args, prog)
     from ..demo import run_demo
+
     run_demo(o.out, overwrite=o.overwrite, tiny=o.tiny)
