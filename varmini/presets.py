@@ -57,6 +57,8 @@ class TokenizerTraining(_Checked):
     """Shape of the network."""
     images: int
     """Training length: images drawn, counting repeats."""
+    decoder_of: str = ""
+    """A finished tokenizer: keep its encoder and codes, so its tokens, and train on the decoder."""
     batch_size: int = 128
     """Images a step."""
     lr: float = 1e-3

@@ -63,6 +63,22 @@ def held_out_psnr(model: MultiScaleVQVAE, images: Tensor, batch_size: int = 250)
     return torch.cat(values).mean().item()
 
 
+def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:
+    """Starts from a finished tokenizer and freezes all that decides its tokens.
+
+    Raises:
+        ValueError: when there is no such tokenizer, or it has another shape.
+    """
+    finished = MultiScaleVQVAE.from_pretrained(name)
+    if finished.config != model.config:
+        raise ValueError(
+            f"tokenizer {name} is {finished.config}, but the run asks for {model.config}"
+        )
+    model.load_state_dict(finished.state_dict())
+    for part in (model.encoder, model.pre_quant, model.quantizer):
+        part.requires_grad_(False)
+
+
 def train(
     config: TokenizerTraining, out: str | Path, *, overwrite: bool = False, resume: bool = False
 ) -> Path:
@@ -96,6 +112,8 @@ def train(
             f"the schedule at {[n // model.factor for n in held_out.shape[2:]]}"
         )
     model.check_images(held_out[:1])
+    if config.decoder_of:
+        keep_tokens(model, config.decoder_of)
     perceptual = perceptual_network(config.perceptual_network)
     discriminator = PatchDiscriminator(config.model.image_channels).to(device)
     quick = {"params": list(model.quantizer.parameters()), "scale": config.quantizer_lr}
@@ -134,7 +152,7 @@ def train(
         for step in bar:
             model.train()
             images = next(stream)[0].to(device, non_blocking=True)
-            if step == 0:
+            if step == 0 and not config.decoder_of:
                 with torch.no_grad(), engine.autocast():
                     revival.start(model.features(images))
             share = engine.learning_rate_share(
@@ -153,7 +171,7 @@ def train(
             )
             # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
             loss = reconstruction + config.vq * result.loss
-            if config.diversity > 0:
+            if config.diversity > 0 and not config.decoder_of:
                 loss = loss + config.diversity * model.quantizer.diversity(
                     result.features, result.tokens
                 )
@@ -178,7 +196,8 @@ def train(
 
             revival.update(result.tokens)
             # Codes stop moving by force once the learning rate falls, so that the average settles.
-            if (step + 1) % config.revive_every == 0 and step < (1 - config.decay) * total:
+            moving = step < (1 - config.decay) * total and not config.decoder_of
+            if (step + 1) % config.revive_every == 0 and moving:
                 with torch.no_grad(), engine.autocast():
                     revival.revive(model.features(images))
 
