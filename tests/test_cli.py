@@ -114,7 +114,6 @@ def test_version(capsys):
     (["frobnicate"], ["'frobnicate'", "reconstruct"]),
     (["train", "tokenizer", "--preset", "fasion"], ["'fasion'", "fashion, cifar10"]),
     (["train", "tokenizer", "--preset=no"], ["'no'", "fashion, cifar10"]),
-    (["train", "classifier", "--preset", "fashion"], ["no classifier", "cifar10"]),
     (["train", "tokenizer", "--bach-size", "3"], ["--bach-size", "'--batch-size'"]),
     (["train", "tokenizer", "--batch_sizes=3"], ["--batch_sizes", "'--batch-size'"]),
     (["train", "var", "--model.dpeth", "3"], ["--model.dpeth", "'--model.depth'"]),

@@ -249,7 +249,7 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         ),
         width=width,
         multipliers=tuple(w // width for w in widths),
-        num_res_blocks=max(given.number(f"encoder.down.{i}.block.") for i in range(levels)),
+        num_res_blocks=max(1, *(given.number(f"encoder.down.{i}.block.") for i in range(levels))),
         attention=any(".attn" in name for name in given.state),
         num_phi=num_phi,
         lookup=lookup,

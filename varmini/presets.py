@@ -187,7 +187,7 @@ PRESETS: dict[str, Preset] = {
             perceptual=0.05,
             perceptual_network="fashion",
             ema=0.99,
-            log_every=150,
+            log_every=250,
             checkpoint_every=1000,
             model=TokenizerConfig(
                 sizes=(1, 2, 4, 8),
@@ -209,8 +209,8 @@ PRESETS: dict[str, Preset] = {
             batch_size=64,
             lr=2e-3,
             ema=0.99,
-            held_out=500,
-            log_every=50,
+            held_out=250,
+            log_every=100,
             model=VARConfig(depth=4, width=192, heads=6, init_gamma=0.1),
         ),
         classifier=ClassifierTraining(

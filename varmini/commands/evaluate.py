@@ -82,15 +82,14 @@ def _csv(path: Path) -> Path:
     return path
 
 
-def load_classifier(name: str | None, channels: int) -> Classifier | None:
-    """The judging classifier; None means the shipped "cifar10" for colour and none for grey.
+def load_classifier(name: str | None, channels: int) -> Classifier:
+    """The judging classifier; None means the shipped "cifar10" for colour, "fashion" for grey.
 
     Raises:
         ValueError: when it is unknown or reads images with another number of channels.
     """
-    if name is None and channels != 3:
-        return None
-    classifier = Classifier.from_pretrained(name or "cifar10").to(engine.device())
+    name = name or ("cifar10" if channels == 3 else "fashion")
+    classifier = Classifier.from_pretrained(name).to(engine.device())
     if classifier.config.image_channels != channels:
         raise ValueError(
             f"classifier {name!r} reads {classifier.config.image_channels} channels, "
@@ -108,7 +107,7 @@ class EvaluateTokenizer:
     data: str | None = None
     """Data set: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Judge: a shipped name or folder; None: "cifar10" for colour, no judge for grey."""
+    """Judge: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
     limit: int | None = None
     """So many test images, evenly spaced over the set; None: all."""
     batch_size: int = 250
@@ -161,7 +160,7 @@ class EvaluateSamples:
     data: str | None = None
     """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Judge: a shipped name or folder; None: "cifar10" for colour; grey needs one named."""
+    """Judge: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
     per_class: int = 100
     """Samples a class; the distances are comparable only between equal numbers."""
     cfg: tuple[float, ...] = (0.0, 1.5, 3.0)
@@ -186,12 +185,6 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
     _csv(o.out)
     var, tok, _ = load_pair(o.var, o.tokenizer)
     judge = load_classifier(o.classifier, tok.config.image_channels)
-    if judge is None:
-        raise ValueError(
-            "no classifier for grey images is shipped: train one (varmini train "
-            "classifier --data fashion-subset --model.image-channels 1) and name its "
-            "folder as --classifier"
-        )
     dataset = _test_images(o.data, tok, o.limit)
     from ..metrics import evaluate_samples as measure
 
