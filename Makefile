@@ -21,7 +21,7 @@ SANITIZE := $(wildcard tests/nbval_sanitize.cfg)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## the environment: .venv with the pinned packages (about 1.5 GB with torch for CPUs)
+setup: $(STAMP) ## the environment: .venv with the pinned packages (about 1.6 GB with torch for CPUs)
 	@echo "$(VENV) is ready"
 
 $(STAMP):

@@ -177,7 +177,8 @@ def test_another_runs_folder_is_refused(tmp_path):
     assert prepare_folder(out, overwrite=False, resume=True) == out
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     prepare_folder(out, overwrite=True, resume=False)
-    assert [p.name for p in out.rglob("*") if p.is_file()] == ["notes.txt"]  # not ours, not touched
+    # The notes are not ours; run.json stays until the new run replaces it.
+    assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["notes.txt", "run.json"]
 
 
 @pytest.mark.parametrize("overwrite, resume", [(False, False), (True, False), (False, True)])

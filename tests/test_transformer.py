@@ -426,5 +426,5 @@ def test_bad_teacher_inputs_are_named(var, shape):
 
 @pytest.mark.parametrize("width, heads", [(33, 2), (32, 0)])
 def test_heads_must_divide_the_width(width, heads):
-    with pytest.raises(ValueError, match=f"{width}.*heads.*{heads}"):
+    with pytest.raises(ValueError, match=f"heads.*{heads}"):
         VAR(VARConfig(width=width, heads=heads))

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: complete or absent, never unpickled, resumed to the bit."""
+"""Checkpoints of a training run: complete or absent, never unpickled; on a CPU exact to the bit."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterable
@@ -72,8 +73,8 @@ def learning_rate_share(step: int, total: int, warmup: float, decay: float, fina
     Args:
         step: steps done, from 0.
         total: steps of the whole run.
-        warmup, decay: share of the run spent rising and falling (paper: 1/50 rising).
-        final: the share left at the end (paper: 0.01 to 0.1).
+        warmup, decay: share of the run spent rising and falling (official code: 1/50 rising).
+        final: the share left at the end (official code: 0.01 to 0.1).
     """
     rise, fall = max(1.0, warmup * total), max(1.0, decay * total)
     left = (total - step) / fall
@@ -146,9 +147,10 @@ class Updater:
 
 
 def can_compile() -> bool:
-    """Whether `torch.compile` has what it needs here: a GPU, or a C++ compiler."""
+    """Whether `torch.compile` has what it needs here: a C++ compiler and Python's headers."""
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
-    return torch.cuda.is_available() or any(c and shutil.which(c) for c in compilers)
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(c and shutil.which(c) for c in compilers)
 
 
 # ------------------------------------------------------------------------- stopping, folder and log
@@ -230,8 +232,8 @@ def make_folder(out: Path, *, clear: bool) -> Path:
     """Makes the checked folder of a run.
 
     Args:
-        clear: remove what an earlier run wrote; run.json goes last, so that a crash half-way leaves
-            a folder that can still be overwritten.
+        clear: remove what an earlier run wrote; run.json stays until `Run` replaces it, so that a
+            crash in between leaves a folder that can still be overwritten.
 
     Raises:
         ValueError: when it cannot be made.
@@ -239,9 +241,8 @@ def make_folder(out: Path, *, clear: bool) -> Path:
     if clear and (out / "run.json").exists():
         for name in ("log.csv", "config.json", "model.safetensors"):
             (out / name).unlink(missing_ok=True)
-        for path in (out / "state").glob("*"):
+        for path in (*(out / "state").glob("*"), *(out / "tokens").glob("*")):
             path.unlink()
-        (out / "run.json").unlink()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -27,6 +27,11 @@ class PerceptualLoss(nn.Module):
         Grey images are shown to a colour network as three equal channels.
         """
         channels = self.classifier.config.image_channels
+        if images.shape[1] not in (1, channels):
+            raise ValueError(
+                f"the perceptual network reads {channels} channels, the images have "
+                f"{images.shape[1]}: choose another --perceptual-network"
+            )
         with torch.no_grad():
             wanted = self.classifier.feature_maps(targets.expand(-1, channels, -1, -1))
         seen = self.classifier.feature_maps(images.expand(-1, channels, -1, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .classifier import ClassifierConfig
 from .tokenizer import TokenizerConfig
@@ -165,13 +165,6 @@ class Preset:
     """Stage 2."""
     classifier: ClassifierTraining | None = None
     """The network for perceptual features and toy metrics, where the preset has its own."""
-
-
-def var_of_depth(depth: int, **changes) -> VARConfig:
-    """The paper's one dial: width 64 d, d heads, drop path 0.1 d / 24 (section 3.2)."""
-    return replace(
-        VARConfig(depth=depth, width=64 * depth, heads=depth, drop_path=0.1 * depth / 24), **changes
-    )
 
 
 PRESETS: dict[str, Preset] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,7 +25,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
             (Holtzman et al. 2020); the likeliest always stays. 0 or 1 keeps all.
 
     Returns:
-        A new tensor (..., V) with -inf at the tokens ruled out.
+        A tensor (..., V) with -inf at the tokens ruled out.
 
     Raises:
         ValueError: when top_k is negative or top_p is outside [0, 1].
@@ -43,6 +44,10 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
 
 
 def _check_filter(top_k: int, top_p: float) -> None:
+    if not isinstance(top_k, numbers.Integral) or not isinstance(top_p, numbers.Real):
+        raise ValueError(
+            f"top_k is {top_k!r} and top_p {top_p!r}, expected an integer and a number"
+        )
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}, expected 0 (keep all) or a positive number of tokens")
     if not 0 <= top_p <= 1:
@@ -221,7 +226,10 @@ def generate(
 
 def _as_labels(labels: Tensor | Sequence[int]) -> Tensor:
     if not isinstance(labels, Tensor):
-        labels = torch.tensor(labels, dtype=None if len(labels) else torch.long)
+        try:
+            labels = torch.tensor(labels, dtype=None if len(labels) else torch.long)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"labels are {labels!r}, expected a list of class numbers") from None
     return labels
 
 
@@ -248,15 +256,17 @@ def _parts(
         )
     if var.training or tok.training:
         raise ValueError("a model is in training mode: call .eval() on both before sampling")
-    if not 0 <= cfg < float("inf"):
+    if not isinstance(cfg, numbers.Real) or not 0 <= cfg < float("inf"):
         raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
-    if seed is not None and not 0 <= seed < 2**32:
+    if seed is not None and not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
         raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^32 - 1, or None")
     _check_filter(top_k, top_p)
     labels = var.check_labels(labels)
     if batch_size is None:
         # Keys and values of both guidance halves, in float32.
         per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
+        # ... and some six copies of the last scale's logits.
+        per_image += 24 * max(var.schedule.tokens_per_scale) * var.config.vocab_size
         batch_size = min(256, max(1, CACHE_BYTES // per_image))
     elif batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
@@ -298,6 +308,8 @@ def inpaint(
         ValueError: on a mask of another shape or type, and as `sample` does.
     """
     tok.check_images(images)
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"mask is a {type(mask).__name__}, expected a bool tensor (H, W)")
     if mask.dtype != torch.bool or mask.shape not in (
         images.shape[2:],
         images.shape[:1] + images.shape[2:],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from itertools import accumulate
 
 import torch
@@ -146,13 +147,8 @@ class ScaleSchedule:
 
 
 def _grid(size: Size) -> tuple[int, int]:
-    pair = (
-        (size, size)
-        if isinstance(size, int)
-        else tuple(size)
-        if isinstance(size, Sequence) and not isinstance(size, str)
-        else ()
-    )
-    if len(pair) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in pair):
+    pair = (size, size) if isinstance(size, Integral) else size
+    fits = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+    if not fits or any(not isinstance(n, Integral) or isinstance(n, bool) or n < 1 for n in pair):
         raise ValueError(f"scale size {size!r} is not a positive integer or a pair of them")
-    return pair
+    return int(pair[0]), int(pair[1])

@@ -295,6 +295,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
             ValueError: on images of another shape, type or range.
         """
         self.check_images(images)
+        images = images.to(self.pre_quant.weight)
         return self.pre_quant(self.encoder(_fast_layout(images))).float()
 
     def encode(self, images: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .classifier import Classifier
 from .data import batches, in_order, load_images
-from .engine import Run, autocast, check_folder, make_folder, progress
+from .engine import Run, autocast, check_folder, device, make_folder, progress
 from .presets import ClassifierTraining
 
 
@@ -31,7 +31,7 @@ def accuracy(model: Classifier, dataset, batch_size: int = 500) -> float:
     right = 0
     for images, labels in in_order(dataset, batch_size):
         with autocast():
-            right += int((model(images).argmax(1) == labels).sum())
+            right += int((model(images.to(device())).argmax(1).cpu() == labels).sum())
     return right / len(dataset)
 
 
@@ -47,7 +47,14 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
     torch.manual_seed(config.seed)
     train_set = load_images(config.data, "train")
     test_set = load_images(config.data, "test")
-    model = Classifier(config.model).to(memory_format=torch.channels_last)
+    classes = len(train_set.classes)
+    if (train_set.channels, classes) != (config.model.image_channels, config.model.num_classes):
+        raise ValueError(
+            f"{config.data} has {train_set.channels} channels and {classes} classes, the model "
+            f"{config.model.image_channels} and {config.model.num_classes}: give "
+            f"--model.image-channels {train_set.channels} --model.num-classes {classes}"
+        )
+    model = Classifier(config.model).to(device(), memory_format=torch.channels_last)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
@@ -70,10 +77,10 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
     for step in bar:
         model.train()
         images, labels = next(stream)
-        images = random_shift(images, 4, generator).contiguous(memory_format=torch.channels_last)
+        images = random_shift(images, 4, generator).to(device(), memory_format=torch.channels_last)
         with autocast():
             logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        loss = F.cross_entropy(logits.float(), labels.to(device()), label_smoothing=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

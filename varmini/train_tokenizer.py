@@ -114,7 +114,11 @@ def train(
     model.check_images(held_out[:1])
     if config.decoder_of:
         keep_tokens(model, config.decoder_of)
-    perceptual = perceptual_network(config.perceptual_network)
+    perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
+    if perceptual:
+        perceptual(
+            held_out[:1].to(device), held_out[:1].to(device)
+        )  # fails here, if it does not fit
     discriminator = PatchDiscriminator(config.model.image_channels).to(device)
     quick = {"params": list(model.quantizer.parameters()), "scale": config.quantizer_lr}
     groups = [*engine.decay_groups(model, config.weight_decay), quick | {"weight_decay": 0.0}]

@@ -175,7 +175,6 @@ def train(
     }
     tok.check_images(images["train"][0][0][None])
     check_batch_size(config.batch_size, len(images["train"]))
-    out = engine.make_folder(out, clear=overwrite and not resume)
     torch.manual_seed(config.seed)
     model = VAR(
         dataclasses.replace(

@@ -210,7 +210,13 @@ class VAR(nn.Module, Pretrained):
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
-        if config.heads < 1 or config.width % config.heads:
+        for name in ("depth", "width", "heads", "vocab_size", "code_channels", "num_classes"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}, expected at least 1")
+        for name in ("drop_path", "label_dropout"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise ValueError(f"{name} is {getattr(config, name)}, expected a chance in [0, 1]")
+        if config.width % config.heads:
             raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
         self.config, w = config, config.width
         self.schedule = ScaleSchedule(config.sizes)
@@ -300,16 +306,19 @@ class VAR(nn.Module, Pretrained):
         labels = self.check_labels(labels)
         first, total = self.schedule.tokens_per_scale[0], self.schedule.num_tokens
         expected = (len(labels), total - first, self.config.code_channels)
-        if tuple(teacher_inputs.shape) != expected:
+        shape = tuple(getattr(teacher_inputs, "shape", ()))
+        if shape != expected:
             raise ValueError(
-                f"teacher_inputs have shape {tuple(teacher_inputs.shape)}, expected "
+                f"teacher_inputs have shape {shape}, expected "
                 f"{expected} for {len(labels)} labels and {self.schedule}"
             )
         if self.training and self.config.label_dropout > 0:
             dropped = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
             labels = labels.masked_fill(dropped, self.config.num_classes)
         start, modulations, head = self.condition(labels)
-        x = torch.cat([start, self.word(teacher_inputs).to(start.dtype)], dim=1)
+        x = torch.cat(
+            [start, self.word(teacher_inputs.to(self.word.weight)).to(start.dtype)], dim=1
+        )
         x = x + self.place(slice(0, total))
         for block, modulation in zip(self.blocks, modulations):
             x = block(x, modulation, self.mask)

@@ -135,8 +135,8 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     print(f"wrote {o.out}")
 
 
-def _name(options: Any, judge: Classifier | None) -> str:
-    return "" if judge is None else options.classifier or "cifar10"
+def _name(options: Any, judge: Classifier) -> str:
+    return options.classifier or ("cifar10" if judge.config.image_channels == 3 else "fashion")
 
 
 def _test_images(data: str | None, tok: MultiScaleVQVAE, limit: int | None) -> Any:
