@@ -11,12 +11,13 @@ from .tokenizer import MultiScaleVQVAE
 TITLE = "Drawing pictures map by map"
 SUBTITLE = (
     "A tour of Visual AutoRegressive modeling (VAR), also called next-scale prediction, with two "
-    "models that this computer trained from nothing and the two that come with varmini."
+    "models that this computer trained from nothing, beside two that were trained before."
 )
 FOOTER = (
     "Method: Tian et al., Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale "
     "Prediction, NeurIPS 2024, arXiv:2404.02905. Pictures: Fashion-MNIST (Xiao et al. 2017) and "
-    "CIFAR-10 (Krizhevsky 2009). Every number was measured by this run; demo.json has them all."
+    "CIFAR-10 (Krizhevsky 2009). Numbers were measured by this run (demo.json has them all); the "
+    "curves of the CIFAR-10 models come from their own training logs."
 )
 
 CAPTIONS = {

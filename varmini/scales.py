@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from itertools import accumulate
+from numbers import Integral
 
 import torch
 from torch import Tensor
