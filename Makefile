@@ -31,6 +31,7 @@ $(STAMP):
 	@"$(PY)" -c 'import pip' 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
 	@echo "installing into $(VENV) (the first time takes some minutes, most of it for torch)"
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,notebooks]'
+	@"$(PY)" -c 'import matplotlib.font_manager'  # builds its font cache, which would speak up in a notebook
 	@rm -f "$(VENV)"/.ready-* && touch "$@"
 
 demo: $(STAMP) ## train both stages on Fashion-MNIST, sample, load the shipped CIFAR-10 models: out/demo/index.html
