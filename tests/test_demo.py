@@ -64,8 +64,8 @@ def test_last_line_tells_how_to_open_the_page(finished) -> None:
 def test_the_account_names_cost_machine_and_losses(finished) -> None:
     facts = json.loads((finished[0] / "demo.json").read_text())
     assert facts["finished"] is True and facts["kind"] == demo.KIND
-    assert facts["peak_memory_mb"] > 50 and facts["total_seconds"] > 0 and facts["seed"] == 0
-    for key in ("hardware", "torch", "commit", "date", "threads", "command"):
+    assert facts["peak_memory_mb"] > 50 and facts["seed"] == 0
+    for key in ("hardware", "torch", "commit", "date", "threads", "command", "total_seconds"):
         assert facts[key]
     for stage in ("tokenizer", "var"):
         assert facts[stage]["seconds"] > 0 and facts[stage]["images_per_second"] > 0

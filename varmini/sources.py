@@ -49,6 +49,7 @@ def decode(file: str | bytes, source: str):
 
 
 def is_grey(image) -> bool:
+    """Whether a PIL image has one channel (besides transparency)."""
     return image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F"))
 
 
