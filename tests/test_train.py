@@ -16,7 +16,6 @@ from tiny import make_tokenizer
 from varmini import (
     VAR,
     MultiScaleVQVAE,
-    TokenizerConfig,
     VARConfig,
     engine,
     train_tokenizer,
@@ -28,17 +27,7 @@ from varmini.presets import TokenizerTraining, VARTraining
 from varmini.quantizer import CodeRevival
 
 STEPS = 13  # 23 training images in batches of 4: more than two epochs
-SHAPE = TokenizerConfig(
-    sizes=(1, 2),
-    image_channels=1,
-    vocab_size=24,
-    code_channels=4,
-    width=32,
-    multipliers=(1, 1),
-    num_res_blocks=1,
-    attention=False,
-    patch=2,
-)
+SHAPE = make_tokenizer(sizes=(1, 2), vocab_size=24).config
 
 
 class Killed(BaseException):

@@ -144,7 +144,7 @@ class VARTraining(_Checked):
     workers: int = 0
     """Processes that decode images for the token maps; sets in memory need none."""
     compile: bool = False
-    """Fuse the blocks with torch.compile: 1.3 times faster after half a minute, where it can."""
+    """Fuse the blocks with torch.compile where it can; pays in long runs, not in short ones."""
     held_out: int = 1000
     """Test images on which the loss is logged."""
     log_every: int = 100

@@ -72,7 +72,7 @@ class NormSiLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and not x.is_contiguous():
-            # On a CPU group_norm of a channels-last bf16 map is ten times slower.
+            # On a CPU group_norm of a channels-last bf16 map is much slower.
             h = super().forward(x.contiguous())
             return F.silu(h.contiguous(memory_format=torch.channels_last))
         return F.silu(super().forward(x))
