@@ -111,7 +111,7 @@ def test_the_average_follows_its_formula_and_copies_buffers():
 def two_weights():
     model = nn.Linear(2, 1, bias=False)
     nn.init.ones_(model.weight)
-    return model, Updater(model, torch.optim.SGD(model.parameters(), lr=1.0), clip=1.0, patience=3)
+    return model, Updater(model, [torch.optim.SGD(model.parameters(), lr=1.0)], 1.0, patience=3)
 
 
 def test_an_update_clips_steps_and_clears():

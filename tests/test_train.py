@@ -100,6 +100,7 @@ def var_config(tokenizer_folder):
         images=STEPS * 4,
         batch_size=4,
         accumulate=2,
+        muon_lr=0.02,
         model=VARConfig(
             depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0
         ),
@@ -385,7 +386,7 @@ def test_the_var_log_shows_every_scale(var_config, tmp_path):
 def test_accumulated_gradients_are_those_of_the_whole_batch(var_config, tmp_path, parts):
     plain = replace(var_config.model, drop_path=0.0, label_dropout=0.0)
     config = replace(
-        var_config, model=plain, accumulate=1, images=15, batch_size=5, clip=1e9, ema=0.0
+        var_config, model=plain, accumulate=1, images=15, batch_size=5, clip=1e9, ema=0.0, muon_lr=0
     )
     whole, cut = (
         VAR.from_pretrained(train_var.train(replace(config, accumulate=n), tmp_path / str(n)))
@@ -398,6 +399,18 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(var_config, tmp_path
     ]
     # As a share of the way, for Adam blows up what rounding leaves of a gradient of zero.
     assert (ends[0] - ends[1]).abs().sum() < 1e-3 * (ends[0] - ends[2]).abs().sum()
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_no_other_parameter(var_config):
+    model = VAR(VARConfig(depth=1, width=16, heads=2, sizes=(1, 2)))
+    held = {
+        name: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, optimizer in train_var.make_optimizers(model, var_config).items()
+    }
+    names = ("attention.qkv", "attention.proj", "fc1", "fc2")
+    assert held["muon"] == {id(model.blocks[0].get_parameter(f"{n}.weight")) for n in names}
+    assert held["optimizer"] == {id(p) for p in model.parameters()} - held["muon"]
+    assert list(train_var.make_optimizers(model, replace(var_config, muon_lr=0.0))) == ["optimizer"]
 
 
 def test_losses_fall(tokenizer_config, var_config, tmp_path):

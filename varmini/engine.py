@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +81,20 @@ def learning_rate_share(step: int, total: int, warmup: float, decay: float, fina
     return min((step + 1) / rise, 1.0) * (final + (1 - final) * min(left, 1.0))
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    model: nn.Module, weight_decay: float, apart: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Optimizer groups: decay for matrices and kernels, none for biases, norms and embeddings.
 
-    A module names further exceptions in a class attribute `no_decay`, and what has a group of its
-    own in `own_group` (parts of parameter names).
+    A module names further exceptions in a class attribute `no_decay` (parts of parameter names).
+
+    Args:
+        apart: parameters that the caller puts elsewhere.
     """
-    exceptions, elsewhere = getattr(model, "no_decay", ()), getattr(model, "own_group", ())
+    exceptions, elsewhere = getattr(model, "no_decay", ()), {id(p) for p in apart}
     decay, rest = [], []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not any(part in name for part in elsewhere):
+        if parameter.requires_grad and id(parameter) not in elsewhere:
             plain = parameter.ndim < 2 or any(part in name for part in exceptions)
             (rest if plain else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -104,7 +108,7 @@ def averaged(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedMo
 
 
 class Updater:
-    """Clips the gradient and steps the optimizer; a step with a non-finite gradient is skipped.
+    """Clips the gradient and steps the optimizers; a step with a non-finite gradient is skipped.
 
     Args:
         clip: gradient norm above which gradients are scaled down.
@@ -112,9 +116,13 @@ class Updater:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, patience: int = 20
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        clip: float,
+        patience: int = 20,
     ) -> None:
-        self.model, self.optimizer, self.clip, self.patience = model, optimizer, clip, patience
+        self.model, self.optimizers, self.clip, self.patience = model, optimizers, clip, patience
         self.skipped_in_a_row = 0
 
     def step(self) -> None:
@@ -126,7 +134,8 @@ class Updater:
         """
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.skipped_in_a_row = 0
         else:
             self.skipped_in_a_row += 1
@@ -143,7 +152,7 @@ class Updater:
                     f"the gradient of {bad} was not finite {self.patience} steps in a "
                     f"row: resume from the last checkpoint with a lower --lr"
                 )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
 
 
 def can_compile() -> bool:

@@ -133,6 +133,8 @@ class VARTraining(_Checked):
     """Share of the run in which it falls linearly."""
     final: float = 0.01
     """Share of the peak left at the end."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the blocks' matrices; 0: AdamW for all, as in the paper."""
     weight_decay: float = 0.05
     """Weight decay of matrices; none on biases and embeddings."""
     clip: float = 2.0
@@ -241,9 +243,11 @@ PRESETS: dict[str, Preset] = {
         var=VARTraining(
             data="cifar10",
             tokenizer="cifar10",
-            images=120_000,
+            images=320_000,
             batch_size=64,
             lr=1.5e-3,
+            muon_lr=0.03,
+            decay=0.4,
             ema=0.998,
             log_every=125,
             compile=True,

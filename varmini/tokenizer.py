@@ -217,7 +217,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
 
     config_class = TokenizerConfig
     kind = "tokenizer"
-    own_group = ("quantizer",)
+    no_decay = ("quantizer",)
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

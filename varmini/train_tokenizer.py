@@ -120,14 +120,15 @@ def train(
             held_out[:1].to(device), held_out[:1].to(device)
         )  # fails here, if it does not fit
     discriminator = PatchDiscriminator(config.model.image_channels).to(device)
-    quick = {"params": list(model.quantizer.parameters()), "scale": config.quantizer_lr}
-    groups = [*engine.decay_groups(model, config.weight_decay), quick | {"weight_decay": 0.0}]
+    codes = list(model.quantizer.parameters())
+    quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
+    groups = [*engine.decay_groups(model, config.weight_decay, apart=codes), quick]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
     adversary = torch.optim.AdamW(
         discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0
     )
     ema = engine.averaged(model, config.ema)
-    updater = engine.Updater(model, optimizer, config.clip)
+    updater = engine.Updater(model, [optimizer], config.clip)
     revival = CodeRevival(model.quantizer)
     parts = {
         "model": model,

@@ -140,6 +140,21 @@ def held_out_terms(
     return {name: total / seen for name, total in sums.items()}
 
 
+def make_optimizers(model: VAR, config: VARTraining) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for everything (the paper's), or all but the blocks' matrices, which Muon then takes.
+
+    Muon steps along the momentum with all its singular values set to about 1 (Jordan et al. 2024).
+    """
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if config.muon_lr else []
+    groups = engine.decay_groups(model, config.weight_decay, apart=matrices)
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    if not matrices:
+        return {"optimizer": adamw}
+    group = {"params": matrices, "peak": config.muon_lr}
+    muon = torch.optim.Muon([group], lr=config.muon_lr, weight_decay=config.weight_decay)
+    return {"optimizer": adamw, "muon": muon}
+
+
 def train(
     config: VARTraining,
     out: str | Path,
@@ -185,12 +200,10 @@ def train(
             num_classes=len(images["train"].classes),
         )
     ).to(device)
-    optimizer = torch.optim.AdamW(
-        engine.decay_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.95), fused=True
-    )
+    optimizers = make_optimizers(model, config)
     ema = engine.averaged(model, config.ema)
-    updater = engine.Updater(model, optimizer, config.clip)
-    parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    updater = engine.Updater(model, list(optimizers.values()), config.clip)
+    parts = {"model": model, "ema": ema, **optimizers}
     out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
     run = engine.Run(out, config, start)
@@ -217,8 +230,8 @@ def train(
             share = engine.learning_rate_share(
                 step, total, config.warmup, config.decay, config.final
             )
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * share
+            for group in (g for o in optimizers.values() for g in o.param_groups):
+                group["lr"] = group.get("peak", config.lr) * share
             tokens, labels = (t.to(device, non_blocking=True) for t in next(stream))
             for part in torch.arange(len(labels), device=device).chunk(config.accumulate):
                 inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens[part]))
