@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint notebooks lab clean distclean
+.PHONY: help setup demo test lint notebooks lab clean distclean results
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -45,9 +45,15 @@ test: lint ## ruff, the tests and every notebook (nbval)
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=600 \
 	  $(if $(SANITIZE),--nbval-sanitize-with $(SANITIZE)) tests $(NOTEBOOKS) $(ARGS)
 
+# VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them
 	@for notebook in $(NOTEBOOKS); do \
-	  OMP_NUM_THREADS=1 "$(PY)" -m nbconvert --to notebook --execute --inplace "$$notebook" || exit 1; done
+	  OMP_NUM_THREADS=1 VARMINI_WIDGETS=off "$(PY)" -m nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+	    "$$notebook" || exit 1; done
+
+results: $(STAMP) ## every table and figure of results/ again, from the CSV files there
+	@"$(PY)" scripts/make_results.py $(ARGS)
 
 lab: $(STAMP) ## JupyterLab with the course
 	@"$(PY)" -m jupyterlab notebooks

@@ -17,7 +17,8 @@ from varmini.commands import draw, evaluate
 
 LEAVES = [["demo"], ["train", "tokenizer"], ["train", "var"], ["train", "classifier"], ["sample"],
           ["reconstruct"], ["inpaint"], ["evaluate", "tokenizer"], ["evaluate", "samples"],
-          ["data"]]
+          ["zeroshot"], ["scaling"], ["compare", "train"], ["compare", "measure"],
+          ["compare", "speed"], ["data"], ["grade"]]
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +311,7 @@ def test_evaluate_appends_rows(models, tmp_path, capsys):
 
     samples = ["evaluate", "samples", "--var", models / "var", "--classifier",
                models / "classifier", "--limit", "20", "--per-class", "2", "--cfg", "0", "2",
-               "--out"]
+               "--samples", tmp_path / "drawn", "--out"]
     ok(*samples, tmp_path / "samples.csv")
     with open(tmp_path / "samples.csv", newline="") as file:
         assert [row["cfg"] for row in csv.DictReader(file)] == ["0.0", "2.0"]

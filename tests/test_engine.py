@@ -20,6 +20,7 @@ from varmini.engine import (
     decay_groups,
     learning_rate_share,
     make_folder,
+    uniform,
 )
 
 # --------------------------------------------------------------------------- precision and schedule
@@ -140,6 +141,40 @@ def test_a_step_with_a_bad_gradient_is_skipped_and_many_end_the_run(bad):
     assert "\n" not in str(error.value) and model.weight.tolist() == [[1.0, 1.0]]
 
 
+def test_a_fused_optimizer_skips_by_itself():
+    """The device decides: its state, too, is that before the step."""
+    model = nn.Linear(2, 1, bias=False)
+    fused = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    updater = Updater(model, [fused], 1.0, patience=3)
+    model.weight.grad = torch.ones(1, 2)
+    updater.step()
+    before = model.weight.detach().clone()
+    state = {k: v.clone() for k, v in fused.state[model.weight].items()}
+    for _ in range(2):
+        model.weight.grad = torch.tensor([[float("inf"), 1.0]])
+        updater.step()
+    assert model.weight.equal(before) and model.weight.grad is None
+    assert all(v.equal(state[k]) for k, v in fused.state[model.weight].items())
+    model.weight.grad = torch.ones(1, 2)
+    updater.step()
+    assert not model.weight.equal(before) and fused.state[model.weight]["step"] == 2
+    with pytest.raises(ValueError, match="gradient of weight.*3 steps"):
+        for _ in range(3):
+            model.weight.grad = torch.full((1, 2), float("nan"))
+            updater.step()
+
+
+def test_random_numbers_follow_seed_and_step_alone():
+    numbers = uniform(3, 7, 8, 5)
+    assert numbers.shape == (8, 5) and numbers.dtype == torch.float32
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert uniform(3, 7, 8, 5).equal(numbers)
+    torch.manual_seed(1)
+    assert uniform(3, 7, 8, 5).equal(numbers)
+    for seed, step in ((3, 8), (4, 7)):
+        assert (uniform(seed, step, 8, 5) != numbers).all()
+
+
 # ---------------------------------------------------------------------------------- folder of a run
 
 
@@ -195,6 +230,41 @@ def test_a_file_or_an_impossible_place_is_refused(tmp_path):
         prepare_folder(tmp_path / "file", overwrite=True, resume=False)
     with pytest.raises(ValueError, match="cannot be made"):
         prepare_folder(tmp_path / "file" / "below", overwrite=False, resume=False)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match="cannot be written.*--out") as error:
+        check_folder(tmp_path / "a" / "b", Config(), overwrite=False, resume=False)
+    assert str(tmp_path) in str(error.value) and not any(tmp_path.iterdir())
+
+
+def test_settings_are_compared_by_name_and_younger_ones_by_their_default(tmp_path):
+    @dataclass(frozen=True)
+    class Model:
+        width: int = 8
+        sizes: tuple[int, ...] = (1, 2)
+
+    @dataclass(frozen=True)
+    class Nested:
+        depth: int = 2
+        images: int = 5
+        model: Model = Model()
+
+    def resume(config, **options):
+        return check_folder(tmp_path, config, overwrite=False, resume=True, **options)
+
+    Run(tmp_path, Config())  # knows depth alone
+    resume(Nested())
+    resume(Nested(images=7))  # a run may be made longer
+    for config, words in (
+        (Nested(depth=3), "depth=2, not 3"),
+        (Nested(model=Model(width=9)), "model.width=8, not 9"),
+        (Nested(model=Model(sizes=(1, 3))), r"model.sizes=\[1, 2\], not \[1, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            resume(config)
+    resume(Nested(model=Model(width=9)), follows=("model.width",))
 
 
 def rows(folder):

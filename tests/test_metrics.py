@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig, metrics
+from varmini import MultiScaleVQVAE, TokenizerConfig, metrics
 from varmini.classifier import Classifier, ClassifierConfig
 from varmini.data import ImageSet, to_float
 
@@ -162,7 +162,7 @@ def test_inception_score_at_the_ends() -> None:
 
 
 @pytest.fixture(scope="module")
-def models() -> tuple[MultiScaleVQVAE, VAR, Classifier]:
+def models() -> tuple[MultiScaleVQVAE, Classifier]:
     torch.manual_seed(0)
     shape = {"sizes": (1, 2), "vocab_size": 8, "code_channels": 4}
     tok = MultiScaleVQVAE(
@@ -170,8 +170,7 @@ def models() -> tuple[MultiScaleVQVAE, VAR, Classifier]:
             width=32, multipliers=(1,), num_res_blocks=1, attention=False, patch=8, **shape
         )
     )
-    var = VAR(VARConfig(depth=1, width=16, heads=2, num_classes=3, **shape))
-    return tok, var, Classifier(ClassifierConfig(num_classes=3, widths=(4, 6)))
+    return tok, Classifier(ClassifierConfig(num_classes=3, widths=(4, 6)))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +181,7 @@ def dataset() -> ImageSet:
 
 
 def test_extract_does_not_depend_on_the_batch_or_the_container(models, dataset) -> None:
-    classifier = models[2]
+    classifier = models[1]
     features, probs = metrics.extract(classifier, dataset, batch_size=4)
     assert features.shape == (11, 6) and probs.shape == (11, 3)
     with torch.no_grad():
@@ -197,7 +196,7 @@ def test_extract_does_not_depend_on_the_batch_or_the_container(models, dataset) 
 
 
 def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> None:
-    tok, _, classifier = models
+    tok, classifier = models
     result = metrics.evaluate_tokenizer(tok, dataset, classifier, batch_size=4)
     images = to_float(dataset.images)
     tokens = tok.encode(images)
@@ -212,23 +211,35 @@ def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> Non
     expected = metrics.frechet_distance(real[0], fake[0])
     assert result["frechet"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert "frechet" not in metrics.evaluate_tokenizer(tok, dataset)
+    error = (drawn - images).double().square().mean().item()
+    assert result["psnr_of_mean_mse"] == pytest.approx(10 * math.log10(4 / error), rel=1e-4)
+    assert result["psnr_of_mean_mse"] < result["psnr"]
+    assert "accuracy_real" not in metrics.evaluate_tokenizer(
+        tok, dataset, classifier, knows_labels=False
+    )
 
 
-def test_evaluate_samples_draws_every_class_and_repeats(models, dataset) -> None:
-    tok, var, classifier = models
-    options = {"per_class": 4, "cfg": 1.5, "top_k": 0, "top_p": 0.0, "batch_size": 5}
-    result = metrics.evaluate_samples(var, tok, dataset, classifier, seed=3, **options)
-    assert result["n"] == 12 and result["n_real"] == 11 and result["n_precision"] == 11
-    each = result["accuracy_per_class"]
-    assert len(each) == 3 and result["accuracy"] == pytest.approx(sum(each) / 3)
-    assert 0 <= result["precision"] <= 1 and 0 <= result["recall"] <= 1
-    assert result["frechet"] > 0 and 1 <= result["inception_score"] <= 3
-    assert result == metrics.evaluate_samples(var, tok, dataset, classifier, seed=3, **options)
-    with pytest.raises(ValueError, match="at least 6: draw more samples"):
-        metrics.evaluate_samples(
-            var, tok, dataset, classifier, seed=3, **options | {"per_class": 1}
-        )
-    with pytest.raises(ValueError, match="per_class is 0"):
-        metrics.evaluate_samples(
-            var, tok, dataset, classifier, seed=3, **options | {"per_class": 0}
-        )
+@pytest.mark.parametrize("sizes", [(40,), (1, 38, 0, 1), (7, 7, 26)])
+def test_moments_of_parts_are_the_moments_of_the_whole(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Means far from zero would eat the digits of a plain sum of squares.
+    x = torch.randn(40, 3, generator=generator, dtype=torch.float64) + torch.tensor([0, 1e4, -1e6])
+    moments = metrics.Moments()
+    for part in x.split(sizes):
+        moments.add(part)
+    assert moments.count == 40
+    torch.testing.assert_close(moments.mean(), x.mean(0), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(moments.covariance(), torch.cov(x.T), rtol=1e-7, atol=1e-7)
+    with pytest.raises(ValueError, match="NaN"):
+        moments.add(x * math.nan)
+    alone = metrics.Moments()
+    alone.add(x[:1])
+    with pytest.raises(ValueError, match="at least 2"):
+        alone.covariance()
+
+
+def test_inception_score_in_parts_is_their_mean() -> None:
+    sure, same = torch.eye(10), torch.full((10, 10), 0.1)
+    probs = torch.cat([sure, same])
+    assert metrics.inception_score(probs, part=10) == pytest.approx((10 + 1) / 2)
+    assert metrics.inception_score(probs, part=20) == metrics.inception_score(probs)

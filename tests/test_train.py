@@ -25,6 +25,7 @@ from varmini.classifier import Classifier, ClassifierConfig
 from varmini.data import ImageSet
 from varmini.presets import TokenizerTraining, VARTraining
 from varmini.quantizer import CodeRevival
+from varmini.token_sets import TokenSet, token_set
 
 STEPS = 13  # 23 training images in batches of 4: more than two epochs
 SHAPE = make_tokenizer(sizes=(1, 2), vocab_size=24).config
@@ -280,6 +281,28 @@ def test_codes_were_revived_before_and_after_the_stop(tokenizer_config, tmp_path
     assert revived[0] + revived[1] > 0 and revived[3] + revived[4] > 0
 
 
+def test_recomputed_activations_change_nothing(loop, whole, tmp_path, monkeypatch):
+    """Also where a run that kept them goes on with recomputing."""
+    train, config, interrupt = loop
+    assert_equal_runs(whole, train(replace(config, recompute=True), tmp_path / "all"))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, terminate)
+        with pytest.raises(SystemExit):
+            train(config, tmp_path / "half")
+    train(replace(config, recompute=True), tmp_path / "half", resume=True)
+    assert_equal_runs(whole, tmp_path / "half")
+
+
+def test_what_is_not_there_cannot_be_resumed(loop, tmp_path):
+    train, config, _ = loop
+    for out in (tmp_path / "nothing", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=f"{out.name} holds no run to resume") as error:
+            train(config, out, resume=True)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "nothing").exists() and not any((tmp_path / "empty").iterdir())
+
+
 # ---------------------------------------------------------------------------------- what is written
 
 
@@ -413,6 +436,36 @@ def test_muon_takes_the_matrices_of_the_blocks_and_no_other_parameter(var_config
     assert list(train_var.make_optimizers(model, replace(var_config, muon_lr=0.0))) == ["optimizer"]
 
 
+def test_the_logged_loss_is_that_of_the_whole_batch(var_config, tmp_path):
+    plain = replace(var_config.model, drop_path=0.0, label_dropout=0.0)
+    config = replace(var_config, model=plain, images=5, batch_size=5, log_every=1)
+    first = [
+        log_rows(train_var.train(replace(config, accumulate=n), tmp_path / str(n)))[0]
+        for n in (1, 2)  # 5 images; 3 and 2
+    ]
+    for name in ("loss", "loss_last", "accuracy", "accuracy_last"):
+        assert float(first[0][name]) == pytest.approx(float(first[1][name]), rel=1e-5)
+
+
+def test_run_json_holds_the_shape_that_was_trained(var_config, tmp_path):
+    """And a run goes on whose run.json, as older ones do, holds what was asked for instead."""
+    out = train_var.train(replace(var_config, images=8), tmp_path / "run")
+    told = json.loads((out / "run.json").read_text())
+    model = told["config"]["model"]
+    assert told["kind"] == "var"
+    assert model["sizes"] == [1, 2] and model["vocab_size"] == 24 and model["num_classes"] == 3
+    model.update(sizes=[1, 2, 3], vocab_size=4096, num_classes=1000)
+    del told["kind"], model["drop_path"], told["config"]["parallel"]
+    (out / "run.json").write_text(json.dumps(told))
+    config = replace(var_config, images=12)
+    with pytest.raises(ValueError, match="model.drop_path=0.0, not 0.3"):
+        train_var.train(config, out, resume=True)
+    model["drop_path"] = 0.3
+    (out / "run.json").write_text(json.dumps(told))
+    train_var.train(config, out, resume=True)
+    assert json.loads((out / "run.json").read_text())["config"]["model"]["vocab_size"] == 24
+
+
 def test_losses_fall(tokenizer_config, var_config, tmp_path):
     config = replace(
         tokenizer_config,
@@ -466,31 +519,51 @@ def test_token_maps_are_written_once_and_again_when_the_tokenizer_changes(
 def test_cached_token_maps_are_those_of_the_tokenizer(tokenizer_folder, tmp_path):
     tok = MultiScaleVQVAE.from_pretrained(tokenizer_folder)
     images = image_set("train").images.float() / 127.5 - 1
-    path = tmp_path / "tokens" / "train.safetensors"
+    wanted = [tok.schedule.flatten(tok.encode(x)) for x in (images, images.flip(3))]
+    everything = torch.arange(23)
+    how = dict(flip=True, batch_size=7, shard=10)
     for _ in range(2):  # written, then read
-        data = train_var.token_set(tok, "sum", image_set("train"), path, flip=True, batch_size=7)
-        assert data.tokens.shape == (2, 23, 5)
-        assert data.tokens[0].long().equal(tok.schedule.flatten(tok.encode(images)))
-        assert data.tokens[1].long().equal(tok.schedule.flatten(tok.encode(images.flip(3))))
+        data = token_set(tok, "sum", image_set("train"), tmp_path, "train", **how)
+        assert [tuple(s.shape) for s in data.shards] == [(2, 10, 5), (2, 10, 5), (2, 3, 5)]
+        assert data.rows(everything).equal(wanted[0])
+        assert data.rows(everything, torch.ones(23).long()).equal(wanted[1])
         assert data.labels.equal(torch.arange(23) % 3)
-    for content in (path.read_bytes()[:-40], b""):
+    mixed = torch.tensor([22, 3, 9, 10, 3]), torch.tensor([1, 0, 1, 0, 1])
+    assert data.rows(*mixed).equal(torch.stack(wanted)[mixed[1], mixed[0]])
+    path = tmp_path / "train-00001-of-00003.safetensors"
+    whole = path.read_bytes()
+    others = {p: p.stat().st_mtime_ns for p in tmp_path.glob("train-*") if p != path}
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    for content in (whole[:-40], b"", bytes(flipped)):
         path.unlink()  # what was read may still be mapped from the old file
         path.write_bytes(content)
-        again = train_var.token_set(tok, "sum", image_set("train"), path, flip=True, batch_size=7)
-        assert again.tokens.equal(data.tokens) and again.labels.equal(data.labels)
+        again = token_set(tok, "sum", image_set("train"), tmp_path, "train", **how)
+        assert again.rows(everything).equal(wanted[0]) and again.labels.equal(data.labels)
+        assert path.stat().st_size == len(whole)  # made again, and no other
+        assert others == {p: p.stat().st_mtime_ns for p in others}
+
+
+def test_other_images_of_the_same_name_and_number_are_encoded_again(tok, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    for pixels in (images, 255 - images):
+        dataset = ImageSet(pixels, torch.zeros(3).long(), ("a",), "mine")
+        data = token_set(tok, "sum", dataset, tmp_path, "train", flip=False)
+        wanted = tok.schedule.flatten(tok.encode(pixels.float() / 127.5 - 1))
+        assert data.rows(torch.arange(3)).equal(wanted)
 
 
 def test_a_large_codebook_fits_the_cached_token_maps(tmp_path):
     tok = make_tokenizer(sizes=(1, 2), vocab_size=70_000)
     images = image_set("train").images.float() / 127.5 - 1
-    path = tmp_path / "train.safetensors"
-    data = train_var.token_set(tok, "sum", image_set("train"), path, flip=False, batch_size=23)
-    assert data.tokens[0].long().equal(tok.schedule.flatten(tok.encode(images)))
+    data = token_set(tok, "sum", image_set("train"), tmp_path, "train", flip=False)
+    assert data.rows(torch.arange(23)).equal(tok.schedule.flatten(tok.encode(images)))
 
 
 def test_token_batches_start_anywhere_and_visit_everything():
     tokens = torch.stack([torch.arange(10), torch.arange(10) + 10])[..., None].to(torch.int16)
-    data = train_var.TokenSet(tokens, torch.arange(10))
+    data = TokenSet(tokens.split(4, dim=1), torch.arange(10))
     whole = list(itertools.islice(train_var.token_batches(data, 3, 5, 0), 12))
     for start in range(12):
         late = itertools.islice(train_var.token_batches(data, 3, 5, start), 12 - start)
@@ -506,6 +579,13 @@ def test_token_batches_start_anywhere_and_visit_everything():
     for batch, labels in whole:
         assert batch.dtype == torch.int64 and (batch[:, 0] % 10).equal(labels)
     assert {bool(t >= 10) for batch, _ in whole for t in batch[:, 0]} == {False, True}
+    for step, (batch, labels) in enumerate(whole[:4]):  # shares of a batch make up the batch
+        shares = [
+            next(train_var.token_batches(data, 3, 5, step, part))
+            for part in (slice(1), slice(1, 3))
+        ]
+        assert torch.cat([a for a, _ in shares]).equal(batch)
+        assert torch.cat([b for _, b in shares]).equal(labels)
     with pytest.raises(ValueError, match="11.*10"):
         next(train_var.token_batches(data, 11, 0, 0))
 

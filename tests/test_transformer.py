@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tiny import make_quantizer, make_var, random_tokens, schedules
 
 from varmini import VAR, ScaleSchedule, VARConfig
+from varmini.attention import attend, block_causal, normalised, spans
 from varmini.engine import decay_groups
-from varmini.transformer import Attention, Block, KVCache, _Attention, attend
+from varmini.transformer import Attention, Block, KVCache
 
 VARIANTS = {
     "plain": {},
@@ -174,23 +175,21 @@ def plain_attention(q, k, v, bias):
     return (scores if bias is None else scores + bias).softmax(-1) @ v
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_written_out_backward_is_the_gradient(masked):
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("large", [2, 4, 128])  # every scale alone, the last alone, one rectangle
+def test_the_written_out_backward_is_the_gradient(normed, large):
     torch.manual_seed(0)
-    level = torch.tensor([0, 1, 1, 2, 2])
-    bias = torch.zeros(5, 5, dtype=torch.double)
-    bias.masked_fill_(level[:, None] < level[None], float("-inf"))
-    bias = bias if masked else None
-    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda q, k, v: _Attention.apply(q, k, v, bias), (q, k, v))
-    weights = torch.randn(2, 3, 5, 4, dtype=torch.double)
-    own, plain = (
-        (function(q, k, v, bias) * weights).sum()
-        for function in (_Attention.apply, plain_attention)
-    )
-    torch.testing.assert_close(own, plain)
-    for a, b in zip(torch.autograd.grad(own, (q, k, v)), torch.autograd.grad(plain, (q, k, v))):
-        torch.testing.assert_close(a, b)
+    schedule = ScaleSchedule((1, (1, 2), 2))
+    mask = schedule.mask()
+    parts = spans(schedule, mask, large)
+    qkv = torch.randn(2, 7, 3, 3, 4, dtype=torch.double, requires_grad=True)
+    heat = torch.rand(3, 1, 1, dtype=torch.double).add(0.5).requires_grad_() if normed else None
+    given = (qkv, heat) if normed else (qkv,)
+    assert torch.autograd.gradcheck(lambda x, s=None: block_causal(x, s, parts), given)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    bias = torch.zeros(7, 7, dtype=torch.double).masked_fill(~mask, -math.inf)
+    plain = plain_attention(*normalised(q, k, heat), v, bias).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(block_causal(qkv, heat, parts), plain)
 
 
 @pytest.mark.parametrize("queries, keys", [(5, 5), (3, 7), (1, 1)])
@@ -251,7 +250,7 @@ def test_keys_have_no_bias_queries_and_values_have():
 @torch.no_grad()
 def test_a_block_is_the_formula():
     torch.manual_seed(0)
-    block = Block(VARConfig(width=16, heads=2, depth=1), drop_path=0.0)
+    block = Block(VARConfig(width=16, heads=2, depth=1))
     x, modulation = torch.randn(2, 5, 16), torch.randn(2, 6, 16)
     g1, g2, s1, s2, b1, b2 = (modulation[:, i, None] for i in range(6))
 
@@ -323,20 +322,25 @@ def test_the_share_of_dropped_labels():
 
 @torch.no_grad()
 def test_drop_path_skips_branches_in_training_and_keeps_the_mean():
-    torch.manual_seed(0)
-    block = Block(VARConfig(width=16, heads=2, depth=1), drop_path=0.25)
-    branch = torch.ones(4000, 1, 1)
-    block.eval()
-    assert block._drop(branch).equal(branch)
-    block.train()
-    out = block._drop(branch)
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert out.mean().item() == pytest.approx(1, abs=0.05)
-    rates = [
-        block.drop_path
-        for block in VAR(VARConfig(depth=5, width=8, heads=1, sizes=(1, 2), drop_path=0.2)).blocks
-    ]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    var = build(depth=5, drop_path=0.2)
+    generator = torch.Generator().manual_seed(0)
+    modulations, draws = torch.ones(5, 4000, 6, 1), torch.rand(4000, 10, generator=generator)
+    out = var.skip_branches(modulations, draws)
+    assert out[:, :, 2:].equal(modulations[:, :, 2:])
+    for rate, gates in zip((0, 0.05, 0.1, 0.15, 0.2), out[:, :, :2]):
+        open_gate = pytest.approx(1 / (1 - rate))
+        assert gates.unique().tolist() == ([0.0, open_gate] if rate else [1.0])
+        assert gates.mean().item() == pytest.approx(1, abs=0.02)
+        assert rate == 0 or (gates[:, 0] != gates[:, 1]).any()  # a branch is skipped by itself
+    labels, teacher = torch.tensor([0, 1, 2]), inputs_for(var, batch=3)[1]
+    plain = var(labels, teacher)
+    nothing, everything = torch.full((3, 11), 0.9999), torch.zeros(3, 11)
+    everything[:, 0] = 0.9999  # the labels stay
+    var.train()
+    assert var(labels, teacher, everything).allclose(var(labels, teacher, everything))
+    assert not var(labels, teacher, nothing).allclose(var(labels, teacher, everything))
+    var.eval()
+    assert var(labels, teacher, nothing).equal(plain)  # in evaluation nothing is skipped
 
 
 # ------------------------------------------------------------------------- parameters and bad input

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .lazy import LazyImages
+from .machine import to_device
 from .sources import to_float
+from .stream import StreamedImages
 
 
 def check_batch_size(batch_size: int, images: int) -> None:
@@ -27,20 +29,37 @@ def batches(
     start_step: int = 0,
     flip: bool = False,
     workers: int = 0,
+    part: slice = slice(None),
+    on_device: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches: images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,).
 
     Each epoch is a new order without repetition; an incomplete last batch is dropped. Order,
     mirroring (`flip`: half of the images) and crops are functions of (seed, epoch) only, so
     `start_step=n` goes on exactly as an uninterrupted run would after n batches. `workers`
-    processes decode ahead for lazy sets; they do not change what is yielded.
+    processes decode ahead for lazy sets; they do not change what is yielded. Of each batch the rows
+    in `part` are read and yielded. `on_device` moves the bytes, and makes the images there.
     """
     check_batch_size(batch_size, len(dataset))
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed {seed}, start_step {start_step}: expected at least 0")
+    if isinstance(dataset, StreamedImages):
+        plan = dataset.plan(batch_size, seed, start_step)
+    else:
+        plan = _plan(len(dataset), batch_size, seed, start_step)
+    plan = (tuple(column[part] for column in columns) for columns in plan)
     if not isinstance(dataset, LazyImages):
-        return _memory_batches(dataset, _plan(len(dataset), batch_size, seed, start_step), flip)
-    return _lazy_batches(dataset, _plan(len(dataset), batch_size, seed, start_step), flip, workers)
+        return _memory_batches(dataset, plan, flip, on_device)
+    stream = _lazy_batches(dataset, plan, flip, workers, on_device)
+    return _reported(dataset, stream, start_step, len(dataset) // batch_size)
+
+
+def _reported(dataset: LazyImages, stream, start_step: int, per_epoch: int):
+    """Passes batches on; says at the end of each epoch how many pictures were broken."""
+    for done, batch in enumerate(stream, start_step + 1):
+        yield batch
+        if done % per_epoch == 0:
+            dataset.report_broken()
 
 
 def _plan(total: int, batch_size: int, seed: int, start: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -54,30 +73,40 @@ def _plan(total: int, batch_size: int, seed: int, start: int) -> Iterator[tuple[
         epoch, first = epoch + 1, 0
 
 
-def _finish(images: Tensor, mirrored: np.ndarray, flip: bool) -> Tensor:
+def _finish(images: Tensor, mirrored: np.ndarray, flip: bool, on_device: bool) -> Tensor:
+    images = to_device(images) if on_device else images
     if flip:
         where = torch.as_tensor(mirrored)[:, None, None, None]
+        where = to_device(where) if on_device else where
         images = torch.where(where, images.flip(-1), images)
     return to_float(images)
 
 
-def _memory_batches(dataset: Dataset, plan, flip: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _memory_batches(
+    dataset: Dataset, plan, flip: bool, on_device: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     for indices, _, mirrored in plan:
         index = torch.from_numpy(indices)
-        yield _finish(dataset.images[index], mirrored, flip), dataset.labels[index]
+        yield _finish(dataset.images[index], mirrored, flip, on_device), dataset.labels[index]
 
 
 def in_order(
-    dataset: Dataset, batch_size: int, workers: int = 0
+    dataset: Dataset, batch_size: int, workers: int = 0, rows: range | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once: (images (B, C, H, W) in [-1, 1], labels (B,)); the last part is short."""
+    """Every image once: (images (B, C, H, W) in [-1, 1], labels (B,)); the last part is short.
+
+    `rows` takes only those images, a stretch of the set. The crop of a lazy training set is a
+    function of the image's index, as in `dataset[index]`.
+    """
+    rows = range(len(dataset)) if rows is None else rows
     if not isinstance(dataset, LazyImages):
-        for start in range(0, len(dataset), batch_size):
-            rows = slice(start, start + batch_size)
-            yield to_float(dataset.images[rows]), dataset.labels[rows]
+        for start in range(rows.start, rows.stop, batch_size):
+            part = slice(start, min(start + batch_size, rows.stop))
+            yield to_float(dataset.images[part]), dataset.labels[part]
     else:
-        loader = torch.Generator()  # a loader would otherwise disturb torch's global one
-        yield from DataLoader(dataset, batch_size, num_workers=workers, generator=loader)
+        plan = dataset.plan_in_order(batch_size, rows)
+        yield from _lazy_batches(dataset, plan, False, workers, False)
+        dataset.report_broken()
 
 
 class _Planned(Dataset):
@@ -89,16 +118,14 @@ class _Planned(Dataset):
     def __getitem__(self, batch: tuple[np.ndarray, ...]):
         indices, seeds, mirrored = batch
         try:
-            items = [
-                self.dataset.fetch(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)
-            ]
+            items = self.dataset.fetch_all(indices, seeds)
         except ValueError as error:
             return error
         images, labels, passed = zip(*items, strict=True)
         return torch.stack(images), torch.tensor(labels), mirrored, sum(passed, [])
 
 
-def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int):
+def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int, on_device: bool):
     # its own generator: a loader would otherwise draw from, and so disturb, torch's global one
     loader = DataLoader(
         _Planned(dataset),
@@ -112,4 +139,4 @@ def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int):
             raise result
         images, labels, mirrored, passed = result
         dataset.note_broken(passed)
-        yield _finish(images, mirrored, flip), labels
+        yield _finish(images, mirrored, flip, on_device), labels

@@ -214,3 +214,48 @@ def mask_picture(schedule: ScaleSchedule, title: str | None = None) -> Figure:
         axes.set_ylabel("a token of this map", labelpad=38)
         axes.set_title(title or f"Who may look at whom: {total} tokens, {top} maps")
     return figure
+
+
+def flow(
+    boxes: Mapping[str, tuple[float, float]],
+    arrows: Sequence[tuple[str, str] | tuple[str, str, str]],
+    accent: Sequence[str] = (),
+    title: str | None = None,
+) -> Figure:
+    """Boxes of text at (column, row), row 0 on top, joined by arrows (from, to, what flows).
+
+    accent: boxes that stand out. Raises ValueError for an arrow to or from a box that is not there.
+    """
+    import matplotlib.pyplot as plt
+
+    for start, end, *_ in arrows:
+        for name in (start, end):
+            if name not in boxes:
+                raise ValueError(f"no box {name!r}, expected one of: {', '.join(boxes)}")
+    columns, rows = (max(place[i] for place in boxes.values()) + 1 for i in (0, 1))
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        wide = 1.85 if any(words for _, _, *words in arrows) else 1.5  # inches a column
+        figure, axes = plt.subplots(figsize=(wide * columns, 0.95 * rows + 0.35 * bool(title)))
+        figure.subplots_adjust(0.005, 0.01, 0.995, 0.85 if title else 0.99)
+        axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+        axes.axis("off")
+        drawn = {}
+        for name, (x, y) in boxes.items():
+            edge = ACCENT if name in accent else "#b8c4d0"
+            look = {"boxstyle": "round,pad=0.5", "facecolor": "#f6f8fa", "edgecolor": edge}
+            drawn[name] = axes.text(
+                x, y, name, ha="center", va="center", fontsize=10, zorder=2, bbox=look
+            )
+        for start, end, *words in arrows:
+            line = {"arrowstyle": "-|>", "color": MUTED, "shrinkA": 0, "shrinkB": 2}
+            ends = {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()}
+            (x, y), (to_x, to_y) = boxes[start], boxes[end]
+            # Drawn after the boxes, whose edges, where arrows end, are known by then.
+            axes.annotate("", (to_x, to_y), (x, y), arrowprops=line | ends, zorder=3)
+            if words:
+                beside = {"ha": "left", "va": "center"} if x == to_x else {"ha": "center"}
+                at = ((x + to_x) / 2 + 0.04 * (x == to_x), (y + to_y) / 2 - 0.08 * (y == to_y))
+                axes.text(*at, words[0], color=MUTED, fontsize=9, **beside)
+        if title:
+            axes.set_title(title)
+    return figure

@@ -1,10 +1,18 @@
-"""Checkpoints of a training run: complete or absent, never unpickled; on a CPU exact to the bit."""
+"""Checkpoints of a training run: complete or absent, never unpickled; on a CPU exact to the bit.
+
+The state of a whole run is one file, `step-N.safetensors`. Where FSDP2 splits the weights, it is a
+folder `step-N` of safetensors files, written and read by torch.distributed.checkpoint. Either kind
+goes on with any number of processes, split or not.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import distributed
 from .pretrained import file_checksum, read_json, write_atomic
 
 
 def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     """Splits a nested state into JSON and `tensors`, so that safetensors can hold it unpickled."""
     if isinstance(state, Tensor):
-        tensors[path] = state.detach().cpu().contiguous().clone()
+        tensors[path] = state.detach()
         return {"__tensor__": path}
     if isinstance(state, dict):
         return {
@@ -45,7 +54,8 @@ def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
 def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
     """Writes the training state of `step`; the one before stays until this one is complete.
 
-    The random state of torch, numpy and Python travels along.
+    The random state of torch, numpy and Python travels along. Under torchrun all processes call
+    this; the first one writes what is not split.
 
     Args:
         parts: objects with `state_dict` and `load_state_dict`, by name.
@@ -54,79 +64,220 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
     Raises:
         OSError: when the disk is full or read-only; earlier checkpoints are then intact.
     """
-    from safetensors.torch import save as pack
-
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    rng = {
+    state = {name: part.state_dict() for name, part in parts.items()}
+    tree = flatten_state({"step": step, "rng": _random_state(), "parts": state}, tensors)
+    if any(_is_split(t) for t in tensors.values()):
+        path = folder / f"step-{step:08d}"
+        _write_split(path, tree, tensors)
+        checksums = _folder_checksums(path)
+    elif distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{step:08d}.safetensors"
+        checksums = _write_whole(path, tree, tensors)
+    if distributed.is_main():
+        _list(folder, {"file": path.name, "sha256": checksums}, keep)
+    distributed.wait()
+
+
+def _random_state() -> dict[str, Any]:
+    numpy = [s.tolist() if isinstance(s, np.ndarray) else s for s in np.random.get_state()]
+    state = {
         "torch": torch.get_rng_state(),
         "python": json.dumps(random.getstate()),
-        "numpy": json.dumps(
-            [s.tolist() if isinstance(s, np.ndarray) else s for s in np.random.get_state()]
-        ),
+        "numpy": json.dumps(numpy),
     }
-    state = {name: part.state_dict() for name, part in parts.items()}
-    tree = flatten_state({"step": step, "rng": rng, "parts": state}, tensors)
-    path = folder / f"step-{step:08d}.safetensors"
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    python = json.loads(state["python"])
+    random.setstate((python[0], tuple(python[1]), python[2]))
+    np.random.set_state(tuple(json.loads(state["numpy"])))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _is_split(x: Tensor) -> bool:
+    return hasattr(x, "device_mesh")
+
+
+def _write_whole(path: Path, tree: Any, tensors: dict[str, Tensor]) -> str:
+    from safetensors.torch import save as pack
+
+    tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
     write_atomic(path, pack(tensors, metadata={"tree": json.dumps(tree)}))
-    index = {"checkpoints": [{"file": path.name, "sha256": file_checksum(path)}]}
+    return file_checksum(path)
+
+
+def _write_split(path: Path, tree: Any, tensors: dict[str, Tensor]) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    if distributed.is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    distributed.wait()
+    writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    try:
+        dcp.save(tensors, storage_writer=writer)
+    except dcp.api.CheckpointException as error:
+        number, (cause, _) = next(iter(error.failures.items()))
+        raise OSError(f"{path} could not be written by process {number}: {cause}") from None
+    if distributed.is_main():
+        write_atomic(temporary / "tree.json", json.dumps(tree).encode())
+        shutil.rmtree(path, ignore_errors=True)  # a damaged one of this step that was passed over
+        os.replace(temporary, path)
+    distributed.wait()
+
+
+def _folder_checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder; the processes take turns."""
+    files = sorted(path.iterdir())[distributed.rank() :: distributed.world()]
+    own = {file.name: file_checksum(file) for file in files}
+    return {k: v for part in distributed.gather_objects(own) for k, v in part.items()}
+
+
+def _list(folder: Path, entry: dict[str, Any], keep: int) -> None:
+    """Puts a complete checkpoint first in index.json and removes those that fall off its end."""
+    entries = [entry]
     if (folder / "index.json").exists():
         earlier = read_json(folder / "index.json")["checkpoints"]
         # What is newer than this step was damaged and passed over.
-        index["checkpoints"] += [c for c in earlier if c["file"] < path.name]
-    index["checkpoints"] = index["checkpoints"][:keep]
-    kept = {c["file"] for c in index["checkpoints"]}
-    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
-    for old in folder.glob("step-*.safetensors"):
+        entries += [c for c in earlier if _step(c["file"]) < _step(entry["file"])]
+    entries = entries[:keep]
+    write_atomic(folder / "index.json", json.dumps({"checkpoints": entries}, indent=1).encode())
+    kept = {c["file"] for c in entries}
+    for old in folder.glob("step-*"):
         if old.name not in kept:
-            old.unlink(missing_ok=True)
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    for left_over in folder.glob(".step-*.tmp"):  # of a process that died while it wrote
+        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink(missing_ok=True)
 
 
-def restore(folder: Path, parts: dict[str, Any]) -> int:
-    """Loads the newest intact checkpoint into `parts`; returns its step, 0 when there is none.
+def _step(name: str) -> str:
+    return name.removesuffix(".safetensors")
 
-    A damaged newest checkpoint is passed over with a warning on stderr. Restores the random state.
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest intact checkpoint, or None when there is none yet.
+
+    A damaged one is passed over with a warning on stderr.
 
     Raises:
         ValueError: when checkpoints are listed but every one is damaged.
     """
-    from safetensors import safe_open
-
     if not (folder / "index.json").exists():
-        return 0
+        return None
     entries = read_json(folder / "index.json").get("checkpoints")
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise ValueError(f"{folder}/index.json is damaged: start again with --overwrite")
     for entry in entries:
         path = folder / str(entry.get("file"))
-        if not path.is_file() or file_checksum(path) != entry.get("sha256"):
+        if path.is_dir():
+            intact = _folder_checksums(path) == entry.get("sha256")
+        else:
+            intact = path.is_file() and file_checksum(path) == entry.get("sha256")
+        if not distributed.largest(not intact):
+            return path
+        if distributed.is_main():
             print(
                 f"warning: checkpoint {path} is missing or damaged; trying the one before",
                 file=sys.stderr,
             )
-            continue
-        with safe_open(path, "pt") as file:
-            tree = json.loads(file.metadata()["tree"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-        state = unflatten_state(tree, tensors)
-        if state["parts"].keys() != parts.keys():
-            raise ValueError(
-                f"{path} holds {', '.join(state['parts'])}, expected {', '.join(parts)}: "
-                f"it is the checkpoint of another kind of run"
-            )
-        for name, part in parts.items():
-            try:
-                part.load_state_dict(state["parts"][name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                first = str(error).splitlines()[0]
-                raise ValueError(
-                    f"{path} does not fit this run's {name} ({first}): resume with the "
-                    f"configuration that wrote it"
-                ) from None
-        rng = state["rng"]
-        torch.set_rng_state(rng["torch"])
-        python = json.loads(rng["python"])
-        random.setstate((python[0], tuple(python[1]), python[2]))
-        np.random.set_state(tuple(json.loads(rng["numpy"])))
-        return state["step"]
     raise ValueError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
+
+
+def restore(folder: Path, parts: dict[str, Any]) -> int:
+    """Loads the newest intact checkpoint into `parts`; returns its step, 0 when there is none.
+
+    Restores the random state. Under torchrun all processes call this.
+
+    Raises:
+        ValueError: when checkpoints are listed but every one is damaged, or when the newest intact
+            one is that of another run.
+    """
+    path = newest(folder)
+    if path is None:
+        return 0
+    state = unflatten_state(*read(path, like=_layouts(parts)))
+    if state["parts"].keys() != parts.keys():
+        raise ValueError(
+            f"{path} holds {', '.join(state['parts'])}, expected {', '.join(parts)}: "
+            f"it is the checkpoint of another kind of run"
+        )
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state["parts"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(
+                f"{path} does not fit this run's {name} ({first}): resume with the "
+                f"configuration that wrote it"
+            ) from None
+    _set_random_state(state["rng"])
+    return state["step"]
+
+
+def _layouts(parts: dict[str, Any]) -> dict[str, Tensor]:
+    """By the name of what FSDP2 splits here: a tensor that is split alike."""
+    found: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        flatten_state(part.state_dict(), found, f"/parts/{name}")
+        if isinstance(part, torch.optim.Optimizer):  # its moments are not there before a step
+            weights = [p.detach() for group in part.param_groups for p in group["params"]]
+            for i, p in enumerate(weights):
+                found |= {f"/parts/{name}/state/{i}/{k}": p for k in ("exp_avg", "exp_avg_sq")}
+    return {name: t for name, t in found.items() if _is_split(t)}
+
+
+def read(
+    path: Path, *, like: dict[str, Tensor] | None = None, prefix: str = ""
+) -> tuple[Any, dict[str, Tensor]]:
+    """The tree and the tensors of a checkpoint, for `unflatten_state`.
+
+    Args:
+        like: tensors whose split over the processes those of the same name take.
+        prefix: read only the tensors whose names begin so.
+    """
+    from safetensors import safe_open
+
+    like = like or {}
+    if path.is_dir():
+        return _read_split(path, like, prefix)
+    with safe_open(path, "pt") as file:
+        tree = json.loads(file.metadata()["tree"])
+        tensors = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
+    fits = {k: t for k, t in like.items() if k in tensors and t.shape == tensors[k].shape}
+    if fits:
+        from torch.distributed.tensor import distribute_tensor
+
+        for name, t in fits.items():
+            whole = tensors[name].to(t.device)
+            tensors[name] = distribute_tensor(
+                whole, t.device_mesh, t.placements, src_data_rank=None
+            )
+    return tree, tensors
+
+
+def _read_split(path: Path, like: dict[str, Tensor], prefix: str) -> tuple[Any, dict[str, Tensor]]:
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(path))
+    tensors = {}
+    for name, stored in reader.read_metadata().state_dict_metadata.items():
+        if name.startswith(prefix):
+            split = name in like and like[name].shape == stored.size
+            tensors[name] = (
+                torch.empty_like(like[name])
+                if split
+                else torch.empty(stored.size, dtype=stored.properties.dtype)
+            )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(tensors, storage_reader=reader, no_dist=True)  # each process what it needs
+    return read_json(path / "tree.json"), tensors

@@ -23,11 +23,17 @@ Options = TypeVar("Options")
 COMMANDS = {
     "demo": "train both stages on the live bed, sample, show the shipped models (about 5 minutes)",
     "train": "train a tokenizer, a transformer (var) or a classifier",
+    "consolidate": "make a model of a run's newest checkpoint, also one that FSDP2 split",
     "sample": "draw images of given classes and save them as a grid",
     "reconstruct": "encode and decode images, from 1, 2, ... K scales",
     "inpaint": "redraw a part of an image, of any class or of a given one",
     "evaluate": "measure a tokenizer's reconstructions or a model's samples",
+    "zeroshot": "measure in- and out-painting, edits, super-resolution and error repair",
+    "scaling": "train one recipe at many sizes, fit power laws; goes on when stopped",
+    "compare": "train and measure VAR, raster AR, MaskGIT and DiT on one bed",
+    "plan": "count what a preset needs: parameters, FLOPs, memory, hours, cost",
     "data": "list the data sets: where each was found, how many images",
+    "grade": "mark an assignment: one submission, or a class into a CSV file",
 }
 TARGETS = {
     "train": {
@@ -39,17 +45,28 @@ TARGETS = {
         "tokenizer": "PSNR, codebook usage, Frechet distance of reconstructions",
         "samples": "class accuracy, Frechet distance, precision, recall of samples",
     },
+    "compare": {
+        "train": "autoencoders of one budget, a grid of learning rates, full runs of all methods",
+        "measure": "quality of samples with its sampling error, parameters, FLOPs",
+        "speed": "milliseconds an image, all methods in turn in one process",
+    },
 }
 
 
 HOME = {
     "demo": "train",
     "train": "train",
+    "consolidate": "train",
     "sample": "draw",
     "reconstruct": "draw",
     "inpaint": "draw",
     "evaluate": "evaluate",
-    "data": "evaluate",
+    "zeroshot": "zeroshot",
+    "scaling": "scaling",
+    "compare": "compare",
+    "plan": "plan",
+    "data": "data",
+    "grade": "grade",
 }
 """The module of `commands/` that a sub-command lives in."""
 

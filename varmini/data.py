@@ -3,7 +3,9 @@
     fashion-subset, cifar10-subset    inside the repository (data/), nothing to download
     fashion, cifar10                  all of them: parquet files under root= or $VARMINI_DATA,
                                       otherwise the hub through `datasets`
-    imagenet                          hub id imagenet-1k, or root= a local copy
+    imagenet                          hub id imagenet-1k, or root= a local copy: parquet files, or
+                                      class folders, also as ILSVRC is distributed
+    imagenet-stream                   the same, read as a stream instead of copied to the disk first
     a folder                          one folder of pictures per class, or parquet files
 
 Small sets are held in memory as bytes (`ImageSet`); large ones are decoded one by one when asked
@@ -14,6 +16,7 @@ for (`FolderImages`, `ParquetImages`). Inside varmini an image is a float tensor
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,27 +26,35 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .batching import batches, check_batch_size, in_order
+from .folders import class_names as folder_class_names
 from .lazy import FolderImages, LazyImages, ParquetImages, map_parquet
 from .sources import (
     SPLITS,
     check_labels,
     check_parquet,
+    checksum,
     convert,
+    count_rows,
     decode,
+    file_marks,
     find_columns,
     is_grey,
+    is_labelled,
     parquet_files,
     picture_bytes,
     read_labels,
     read_parquet,
+    schema_classes,
     spread,
     to_float,
     to_uint8,
 )
+from .stream import StreamedImages
 
 __all__ = [
-    "NAMES", "FolderImages", "ImageSet", "LazyImages", "ParquetImages",
-    "batches", "check_batch_size", "fitted", "in_order", "load_images", "to_float", "to_uint8",
+    "NAMES", "FolderImages", "ImageSet", "LazyImages", "ParquetImages", "StreamedImages",
+    "batches", "check_batch_size", "class_names", "fitted", "in_order", "load_images",
+    "to_float", "to_uint8",
 ]  # fmt: skip
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "data"
@@ -68,7 +79,8 @@ SUBSETS = {
     "fashion-subset": ("fashion", "fashion_mnist_subset"),
     "cifar10-subset": ("cifar10", "cifar10_subset"),
 }
-NAMES = (*SUBSETS, *KNOWN, "imagenet")
+IMAGENET = ("imagenet", "imagenet-stream")
+NAMES = (*SUBSETS, *KNOWN, *IMAGENET)
 
 
 @dataclass(eq=False)
@@ -100,6 +112,11 @@ class ImageSet(Dataset):
     def size(self) -> int:
         return self.images.shape[-1]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of the pixels, the labels and the class names."""
+        return checksum(self.name, self.images.numpy(), self.labels.numpy(), *self.classes)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -115,14 +132,15 @@ def load_images(
     channels: int | None = None,
     root: str | Path | None = None,
     limit: int | None = None,
-) -> ImageSet | FolderImages | ParquetImages:
+) -> ImageSet | FolderImages | ParquetImages | StreamedImages:
     """A set of labelled images by its name (see `NAMES`) or its folder.
 
     split: "train" or "test" (ImageNet: its validation part). size: side in pixels; by default
     32 for the small sets (Fashion-MNIST's 28 are padded with background, never stretched), 256
     for ImageNet, the first picture's for a folder. channels: 1 or 3, by default the set's own.
-    root: folder with the parquet files of the full sets, in the hub's layout, before
-    $VARMINI_DATA and the hub. limit: that many images, evenly spaced over the set.
+    root: folder with the full sets (parquet files in the hub's layout; for ImageNet also class
+    folders), before $VARMINI_DATA and the hub. limit: that many images, evenly spaced over the set
+    (of a stream: its first). Every set has a `fingerprint` that changes with its content.
 
     Raises ValueError, in one line, for an unknown name, a folder without labelled pictures, a
     parquet file that is broken or lacks a column, or a set that is neither here nor on the hub.
@@ -140,13 +158,18 @@ def load_images(
     root = None if root is None else Path(root)
     if name in SUBSETS or name in KNOWN:
         return _load_known(str(name), split, root, **options)
-    if name == "imagenet":
+    if name in IMAGENET:
         options.update(size=size or 256, channels=channels or 3)
         folder = root or _in_data_folder("imagenet-1k", "imagenet")
+        stream = name == "imagenet-stream"
         if folder:  # its "test" files carry no labels: the hub's validation part is our test
-            return _load_folder(folder, split, SPLITS[split][::-1], options)
+            return _load_folder(folder, split, SPLITS[split][::-1], options, stream)
         part = "train" if split == "train" else "validation"
-        rows = _from_hub("imagenet", "imagenet-1k", part)
+        rows = _from_hub("imagenet", "imagenet-1k", part, stream)
+        if stream:
+            total = rows.info.splits[part].num_examples
+            mark = (rows.info.version, part)
+            return StreamedImages(rows, total, "imagenet", split, mark=mark, **options)
         return ParquetImages(rows, "imagenet", split, **options)
     if not Path(name).is_dir():
         raise ValueError(f"{name}: neither a folder nor one of {', '.join(NAMES)}")
@@ -160,19 +183,60 @@ def _in_data_folder(*names: str) -> Path | None:
 
 
 def _load_folder(
-    folder: Path, split: str, parts: Sequence[str], options: dict
-) -> FolderImages | ParquetImages:
-    places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-    for place in places:
-        if files := parquet_files(place, parts):
-            check_parquet(files[0])
-            return ParquetImages(map_parquet(files), folder.resolve().name, split, **options)
-    if any(any(place.glob("*.parquet")) for place in places):
+    folder: Path, split: str, parts: Sequence[str], options: dict, stream: bool = False
+) -> FolderImages | ParquetImages | StreamedImages:
+    files, place = _folder_parquet(folder, parts)
+    if files:
+        for file in files:
+            check_parquet(file)
+        rows = map_parquet(files, stream)
+        if stream:
+            total, mark = sum(map(count_rows, files)), file_marks(files, folder)
+            return StreamedImages(rows, total, folder.name, split, mark=mark, **options)
+        return ParquetImages(rows, folder.resolve().name, split, files=files, **options)
+    if place:
         raise ValueError(f"{folder}: none of its parquet files is called {' or '.join(parts)}-*")
     return FolderImages(folder, split, **options)
 
 
-def _from_hub(name: str, hub: str, part: str):
+def _folder_parquet(folder: Path, parts: Sequence[str]) -> tuple[list[Path], Path | None]:
+    """The labelled parquet files of a split in a folder or its sub-folders, and where any lie.
+
+    ImageNet's own test part carries no labels: the next part that has some is taken instead.
+    """
+    place, found = None, []
+    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        for part in parts:
+            files = parquet_files(place, (part,))
+            found = found or files
+            if files and (len(parts) == 1 or is_labelled(files[0])):
+                return files, place
+        if found or any(place.glob("*.parquet")):
+            return found, place
+    return [], None
+
+
+def class_names(name: str | Path, root: Path | None = None) -> tuple[str, ...]:
+    """The names of a set's classes, from what is on this machine: the hub is never asked.
+
+    name, root: as for `load_images`. Empty when the set is not here or names no classes.
+    """
+    known = next((small for small, (full, _) in SUBSETS.items() if full == name), name)
+    folder = EMBEDDED / SUBSETS[known][1] if known in SUBSETS else Path(name)
+    if name in IMAGENET:
+        folder = root or _in_data_folder("imagenet-1k", "imagenet") or Path(os.devnull)
+    if not folder.is_dir():
+        return ()
+    import pyarrow.parquet as pq
+
+    files, place = _folder_parquet(folder, SPLITS["train"])
+    if files:
+        _, label = check_parquet(files[0])
+        return schema_classes(pq.read_schema(files[0]), label, files[0]) or ()
+    return () if place else folder_class_names(folder)
+
+
+def _from_hub(name: str, hub: str, part: str, stream: bool = False):
     """A part of a hub set, its pictures still encoded; one line when it cannot be had."""
     import datasets
     from huggingface_hub import HfApi, is_offline_mode
@@ -180,7 +244,7 @@ def _from_hub(name: str, hub: str, part: str):
     try:
         if not is_offline_mode():  # offline, load_dataset looks into its cache by itself
             HfApi().dataset_info(hub, timeout=10)  # fails at once, load_dataset retries for long
-        return datasets.load_dataset(hub, split=part)
+        return datasets.load_dataset(hub, split=part, streaming=stream)
     except Exception as error:  # no network, no account, terms not accepted, disk full, ...
         data = os.environ.get("VARMINI_DATA") or "not set"
         terms = ", accept its terms and `hf auth login`" if name == "imagenet" else ""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import distributed
 from .classifier import Classifier
 
 
@@ -70,4 +71,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """
     wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
     given = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
+    wanted, given = distributed.mean(wanted), distributed.mean(given)  # of the whole batch
     return (wanted.norm() / (given.norm() + 1e-4)).clamp(0, 1e4).detach()

@@ -16,7 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .charts import DPI, INK, MUTED, STYLE, codebook_usage, loss_curves, mask_picture, read_log
+from .charts import (
+    DPI,
+    INK,
+    MUTED,
+    STYLE,
+    codebook_usage,
+    flow,
+    loss_curves,
+    mask_picture,
+    read_log,
+)
 from .data import to_uint8
 from .pretrained import write_atomic
 
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "code_colours",
     "codebook_usage",
+    "flow",
     "growing",
     "image_grid",
     "loss_curves",

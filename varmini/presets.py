@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .classifier import ClassifierConfig
 from .tokenizer import TokenizerConfig
@@ -93,6 +94,10 @@ class TokenizerTraining(_Checked):
     """Weight of the adversarial loss on top of the adaptive one; 0 leaves it out."""
     adversarial_start: float = 0.3
     """Share of the run after which the adversarial loss sets in."""
+    recompute: bool = False
+    """Keep no activations inside encoder's and decoder's layers: less memory, one more forward."""
+    discriminator_layers: int = 2
+    """Halvings in the discriminator: 2 for 32 pixels, 3 for 256 (VQGAN's)."""
     flip: bool = True
     """Mirror half of the images."""
     workers: int = 0
@@ -137,6 +142,8 @@ class VARTraining(_Checked):
     """Peak learning rate of Muon for the blocks' matrices; 0: AdamW for all, as in the paper."""
     weight_decay: float = 0.05
     """Weight decay of matrices; none on biases and embeddings."""
+    final_weight_decay: float | None = None
+    """Weight decay at the end, reached along half a cosine; none keeps it constant."""
     clip: float = 2.0
     """Gradient norm above which gradients are scaled down."""
     ema: float = 0.999
@@ -147,6 +154,10 @@ class VARTraining(_Checked):
     """Processes that decode images for the token maps; sets in memory need none."""
     compile: bool = False
     """Fuse the blocks with torch.compile where it can; pays in long runs, not in short ones."""
+    recompute: bool = False
+    """Keep no activations inside the blocks: less memory, one more forward pass."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What torchrun's processes hold: "ddp" all weights each, "fsdp" a share of all state."""
     held_out: int = 1000
     """Test images on which the loss is logged."""
     log_every: int = 100
@@ -167,6 +178,93 @@ class Preset:
     """Stage 2."""
     classifier: ClassifierTraining | None = None
     """The network for perceptual features and toy metrics, where the preset has its own."""
+
+
+IMAGENET_IMAGES = 1_281_167
+"""Training images of ImageNet-1k: an epoch."""
+
+
+def imagenet(
+    depth: int,
+    *,
+    epochs: int,
+    init_gamma: float,
+    final: float,
+    batch_size: int = 768,
+    lr_per_256: float = 1e-4,
+    final_weight_decay: float | None = None,
+    accumulate: int = 1,
+    large: bool = False,
+) -> Preset:
+    """A model of the paper by its one dial: width 64 d, d heads, drop path 0.1 d / 24.
+
+    Stage 2 is the official recipe: the training commands in FoundationVision/VAR's README at
+    78b9539, its `utils/arg_util.py` and `utils/lr_control.py`; the averaged weights are ours. The
+    recipe of the official tokenizer is not published: lengths, learning rate and adversary follow
+    LlamaGen's tokenizer, the other weights the same authors' single-scale one (docs/imagenet.md).
+
+    Args:
+        epochs: passes over the 1,281,167 training images in stage 2.
+        init_gamma: as in `VARConfig`.
+        final, batch_size, final_weight_decay, accumulate: as in `VARTraining`.
+        lr_per_256: peak learning rate for every 256 images of a batch.
+        large: 512 pixels, and one AdaLN layer for all blocks, instead of 256 pixels.
+    """
+    sizes = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    warmup = 1 / 50
+    return Preset(
+        tokenizer=TokenizerTraining(
+            data="imagenet",
+            model=TokenizerConfig(sizes=sizes),
+            images=40 * IMAGENET_IMAGES,
+            batch_size=128 if large else 256,
+            lr=5e-5 if large else 1e-4,
+            ema=0.9999,
+            perceptual=0.5,
+            perceptual_network="lpips",
+            adversarial=0.5,
+            adversarial_start=0.05,
+            discriminator_layers=3,
+            recompute=True,
+            workers=8,
+            log_every=500,
+            checkpoint_every=5000,
+        ),
+        var=VARTraining(
+            data="imagenet",
+            # One tokenizer serves all depths.
+            tokenizer=f"runs/{'imagenet512-d36' if large else 'imagenet256-d16'}/tokenizer",
+            model=VARConfig(
+                depth=depth,
+                width=64 * depth,
+                heads=depth,
+                sizes=sizes,
+                shared_adaln=large,
+                drop_path=0.1 * depth / 24,
+                label_dropout=0.1,
+                init_gamma=init_gamma,
+            ),
+            images=epochs * IMAGENET_IMAGES,
+            batch_size=batch_size,
+            # What eight GPUs of 80 GB need: `varmini plan`
+            accumulate=accumulate,
+            recompute=depth >= 20,
+            parallel="fsdp" if depth >= 24 else "ddp",
+            lr=lr_per_256 * batch_size / 256,
+            warmup=warmup,
+            decay=0.95 * (1 - warmup),  # after 5 % of what follows the warm-up
+            final=final,
+            weight_decay=0.05,
+            final_weight_decay=final_weight_decay,
+            clip=2.0,
+            ema=0.9999,
+            flip=False,
+            workers=8,
+            compile=True,
+            log_every=500,
+            checkpoint_every=5000,
+        ),
+    )
 
 
 PRESETS: dict[str, Preset] = {
@@ -243,7 +341,7 @@ PRESETS: dict[str, Preset] = {
         var=VARTraining(
             data="cifar10",
             tokenizer="cifar10",
-            images=320_000,
+            images=240_000,
             batch_size=64,
             lr=1.5e-3,
             muon_lr=0.03,
@@ -254,6 +352,28 @@ PRESETS: dict[str, Preset] = {
             model=VARConfig(depth=8, width=192, heads=6, init_gamma=0.1),
         ),
         classifier=ClassifierTraining(),
+    ),
+    "imagenet256-d16": imagenet(16, epochs=200, init_gamma=1e-3, final=0.1, accumulate=2),
+    "imagenet256-d20": imagenet(20, epochs=250, init_gamma=1e-3, final=0.1),
+    "imagenet256-d24": imagenet(24, epochs=350, init_gamma=1e-4, final=0.01, lr_per_256=8e-5),
+    "imagenet256-d30": imagenet(
+        30,
+        epochs=350,
+        init_gamma=1e-5,
+        final=0.01,
+        batch_size=1024,
+        lr_per_256=8e-5,
+        final_weight_decay=0.08,
+    ),
+    "imagenet512-d36": imagenet(
+        36,
+        epochs=350,
+        init_gamma=5e-6,
+        final=0.01,
+        lr_per_256=8e-5,
+        final_weight_decay=0.08,
+        accumulate=4,
+        large=True,
     ),
 }
 """Ready-made runs by name."""

@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import distributed
 from .scales import ScaleSchedule
+
+LOOKUP_BYTES = 1 << 26
+"""Most memory that the distances of vectors to codes take at a time."""
 
 
 @dataclass
@@ -95,8 +99,11 @@ class MultiScaleQuantizer(nn.Module):
         return int(np.abs(np.linspace(edge, 1 - edge, n) - (k / last if last else 0.0)).argmin())
 
     def lookup_tokens(self, z: Tensor) -> Tensor:
-        """Nearest codes: z (N, C) -> tokens (N,), as one matrix product in float32."""
+        """Nearest codes: z (N, C) -> tokens (N,), by matrix products in float32."""
         codes = self.codebook.weight
+        rows = max(1, LOOKUP_BYTES // (4 * self.vocab_size))
+        if len(z) > rows:
+            return torch.cat([self.lookup_tokens(part) for part in z.split(rows)])
         if self.lookup == "cosine":
             # argmax_j <z, e_j> / (|z| |e_j|)
             return (F.normalize(z, dim=1) @ F.normalize(codes, dim=1).T).argmax(1)
@@ -229,8 +236,9 @@ class MultiScaleQuantizer(nn.Module):
                 z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
                 distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
                 nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
+                nearest = distributed.mean(nearest)  # over the whole batch, as p's below
                 p = (-2 * distance / nearest.clamp(min=1e-8)).softmax(1)
-                mean = p.mean(0).clamp(min=1e-10)
+                mean = distributed.mean(p.mean(0)).clamp(min=1e-10)
                 missing = math.log(self.vocab_size) + (mean * mean.log()).sum()
                 total = total + weight / sum(weights) * missing
         return total
@@ -285,8 +293,9 @@ class CodeRevival:
     ) -> None:
         self.quantizer, self.decay, self.threshold = quantizer, decay, threshold
         scales, codes = len(quantizer.schedule), quantizer.vocab_size
-        self.share = torch.full((scales, codes), 1.0 / codes)
-        self.seen = torch.zeros(scales, codes, dtype=torch.bool)
+        device = quantizer.codebook.weight.device
+        self.share = torch.full((scales, codes), 1.0 / codes, device=device)
+        self.seen = torch.zeros(scales, codes, dtype=torch.bool, device=device)
 
     @torch.no_grad()
     def start(self, f: Tensor) -> None:
@@ -300,11 +309,13 @@ class CodeRevival:
 
     @torch.no_grad()
     def update(self, tokens: Sequence[Tensor]) -> None:
-        """Counts one batch of token maps."""
-        for k, map_ in enumerate(tokens):
-            count = torch.bincount(map_.flatten(), minlength=self.quantizer.vocab_size)
-            self.share[k].lerp_(count.cpu() / map_.numel(), 1 - self.decay)
-            self.seen[k] |= count.cpu() > 0
+        """Counts one batch of token maps, all processes' shares of it."""
+        counts = torch.zeros_like(self.share)
+        for count, map_ in zip(counts, tokens):
+            count.index_add_(0, map_.flatten(), torch.ones_like(map_.flatten(), dtype=count.dtype))
+        counts = distributed.total(counts)
+        self.share.lerp_(counts / counts.sum(1, keepdim=True), 1 - self.decay)
+        self.seen |= counts > 0
 
     def usage(self, images: int) -> tuple[list[float], float]:
         """Codes seen since the last call: a scale's as a share of what its tokens allow, and all's.
@@ -323,9 +334,10 @@ class CodeRevival:
     def revive(self, f: Tensor) -> int:
         """Moves the dead codes onto vectors of this batch; returns how many there were."""
         even = 1.0 / self.quantizer.vocab_size
-        dead = (self.share.amax(0) < self.threshold * even).nonzero().flatten()
+        share = self.share.cpu()  # where the random numbers come from
+        dead = (share.amax(0) < self.threshold * even).nonzero().flatten()
         if len(dead):
-            alive = (self.share > self.threshold * even).float().mean(1)
+            alive = (share > self.threshold * even).float().mean(1)
             turns = torch.multinomial((1 - alive).clamp(min=1e-3), len(dead), replacement=True)
             residuals = self.quantizer.residuals(f)
             for code, k in zip(dead.tolist(), turns.tolist()):

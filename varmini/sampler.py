@@ -9,94 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .filters import check_filter, draw, filter_logits, guide, smoothed
+from .precision import for_sampling, ready
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR, KVCache
 
 CACHE_BYTES = 1 << 30
-
-
-def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
-    """Rules out unlikely tokens: first all but the top_k, then all outside the nucleus top_p.
-
-    Args:
-        logits: (..., V).
-        top_k: how many to keep; ties with the k-th stay. 0, or V and more, keeps all.
-        top_p: keep the smallest set of likeliest tokens whose probability reaches top_p
-            (Holtzman et al. 2020); the likeliest always stays. 0 or 1 keeps all.
-
-    Returns:
-        A tensor (..., V) with -inf at the tokens ruled out.
-
-    Raises:
-        ValueError: when top_k is negative or top_p is outside [0, 1].
-    """
-    _check_filter(top_k, top_p)
-    if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    if 0 < top_p < 1:
-        ordered, order = logits.sort(dim=-1)
-        # From the least likely upwards: a token goes when it and all below it hold at most 1 - p.
-        goes = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
-        goes[..., -1] = False
-        logits = logits.masked_fill(torch.zeros_like(goes).scatter(-1, order, goes), float("-inf"))
-    return logits
-
-
-def _check_filter(top_k: int, top_p: float) -> None:
-    if not isinstance(top_k, numbers.Integral) or not isinstance(top_p, numbers.Real):
-        raise ValueError(
-            f"top_k is {top_k!r} and top_p {top_p!r}, expected an integer and a number"
-        )
-    if top_k < 0:
-        raise ValueError(f"top_k is {top_k}, expected 0 (keep all) or a positive number of tokens")
-    if not 0 <= top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, expected a probability in [0, 1] (0 or 1 keeps all)")
-
-
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse-transform sampling: logits (B, l, V) and uniform numbers (B, l) in [0, 1) -> (B, l).
-
-    The drawn token is the first whose cumulative probability exceeds the uniform number.
-    """
-    cumulative = logits.softmax(-1).cumsum(-1)
-    # Scaled by the total, which rounding leaves near 1; a ruled-out token has no share to hit.
-    threshold = uniform[..., None] * cumulative[..., -1:]
-    return (
-        torch.searchsorted(cumulative, threshold, right=True)
-        .squeeze(-1)
-        .clamp(max=logits.shape[-1] - 1)
-    )
-
-
-def guide(
-    conditional: Tensor, unconditional: Tensor, k: int, num_scales: int, cfg: float
-) -> Tensor:
-    """Classifier-free guidance with VAR's ramp over the scales.
-
-    t = cfg k / (K - 1), with k from 0;  logits = (1 + t) conditional - t unconditional.
-    """
-    t = cfg * k / max(1, num_scales - 1)
-    return (1 + t) * conditional - t * unconditional
-
-
-def smoothed(logits: Tensor, noise: Tensor, codebook: Tensor, k: int, num_scales: int) -> Tensor:
-    """A soft mixture of codes instead of a hard choice: smoother pictures, for display only.
-
-    weights = softmax((logits (1 + rho) + Gumbel) / tau) with rho = k / (K - 1) and
-    tau = max(0.27 (1 - 0.95 rho), 0.005).
-
-    Args:
-        logits: (B, l, V), filtered.
-        noise: (B, l, V) standard Gumbel numbers.
-        codebook: (V, C).
-
-    Returns:
-        (B, l, C).
-    """
-    rho = k / max(1, num_scales - 1)
-    tau = max(0.27 * (1 - 0.95 * rho), 0.005)
-    return ((logits * (1 + rho) + noise) / tau).softmax(-1) @ codebook
 
 
 class _Noise:
@@ -135,12 +53,15 @@ def sample(
     smooth: bool = False,
     return_tokens: bool = False,
     batch_size: int | None = None,
+    first: int = 0,
 ) -> Tensor | tuple[Tensor, list[Tensor]]:
     """Draws one picture a label, coarse to fine, one step a scale (VAR, section 3.2).
 
     Image i draws from its own random stream, a function of (seed, i) alone, so a batch may be split
     in any way; the tokens then agree as far as the machine's matrix products do not depend on the
-    batch. Arithmetic follows the surrounding `torch.autocast`; without one it is float32.
+    batch. Arithmetic follows the surrounding `torch.autocast`. Without one it is bfloat16 where the
+    machine is quick at it (`varmini.precision`; VARMINI_PRECISION=float32 turns that off), but
+    float32 for greedy drawing, top_k=1.
 
     Args:
         labels: (B,) classes in [0, num_classes), or num_classes for "no class".
@@ -150,6 +71,8 @@ def sample(
         smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
         return_tokens: also return the token pyramid.
         batch_size: images drawn together; None takes as many as a key-value cache of 1 GiB holds.
+        first: number of the first image, for a part of a larger draw: it gives what images first,
+            first + 1, ... of that draw would be.
 
     Returns:
         Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
@@ -158,13 +81,16 @@ def sample(
         ValueError: when the two models do not fit, or an argument is out of range.
     """
     labels = _as_labels(labels)
+    if seed is None and first:
+        raise ValueError(f"first is {first} without a seed: a part of a draw needs the draw's seed")
     images, tokens = [], []
-    for first, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
-        noise = _Noise(seed, first, len(part), part.device)
-        f_hat = None
-        for k, codes, drawn, f_hat in generate(var, tok, part, cfg, top_k, top_p, noise, smooth):
-            tokens.append(drawn)
-        images.append(tok.decode_features(f_hat).clamp(-1, 1))
+    for at, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
+        noise = _Noise(seed, first + at, len(part), part.device)
+        loop = generate(var, tok, part, cfg, top_k, top_p, noise, smooth)
+        with for_sampling(part.device.type, greedy=top_k == 1):
+            for k, codes, drawn, f_hat in loop:
+                tokens.append(drawn)
+            images.append(tok.decode_features(f_hat).clamp(-1, 1))
     images = torch.cat(images)
     if not return_tokens:
         return images
@@ -191,7 +117,7 @@ def generate(
             of its (B, C, h_k, w_k) codes (in-painting).
     """
     quantizer, batch, scales = tok.quantizer, len(labels), len(tok.schedule)
-    guided = cfg != 0
+    guided, var = cfg != 0, ready(var)
     both = (
         torch.cat([labels, torch.full_like(labels, var.config.num_classes)]) if guided else labels
     )
@@ -204,10 +130,11 @@ def generate(
     cache = KVCache(var, len(both), dtype)
     f_hat = torch.zeros(batch, quantizer.channels, *tok.schedule.grids[-1], device=x.device)
     for k, (h, w) in enumerate(tok.schedule.grids):
-        logits = var.step(k, x, modulations, head, cache)
+        last = var.before_head(var.advance(k, x, modulations, cache), head)
         if guided:
-            logits = guide(*logits.chunk(2), k, scales, cfg)
-        logits = filter_logits(logits, top_k, top_p)
+            # The head is linear, so the halves are mixed before it: half its work, less rounding.
+            last = guide(*last.float().chunk(2), k, scales, cfg)
+        logits = filter_logits(var.head(last).float(), top_k, top_p)
         tokens = draw(logits, noise.uniform(h * w)).view(batch, h, w)
         codes = quantizer.embed(tokens)
         if smooth:
@@ -260,7 +187,7 @@ def _parts(
         raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
     if seed is not None and not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
         raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^32 - 1, or None")
-    _check_filter(top_k, top_p)
+    check_filter(top_k, top_p)
     labels = var.check_labels(labels)
     if batch_size is None:
         # Keys and values of both guidance halves, in float32.
@@ -293,7 +220,8 @@ def inpaint(
 
     The paper's protocol (section 5.2): at every scale all tokens are drawn as usual, then the codes
     that the mask keeps are replaced by the image's own before the scale is added. Maps of up to 3
-    tokens are forced entirely, for they say what the whole picture is.
+    tokens are forced entirely, for they say what the whole picture is. The image is encoded in the
+    caller's arithmetic, and drawn and decoded in that of `sample`.
 
     Args:
         images: (B, C, H, W) in [-1, 1].
@@ -338,7 +266,8 @@ def inpaint(
             return torch.where(kept.to(codes.device), own[k], codes)
 
         noise = _Noise(seed, first, len(part), part.device)
-        for *_, f_hat in generate(var, tok, part, cfg, top_k, top_p, noise, smooth, force):
-            pass
-        results.append(tok.decode_features(f_hat).clamp(-1, 1))
+        with for_sampling(part.device.type, greedy=top_k == 1):
+            for *_, f_hat in generate(var, tok, part, cfg, top_k, top_p, noise, smooth, force):
+                pass
+            results.append(tok.decode_features(f_hat).clamp(-1, 1))
     return torch.cat(results)

@@ -125,7 +125,8 @@ class ScaleSchedule:
                 raise ValueError(
                     f"token map {k} is {map_.dtype}, expected torch.int64: use .long()"
                 )
-            if vocab_size is not None and map_.numel():
+            # Reading a GPU's values would stall it.
+            if vocab_size is not None and map_.numel() and map_.device.type == "cpu":
                 low, high = int(map_.min()), int(map_.max())
                 if low < 0 or high >= vocab_size:
                     raise ValueError(

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ from torch import Tensor
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 SPLITS = {"train": ("train",), "test": ("test", "validation", "val")}
 HELD_OUT = 10  # a folder without split folders keeps one picture in ten for test
+# Above ImageNet's largest (61 million) and below Pillow's own alarm; a header that claims more is
+# refused before memory is taken for it.
+MAX_PIXELS = 80_000_000
+MAX_CLASSES = 1_000_000
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -36,11 +41,19 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def decode(file: str | bytes, source: str):
-    """A PIL image from a path or from bytes; ValueError naming `source` when it is broken."""
+    """A PIL image from a path or from bytes.
+
+    Raises:
+        ValueError: naming `source`, when it is broken or claims more than MAX_PIXELS pixels.
+    """
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        with warnings.catch_warnings():  # of odd metadata in pictures that can be read
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are read")
         image.load()
     except Exception as error:  # PIL's readers raise nearly everything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -130,7 +143,36 @@ def check_parquet(file: Path) -> tuple[str, str]:
     import pyarrow.parquet as pq
 
     with _whole(file):
-        return find_columns(pq.read_schema(file), file)
+        footer = pq.read_metadata(file)
+        schema = footer.schema.to_arrow_schema()
+    # Pictures are compressed already, so an honest table is about as large as its file.
+    claimed = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    held = file.stat().st_size
+    if footer.num_rows > held or claimed > 1000 * held or claimed < 0:
+        raise ValueError(
+            f"{file}: not a whole parquet file (claims {footer.num_rows} rows, {claimed} bytes in "
+            f"a file of {held}); fetch it again"
+        )
+    return find_columns(schema, file)
+
+
+def count_rows(file: Path) -> int:
+    """Rows of a parquet file, from its footer."""
+    import pyarrow.parquet as pq
+
+    with _whole(file):
+        return pq.read_metadata(file).num_rows
+
+
+def is_labelled(file: Path) -> bool:
+    """Whether a parquet file has a label that is not -1, the mark of a part without labels."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    _, label = check_parquet(file)
+    with _whole(file):
+        column = pq.read_table(file, columns=[label])[label]
+        return bool(pc.any(pc.not_equal(column, -1)).as_py())
 
 
 def read_parquet(file: Path):
@@ -148,8 +190,8 @@ def find_columns(schema, source: str | Path) -> tuple[str, str]:
 
     def holds_bytes(kind) -> bool:
         if kinds.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+            return kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type)
+        return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_null(kind)
 
     image = next(
         (n for n in ("image", "img") if n in schema.names and holds_bytes(schema.field(n).type)),
@@ -169,17 +211,35 @@ def find_columns(schema, source: str | Path) -> tuple[str, str]:
     return image, label
 
 
+def schema_classes(schema, label: str, source: str | Path) -> tuple[str, ...] | None:
+    """The class names in the `datasets` metadata of a parquet schema; None when it has none."""
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = info.get("info", {}).get("features", {}).get(label, {}).get("names")
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"{source}: its 'huggingface' metadata is damaged; fetch the file again"
+        ) from None
+    if names is not None and not (
+        isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    ):
+        raise ValueError(f"{source}: the class names in its metadata are no list of names")
+    return None if names is None else tuple(names)
+
+
 def read_labels(column, schema, name: str, source) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels (N,) int64 and class names, from the `datasets` metadata or else the numbers."""
     if column.null_count:
         raise ValueError(f"{source}: {column.null_count} rows without a label")
     labels = column.to_numpy().astype(np.int64)
-    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    classes = info.get("info", {}).get("features", {}).get(name, {}).get("names")
+    classes = schema_classes(schema, name, source)
     if classes is None:
-        classes = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+        largest = int(labels.max(initial=-1))
+        if largest >= MAX_CLASSES:
+            raise ValueError(f"{source}: a label is {largest}, expected less than {MAX_CLASSES}")
+        classes = tuple(str(i) for i in range(largest + 1))
     check_labels(labels, classes, source)
-    return labels, tuple(classes)
+    return labels, classes
 
 
 def check_labels(labels: np.ndarray, classes: Sequence[str], source: str | Path) -> None:
@@ -199,31 +259,22 @@ def picture_bytes(cell: dict | bytes | None) -> bytes:
     return (cell.get("bytes") if isinstance(cell, dict) else cell) or b""
 
 
-def class_folders(folder: Path) -> dict[str, list[str]]:
-    """Sorted picture files by class, one class per sub-folder (hidden and empty ones left out)."""
-    found = {}
-    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
-        files = sorted(
-            os.path.join(at, f)
-            for at, _, names in os.walk(entry)
-            for f in names
-            if os.path.splitext(f)[1].lower() in SUFFIXES and f[0] != "."
-        )
-        if files:
-            found[entry.name] = files
-    if not found:
-        loose = any(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
-        what = "its pictures are not labelled" if loose else "no pictures found"
-        raise ValueError(f"{folder}: {what}; expected one sub-folder of pictures per class")
-    return found
+def checksum(*parts: object) -> str:
+    """SHA-256 over arrays (their bytes) and anything else (its text), as hexadecimal digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype} {part.shape}".encode())
+            total.update(np.ascontiguousarray(part).data)
+        else:
+            total.update(f"{part}\0".encode())
+    return total.hexdigest()
 
 
-def held_out(files: list[str], folder: Path, test: bool) -> list[str]:
-    """The test tenth of a class (smallest checksums of their names), or the rest, sorted."""
-
-    def checksum(file: str) -> bytes:
-        return hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest()
-
-    count = max(len(files) // HELD_OUT, 1) if len(files) > 1 else 0
-    chosen = set(sorted(files, key=checksum)[:count])
-    return [f for f in files if (f in chosen) == test]
+def file_marks(files: Sequence[str | os.PathLike], base: str | os.PathLike) -> list[str]:
+    """Name below `base`, size and time of each file: changes when a file does, and costs a stat."""
+    marks = []
+    for file in files:
+        found = os.stat(file)
+        marks.append(f"{os.path.relpath(file, base)} {found.st_size} {found.st_mtime_ns}")
+    return marks

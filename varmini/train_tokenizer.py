@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, engine
+from . import checkpoint, distributed, engine
 from .classifier import Classifier
 from .data import batches, check_batch_size, fitted
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from .presets import TokenizerTraining
-from .quantizer import CodeRevival
+from .quantizer import CodeRevival, MultiScaleQuantizer
 from .tokenizer import MultiScaleVQVAE
 
 
@@ -50,17 +50,25 @@ class _MeanLPIPS(nn.Module):
 
 
 @torch.no_grad()
-def held_out_psnr(model: MultiScaleVQVAE, images: Tensor, batch_size: int = 250) -> float:
+def held_out_psnr(model: MultiScaleVQVAE, images: Tensor) -> float:
     """Mean PSNR in dB (range 2) of the reconstructions of `images` (N, C, H, W) in [-1, 1]."""
     model.eval()
-    values = []
-    for part in images.split(batch_size):
-        part = part.to(engine.device())
-        with engine.autocast():
-            drawn = model.decode(model.encode(part))
-        error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
-        values.append(10 * torch.log10(4 / error))
-    return torch.cat(values).mean().item()
+    total = torch.zeros((), device=engine.device())
+    own = images[distributed.rank() :: distributed.world()]
+    for rows in torch.arange(len(own)).split(engine.batch_for(model.image_size)):
+        if len(rows):
+            part = engine.to_device(own[rows])
+            with engine.autocast():
+                drawn = model.decode(model.encode(part))
+            error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
+            total += (10 * torch.log10(4 / error)).sum()
+    return distributed.total(total).item() / len(images)
+
+
+def has_idle_phi(quantizer: MultiScaleQuantizer) -> bool:
+    """Whether some phi serves no scale, so that no gradient will ever reach it."""
+    phis, scales = len(quantizer.phis), range(len(quantizer.schedule))
+    return phis > 0 and len({quantizer.phi_index(k) for k in scales}) < phis
 
 
 def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:
@@ -84,6 +92,9 @@ def train(
 ) -> Path:
     """Trains a tokenizer; leaves config.json, model.safetensors, log.csv, run.json and state/.
 
+    Under torchrun all processes call this (DDP), and each works on its share of every batch; what
+    counts codes or compares them sees the whole batch.
+
     Args:
         config: what to train, on what, for how long.
         out: the run's folder.
@@ -96,38 +107,50 @@ def train(
     Raises:
         ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
     """
-    out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
+    distributed.start()
     device = engine.device()
-    torch.manual_seed(config.seed)
-    model = MultiScaleVQVAE(config.model).to(device)
-    train_set, test_set = (
-        fitted(config.data, split, model.image_size, config.model.image_channels)
-        for split in ("train", "test")
-    )
-    held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
-    if tuple(held_out.shape[2:]) != model.image_size:
-        raise ValueError(
-            f"{model.schedule} times {model.factor} pixels a feature makes images of "
-            f"{model.image_size}, but those of {config.data} have {tuple(held_out.shape[2:])}: end "
-            f"the schedule at {[n // model.factor for n in held_out.shape[2:]]}"
+    with distributed.together():
+        out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
+        torch.manual_seed(config.seed)
+        model = MultiScaleVQVAE(config.model).to(device)
+        train_set, test_set = (
+            fitted(config.data, split, model.image_size, config.model.image_channels)
+            for split in ("train", "test")
         )
-    model.check_images(held_out[:1])
-    if config.decoder_of:
-        keep_tokens(model, config.decoder_of)
-    perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
-    if perceptual:
-        perceptual(
-            held_out[:1].to(device), held_out[:1].to(device)
-        )  # fails here, if it does not fit
-    discriminator = PatchDiscriminator(config.model.image_channels).to(device)
+        held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
+        if tuple(held_out.shape[2:]) != model.image_size:
+            raise ValueError(
+                f"{model.schedule} times {model.factor} pixels a feature makes images of "
+                f"{model.image_size}, but those of {config.data} have "
+                f"{tuple(held_out.shape[2:])}: end the schedule at "
+                f"{[n // model.factor for n in held_out.shape[2:]]}"
+            )
+        model.check_images(held_out[:1])
+        if config.decoder_of:
+            keep_tokens(model, config.decoder_of)
+        perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
+        if perceptual:
+            perceptual(
+                held_out[:1].to(device), held_out[:1].to(device)
+            )  # fails here, if it does not fit
+        check_batch_size(config.batch_size, len(train_set))
+        own = distributed.share(config.batch_size)
+    discriminator = PatchDiscriminator(
+        config.model.image_channels, layers=config.discriminator_layers
+    ).to(device)
     codes = list(model.quantizer.parameters())
     quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
     groups = [*engine.decay_groups(model, config.weight_decay, apart=codes), quick]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
     adversary = torch.optim.AdamW(
-        discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0
+        discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0, fused=True
     )
     ema = engine.averaged(model, config.ema)
+    coders = model.encoder, model.decoder
+    layers = [layer for coder in coders for layer in (*coder.levels, *coder.middle)]
+    engine.blockwise(layers, recompute=config.recompute, compile=False)
+    network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
+    judge = distributed.replicate(discriminator)
     updater = engine.Updater(model, [optimizer], config.clip)
     revival = CodeRevival(model.quantizer)
     parts = {
@@ -138,12 +161,11 @@ def train(
         "adversary": adversary,
         "revival": revival,
     }
-    check_batch_size(config.batch_size, len(train_set))
     out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
     total = max(1, config.images // config.batch_size)
     adversarial_from = int(config.adversarial_start * total)
-    run = engine.Run(out, config, start)
+    run = engine.Run(out, config, start, "tokenizer")
     stream = batches(
         train_set,
         config.batch_size,
@@ -151,15 +173,18 @@ def train(
         start_step=start,
         flip=config.flip,
         workers=config.workers,
+        part=own,
+        on_device=True,
     )
     bar = engine.progress(range(start, total), "tokenizer", start)
     with engine.StopSignal() as stop:
         for step in bar:
             model.train()
-            images = next(stream)[0].to(device, non_blocking=True)
+            images = next(stream)[0]
             if step == 0 and not config.decoder_of:
                 with torch.no_grad(), engine.autocast():
-                    revival.start(model.features(images))
+                    revival.start(distributed.gather(model.features(images)))
+                distributed.from_main(model.quantizer.codebook.weight.data)
             share = engine.learning_rate_share(
                 step, total, config.warmup, config.decay, config.final
             )
@@ -167,7 +192,7 @@ def train(
                 group["lr"] = config.lr * share * group.get("scale", 1.0)
 
             with engine.autocast():
-                result = model(images)
+                result = network(images)
                 far = perceptual(result.images, images) if perceptual else images.new_zeros(())
             reconstruction = (
                 config.l1 * F.l1_loss(result.images, images)
@@ -194,7 +219,7 @@ def train(
             if config.adversarial > 0 and step >= adversarial_from:
                 discriminator.requires_grad_(True)
                 with engine.autocast():
-                    scores = discriminator(torch.cat([images, result.images.detach()])).float()
+                    scores = judge(torch.cat([images, result.images.detach()])).float()
                 adversary.zero_grad(set_to_none=True)
                 hinge_loss(*scores.chunk(2)).backward()
                 adversary.step()
@@ -204,35 +229,38 @@ def train(
             moving = step < (1 - config.decay) * total and not config.decoder_of
             if (step + 1) % config.revive_every == 0 and moving:
                 with torch.no_grad(), engine.autocast():
-                    revival.revive(model.features(images))
+                    revival.revive(distributed.gather(model.features(images)))
+                distributed.from_main(model.quantizer.codebook.weight.data)
 
             done = step + 1
             if done % 10 == 0:
                 bar.set_postfix(
-                    loss=f"{loss.item():.4f}",
+                    loss=f"{distributed.mean(loss.detach()).item():.4f}",
                     images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
                 )
             if done % config.log_every == 0 or done == total:
                 usage, usage_all = revival.usage(
                     config.batch_size * ((step % config.log_every) + 1)
                 )
+                names = ("loss", "reconstruction", "vq", "perceptual", "adversarial")
+                values = torch.stack([loss, reconstruction, result.loss, far, fooling]).detach()
                 psnr = held_out_psnr(ema.module, held_out)
                 run.log(
                     done,
                     done * config.batch_size,
                     {
                         "lr": config.lr * share,
-                        "loss": loss.item(),
-                        "reconstruction": reconstruction.item(),
-                        "vq": result.loss.item(),
-                        "perceptual": far.item(),
-                        "adversarial": fooling.item(),
+                        **dict(zip(names, distributed.mean(values).tolist())),
                         "psnr": psnr,
                         **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
                         "usage_all": usage_all,
                     },
                 )
+            stop.agree(done)
             if done % config.checkpoint_every == 0 or done == total or stop.received:
                 checkpoint.save(out / "state", done, parts)
             stop.exit_if_received(out)
-    return ema.module.save_pretrained(out)
+    if distributed.is_main():
+        ema.module.save_pretrained(out)
+    distributed.wait()
+    return out

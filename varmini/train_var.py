@@ -3,149 +3,105 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import checkpoint, engine
-from .data import ImageSet, check_batch_size, fitted, in_order
-from .lazy import LazyImages
+from . import checkpoint, distributed, engine
+from .consolidate import consolidate
+from .data import check_batch_size, fitted
 from .presets import VARTraining
-from .pretrained import file_checksum, resolve_folder, write_atomic
+from .pretrained import file_checksum, resolve_folder
 from .scales import ScaleSchedule
+from .token_sets import TokenSet, token_batches, token_set
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
 
-
-@dataclass
-class TokenSet:
-    """The token maps of a data set, as the transformer reads them."""
-
-    tokens: Tensor
-    """(M, N, L) int32: M = 2 with the mirror images, else 1."""
-    labels: Tensor
-    """(N,) int64."""
+FOLLOWS = ("model.sizes", "model.vocab_size", "model.code_channels", "model.num_classes")
+"""Settings that follow the tokenizer and the data, whatever a preset says."""
 
 
-def token_set(
-    tok: MultiScaleVQVAE,
-    checksum: str,
-    dataset: ImageSet | LazyImages,
-    path: Path,
-    *,
-    flip: bool,
-    workers: int = 0,
-    batch_size: int = 250,
-) -> TokenSet:
-    """Encodes a data set once, and again only when tokenizer, data set or precision change.
-
-    Args:
-        checksum: of the tokenizer's weights.
-        path: the file that keeps the token maps; its key tells what they were made of.
-        flip: also encode the mirror images.
-        workers: processes that decode images.
-
-    Raises:
-        ValueError: when the images do not fit the tokenizer.
-    """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save
-
-    key = {"tokenizer": checksum, "data": dataset.name, "images": str(len(dataset))}
-    key |= {"flip": str(flip), "precision": str(engine.precision())}
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                if file.metadata() == key:
-                    return TokenSet(file.get_tensor("tokens"), file.get_tensor("labels"))
-        except SafetensorError:
-            pass  # half a file from a full disk: encode again
-    rows, labels = [], []
-    stream = in_order(dataset, batch_size, workers)
-    for _ in engine.progress(range(0, len(dataset), batch_size), path.stem):
-        images, part = next(stream)
-        images = images.to(engine.device())
-        kinds = [images, images.flip(3)] if flip else [images]
-        with engine.autocast():
-            rows.append(torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu())
-        labels.append(part)
-    result = TokenSet(torch.cat(rows, dim=1).to(torch.int32), torch.cat(labels))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save({"tokens": result.tokens, "labels": result.labels}, metadata=key))
-    return result
-
-
-def token_batches(
-    data: TokenSet,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (tokens (B, L) int64, labels (B,)), in an order that seed and step alone decide.
-
-    Raises:
-        ValueError: when a batch is larger than the set.
-    """
-    count = len(data.labels)
-    check_batch_size(batch_size, count)
-    per_epoch, step = count // batch_size, start_step
-    while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-        order = torch.randperm(count, generator=generator)
-        kind = torch.randint(len(data.tokens), (count,), generator=generator)
-        for i in range(step % per_epoch, per_epoch):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            yield data.tokens[kind[rows], rows].long(), data.labels[rows]
-            step += 1
-
-
-def loss_terms(logits: Tensor, targets: Tensor, schedule: ScaleSchedule) -> dict[str, float]:
+def loss_terms(logits: Tensor, targets: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
     """Cross-entropy and token accuracy: over all tokens, over the last scale, and a scale.
 
     Args:
         logits: (B, L, V).
         targets: (B, L).
+
+    Returns:
+        (B,) each: a mean for every image.
     """
     each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     right = (logits.argmax(2) == targets).float()
     last = schedule.slices[-1]
     return {
-        "loss": each.mean().item(),
-        "loss_last": each[:, last].mean().item(),
-        "accuracy": right.mean().item(),
-        "accuracy_last": right[:, last].mean().item(),
-        **{f"loss_{k}": each[:, part].mean().item() for k, part in enumerate(schedule.slices, 1)},
+        "loss": each.mean(1),
+        "loss_last": each[:, last].mean(1),
+        "accuracy": right.mean(1),
+        "accuracy_last": right[:, last].mean(1),
+        **{f"loss_{k}": each[:, part].mean(1) for k, part in enumerate(schedule.slices, 1)},
     }
 
 
 @torch.no_grad()
 def held_out_terms(
-    model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int, batch_size: int = 250
+    model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int, batch_size: int | None = None
 ) -> dict[str, float]:
-    """`loss_terms` on the first `count` images of a held-out set, in evaluation mode."""
+    """`loss_terms` on the first `count` images of a held-out set, in evaluation mode.
+
+    Args:
+        batch_size: images a pass; None takes what is 131,072 tokens, at most 250.
+    """
     model.eval()
-    device, sums, seen = engine.device(), {}, 0
-    for rows in torch.arange(min(count, len(data.labels))).split(batch_size):
-        targets = data.tokens[0, rows].long().to(device)
+    count, processes = min(count, len(data.labels)), distributed.world()
+    batch_size = batch_size or max(1, min(250, 2**17 // model.schedule.num_tokens))
+    # Every process makes as many passes; what is more than `count` weighs nothing.
+    rows = torch.arange(-(-count // processes) * processes)[distributed.rank() :: processes]
+    sums = torch.zeros((), device=engine.device())
+    for part in rows.split(batch_size):
+        weight = engine.to_device((part < count).float())
+        part = part.clamp(max=count - 1)
+        targets, labels = engine.to_device(data.rows(part)), engine.to_device(data.labels[part])
         inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(targets))
         with engine.autocast():
-            logits = model(data.labels[rows].to(device), inputs)
-        for name, value in loss_terms(logits, targets, model.schedule).items():
-            sums[name] = sums.get(name, 0.0) + value * len(rows)
-        seen += len(rows)
-    return {name: total / seen for name, total in sums.items()}
+            logits = model(labels, inputs)
+        terms = loss_terms(logits, targets, model.schedule)
+        sums = sums + torch.stack(list(terms.values())) @ weight
+    return dict(zip(terms, (distributed.total(sums) / count).tolist()))
+
+
+def averages(parts: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """The means of `loss_terms` over the parts of a batch and over the processes."""
+    means = torch.stack([torch.cat([part[name] for part in parts]).mean() for name in parts[0]])
+    return dict(zip(parts[0], distributed.mean(means).tolist()))
+
+
+def spread(model: VAR, ema: nn.Module, parallel: str) -> nn.Module:
+    """Shares a model and its average with the other processes; returns what to train."""
+    if parallel == "ddp" or distributed.world() == 1:
+        return distributed.replicate(model)
+    for part in (model, ema.module):
+        distributed.shard(part, (*part.blocks, part.modulation), engine.precision())
+    return model
 
 
 def make_optimizers(model: VAR, config: VARTraining) -> dict[str, torch.optim.Optimizer]:
     """AdamW for everything (the paper's), or all but the blocks' matrices, which Muon then takes.
 
     Muon steps along the momentum with all its singular values set to about 1 (Jordan et al. 2024).
+
+    Raises:
+        ValueError: when FSDP2 would cut the matrices that Muon needs whole.
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if config.muon_lr else []
+    if matrices and config.parallel == "fsdp" and distributed.world() > 1:
+        raise ValueError(
+            f"muon_lr is {config.muon_lr}, but Muon needs whole matrices and --parallel fsdp cuts "
+            f"them: take --muon-lr 0 or --parallel ddp"
+        )
     groups = engine.decay_groups(model, config.weight_decay, apart=matrices)
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
     if not matrices:
@@ -165,6 +121,8 @@ def train(
 ) -> Path:
     """Trains a VAR; leaves config.json, model.safetensors, log.csv, run.json, tokens/ and state/.
 
+    Under torchrun all processes call this, and each works on its share of every batch.
+
     Args:
         config: what to train, on what, for how long. The transformer's schedule, vocabulary and
             code length follow the tokenizer, its classes the data.
@@ -179,50 +137,53 @@ def train(
     Raises:
         ValueError: on a folder in use, an unknown tokenizer or data, or images that do not fit.
     """
+    distributed.start()
     device = engine.device()
-    source = resolve_folder(tokenizer or config.tokenizer, MultiScaleVQVAE.kind)
-    tok = MultiScaleVQVAE.from_pretrained(source).to(device)
-    config = dataclasses.replace(config, tokenizer=file_checksum(source / "model.safetensors"))
-    out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
-    images = {
-        split: fitted(config.data, split, tok.image_size, tok.config.image_channels)
-        for split in ("train", "test")
-    }
-    tok.check_images(images["train"][0][0][None])
-    check_batch_size(config.batch_size, len(images["train"]))
+    with distributed.together():
+        source = resolve_folder(tokenizer or config.tokenizer, MultiScaleVQVAE.kind)
+        tok = MultiScaleVQVAE.from_pretrained(source).to(device)
+        config = dataclasses.replace(config, tokenizer=file_checksum(source / "model.safetensors"))
+        out = engine.check_folder(out, config, overwrite=overwrite, resume=resume, follows=FOLLOWS)
+        images = {
+            split: fitted(config.data, split, tok.image_size, tok.config.image_channels)
+            for split in ("train", "test")
+        }
+        tok.check_images(images["train"][0][0][None])
+        check_batch_size(config.batch_size, len(images["train"]))
+        own = distributed.share(config.batch_size)
+    shape = dataclasses.replace(
+        config.model,
+        sizes=tok.config.sizes,
+        vocab_size=tok.vocab_size,
+        code_channels=tok.config.code_channels,
+        num_classes=len(images["train"].classes),
+    )
+    config = dataclasses.replace(config, model=shape)
     torch.manual_seed(config.seed)
-    model = VAR(
-        dataclasses.replace(
-            config.model,
-            sizes=tok.config.sizes,
-            vocab_size=tok.vocab_size,
-            code_channels=tok.config.code_channels,
-            num_classes=len(images["train"].classes),
-        )
-    ).to(device)
-    optimizers = make_optimizers(model, config)
+    model = VAR(config.model).to(device)
     ema = engine.averaged(model, config.ema)
+    engine.blockwise(model.blocks, recompute=config.recompute, compile=config.compile)
+    network = spread(model, ema, config.parallel)
+    optimizers = make_optimizers(model, config)
     updater = engine.Updater(model, list(optimizers.values()), config.clip)
     parts = {"model": model, "ema": ema, **optimizers}
     out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
-    run = engine.Run(out, config, start)
+    run = engine.Run(out, config, start, "var")
     train_set, held_out = (
         token_set(
             tok,
             config.tokenizer,
             images[split],
-            out / "tokens" / f"tokens of {split}.safetensors",
+            out / "tokens",
+            split,
             flip=config.flip and split == "train",
             workers=config.workers,
         )
         for split in ("train", "test")
     )
     total = max(1, config.images // config.batch_size)
-    if config.compile and engine.can_compile():
-        for block in model.blocks:
-            block.compile()
-    stream = token_batches(train_set, config.batch_size, config.seed, start)
+    stream = token_batches(train_set, config.batch_size, config.seed, start, own)
     bar = engine.progress(range(start, total), "var", start)
     with engine.StopSignal() as stop:
         for step in bar:
@@ -230,27 +191,40 @@ def train(
             share = engine.learning_rate_share(
                 step, total, config.warmup, config.decay, config.final
             )
+            decay = engine.weight_decay_at(
+                step, total, config.weight_decay, config.final_weight_decay
+            )
             for group in (g for o in optimizers.values() for g in o.param_groups):
                 group["lr"] = group.get("peak", config.lr) * share
-            tokens, labels = (t.to(device, non_blocking=True) for t in next(stream))
-            for part in torch.arange(len(labels), device=device).chunk(config.accumulate):
-                inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens[part]))
-                with engine.autocast():
-                    logits = model(labels[part], inputs)
-                # -1/L sum_k log p(r_k | r_1, ..., r_{k-1}), averaged over the batch
-                loss = F.cross_entropy(logits.flatten(0, 1), tokens[part].flatten())
-                (loss * len(part) / len(labels)).backward()
+                if group["weight_decay"]:
+                    group["weight_decay"] = decay
+            chances = engine.uniform(config.seed, step, config.batch_size, 1 + 2 * shape.depth)[own]
+            batch = [engine.to_device(t) for t in (*next(stream), chances)]
+            pieces = list(zip(*(t.chunk(config.accumulate) for t in batch)))
+            done, loss, terms = step + 1, 0.0, []
+            logged = done % config.log_every == 0 or done == total
+            for i, (tokens, labels, chances) in enumerate(pieces, 1):
+                inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens))
+                with distributed.keep_gradients(network, i < len(pieces)):
+                    with engine.autocast():
+                        logits = network(labels, inputs, chances)
+                    # -1/L sum_k log p(r_k | r_1, ..., r_{k-1}), averaged over the batch
+                    piece = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+                    piece = piece * (len(tokens) / len(batch[0]))
+                    piece.backward()
+                loss = loss + piece.detach()
+                if logged:
+                    terms.append(loss_terms(logits.detach(), tokens, model.schedule))
             updater.step()
             ema.update_parameters(model)
 
-            done = step + 1
             if done % 10 == 0:
                 bar.set_postfix(
-                    loss=f"{loss.item():.4f}",
+                    loss=f"{distributed.mean(loss).item():.4f}",
                     images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
                 )
-            if done % config.log_every == 0 or done == total:
-                terms = loss_terms(logits.detach(), tokens[part], model.schedule)
+            if logged:
+                terms = averages(terms)
                 held = held_out_terms(ema.module, tok, held_out, config.held_out)
                 run.log(
                     done,
@@ -261,7 +235,13 @@ def train(
                         **{f"val_{k}": v for k, v in held.items()},
                     },
                 )
+            stop.agree(done)
             if done % config.checkpoint_every == 0 or done == total or stop.received:
                 checkpoint.save(out / "state", done, parts)
             stop.exit_if_received(out)
-    return ema.module.save_pretrained(out)
+    if network is model and distributed.world() > 1:  # FSDP2: no process holds all weights
+        return consolidate(out)
+    if distributed.is_main():
+        ema.module.save_pretrained(out)
+    distributed.wait()
+    return out

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import KVCache, Span, attend, block_causal, normalised, spans
+from .layers import Linear
+from .precision import forget
 from .pretrained import Pretrained
 from .scales import ScaleSchedule, Size
 
@@ -45,66 +49,6 @@ class VARConfig:
     """Scale of the initial AdaLN gates (1e-3 up to depth 20, 1e-4 at 24, 1e-5 at 30)."""
 
 
-class KVCache:
-    """Keys and values of the scales drawn so far, allocated once for all L tokens.
-
-    Args:
-        batch: images drawn together, both guidance halves counted.
-    """
-
-    def __init__(self, var: VAR, batch: int, dtype: torch.dtype = torch.float32) -> None:
-        c = var.config
-        shape = (c.depth, batch, c.heads, var.schedule.num_tokens, c.width // c.heads)
-        self.keys = torch.empty(shape, dtype=dtype, device=var.head.weight.device)
-        self.values = torch.empty_like(self.keys)
-
-    def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
-        self.keys[block, :, :, part] = k
-        self.values[block, :, :, part] = v
-        return self.keys[block, :, :, : part.stop], self.values[block, :, :, : part.stop]
-
-
-class _Attention(torch.autograd.Function):
-    """softmax(q k^T + bias) v with its backward written out; see `attend`."""
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        scores = q @ k.transpose(2, 3)  # (B, heads, L_q, L_k)
-        if bias is not None:
-            scores += bias
-        p = torch.softmax(scores, dim=-1)
-        ctx.save_for_backward(q, k, v, p)
-        return p @ v
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        q, k, v, p = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_v = p.transpose(2, 3) @ grad
-        # d softmax: dS = P * (dP - rowsum(dP * P)), and rowsum(dP * P) = rowsum(dO * O)
-        grad_scores = torch._softmax_backward_data(grad @ v.transpose(2, 3), p, -1, p.dtype)
-        return grad_scores @ k, grad_scores.transpose(2, 3) @ q, grad_v, None
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention with softmax scale 1: q (B, heads, L_q, d), k and v (B, heads, L_k, d) -> like q.
-
-    Args:
-        mask: (L_q, L_k) bool, True where a query may look; None for everywhere.
-    """
-    if q.device.type == "cpu":
-        # The fused kernel's bf16 backward is slow on a CPU; plain matrix products are faster.
-        bias = (
-            None
-            if mask is None
-            else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
-        )
-        with torch.autocast("cpu", enabled=False):
-            return _Attention.apply(q, k, v.to(q.dtype), bias)
-    return F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, scale=1.0)
-
-
 class Attention(nn.Module):
     """Self-attention whose queries and keys have unit length (section 3.2, "q/k normalisation").
 
@@ -117,35 +61,37 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
         if qk_norm:
             self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4)))
 
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        parts: list[Span] | None = None,
         cache: KVCache | None = None,
         block: int = 0,
         part: slice = slice(None),
     ) -> Tensor:
-        """(B, l, width) -> (B, l, width). With a cache, x is scale `part` and sees all before."""
+        """(B, l, width) -> (B, l, width).
+
+        Args:
+            parts: who sees whom, from `attention.spans`; None for everyone everyone.
+            cache, block, part: with a cache, x is scale `part` and sees all before.
+        """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
+        qkv = self.qkv(x, bias).unflatten(2, (3, self.heads, -1))
+        temperature = self.log_scale.clamp(max=self.LARGEST).exp() if self.qk_norm else None
+        if cache is None:
+            everyone = [(slice(0, x.shape[1]), x.shape[1], None)]
+            return self.proj(block_causal(qkv, temperature, parts or everyone))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, l, d)
-        if self.qk_norm:
-            scale = self.log_scale.clamp(max=self.LARGEST).exp()
-            q = F.normalize(q, dim=-1) * scale.to(q.dtype)
-            k = F.normalize(k, dim=-1)
-        else:
-            q = q * (0.25 / math.sqrt(q.shape[-1]))  # the official scale without normalisation
-        if cache is not None:
-            k, v = cache.append(block, part, k, v)
-        mixed = attend(q, k.to(q.dtype), v, mask)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        q, k = normalised(q, k, temperature)
+        k, v = cache.append(block, part, k, v)
+        return self.proj(attend(q, k.to(q.dtype), v.to(q.dtype)).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -155,33 +101,32 @@ class Block(nn.Module):
     x <- x + gamma_2 FFN(LN(x) (1 + s_2) + b_2)
     """
 
-    def __init__(self, config: VARConfig, drop_path: float) -> None:
+    def __init__(self, config: VARConfig) -> None:
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
-        self.drop_path = drop_path
         self.attention = Attention(config.width, config.heads, config.qk_norm)
-        self.fc1 = nn.Linear(config.width, hidden)
-        self.fc2 = nn.Linear(hidden, config.width)
+        self.fc1 = Linear(config.width, hidden)
+        self.fc2 = Linear(hidden, config.width)
 
-    def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None, *cached) -> Tensor:
-        """x (B, l, w) and modulation (B, 6, w) -> (B, l, w); `cached` as in `Attention.forward`."""
+    def forward(
+        self, x: Tensor, modulation: Tensor, parts: list[Span] | None = None, *cached
+    ) -> Tensor:
+        """x (B, l, w) and modulation (B, 6, w) -> (B, l, w); the rest as in `Attention.forward`."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)
         h = modulate(x, scale1, shift1)
-        x = x + self._drop(gamma1 * self.attention(h, mask, *cached))
+        x = x + gamma1 * self.attention(h, parts, *cached)
         h = modulate(x, scale2, shift2)
-        return x + self._drop(gamma2 * self.fc2(F.gelu(self.fc1(h), approximate="tanh")))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: leaves the branch out for some images of a training batch."""
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = 1 - self.drop_path
-        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep) / keep
+        return x + gamma2 * self.fc2(self.fc1(h, gelu=True))
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift, with a layer norm that has no weights of its own."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+    """LN(x) (1 + scale) + shift, with a layer norm that has no weights of its own.
+
+    In the type of the modulation: under autocast a branch is bf16 from here on, while x, to which
+    the branches are added, stays float32.
+    """
+    x = F.layer_norm(x.to(scale.dtype), x.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class VAR(nn.Module, Pretrained):
@@ -225,17 +170,14 @@ class VAR(nn.Module, Pretrained):
         self.start_position = nn.Parameter(torch.empty(1, first, w))
         self.position = nn.Parameter(torch.empty(1, total, w))
         self.level_embedding = nn.Embedding(len(self.schedule), w)
-        self.word = nn.Linear(config.code_channels, w)
+        self.word = Linear(config.code_channels, w)
         # All blocks' modulations come from one product a step, not from one a block.
-        self.modulation = nn.Linear(w, 6 * w * (1 if config.shared_adaln else config.depth))
+        self.modulation = Linear(w, 6 * w * (1 if config.shared_adaln else config.depth))
         if config.shared_adaln:
             self.offsets = nn.Parameter(torch.empty(config.depth, 6, w))
-        self.blocks = nn.ModuleList(
-            Block(config, config.drop_path * i / max(1, config.depth - 1))
-            for i in range(config.depth)
-        )
-        self.head_modulation = nn.Linear(w, 2 * w)
-        self.head = nn.Linear(w, config.vocab_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head_modulation = Linear(w, 2 * w)
+        self.head = Linear(w, config.vocab_size)
         self.register_buffer("mask", self.schedule.mask(), persistent=False)
         self.register_buffer("level_ids", self.schedule.level_ids(), persistent=False)
         self._initialise()
@@ -277,7 +219,7 @@ class VAR(nn.Module, Pretrained):
         gate = F.silu(embedded)
         modulations = self.modulation(gate).unflatten(1, (-1, 6, self.config.width)).transpose(0, 1)
         if self.config.shared_adaln:
-            modulations = modulations + self.offsets[:, None]
+            modulations = modulations + self.offsets[:, None].to(modulations.dtype)
         return start, modulations, self.head_modulation(gate).unflatten(1, (2, -1))
 
     def place(self, part: slice) -> Tensor:
@@ -286,15 +228,39 @@ class VAR(nn.Module, Pretrained):
 
     def logits(self, x: Tensor, head: Tensor) -> Tensor:
         """(B, l, w) and the head's modulation (B, 2, w) -> logits (B, l, V) in float32."""
-        scale, shift = head.unsqueeze(2).unbind(1)
-        return self.head(modulate(x, scale, shift)).float()
+        return self.head(self.before_head(x, head)).float()
 
-    def forward(self, labels: Tensor, teacher_inputs: Tensor) -> Tensor:
+    def before_head(self, x: Tensor, head: Tensor) -> Tensor:
+        """(B, l, w) and the head's modulation (B, 2, w) -> what the head's product reads."""
+        scale, shift = head.unsqueeze(2).unbind(1)
+        return modulate(x, scale, shift)
+
+    def skip_branches(self, modulations: Tensor, draws: Tensor) -> Tensor:
+        """Stochastic depth (Huang et al. 2016): shuts the gates of some branches of some images.
+
+        The chance grows in proportion to depth, from 0 to `drop_path`; gates that stay open grow
+        by 1 / (1 - chance), which keeps the mean.
+
+        Args:
+            modulations: (depth, B, 6, w).
+            draws: (B, 2 depth), uniform in [0, 1).
+        """
+        keep = 1 - torch.linspace(0, self.config.drop_path, len(modulations), device=draws.device)
+        keep = keep[:, None, None]
+        draws = draws.unflatten(1, (-1, 2)).transpose(0, 1)  # (depth, B, 2)
+        gates = modulations[:, :, :2] * ((draws < keep) / keep.clamp(min=1e-3))[..., None]
+        return torch.cat([gates.to(modulations.dtype), modulations[:, :, 2:]], dim=2)
+
+    def forward(
+        self, labels: Tensor, teacher_inputs: Tensor, draws: Tensor | None = None
+    ) -> Tensor:
         """Teacher forcing: logits of all scales at once.
 
         Args:
             labels: (B,) LongTensor in [0, num_classes]; num_classes is the null class.
             teacher_inputs: (B, L - h_1 w_1, C) from `MultiScaleQuantizer.teacher_inputs`.
+            draws: (B, 1 + 2 depth), uniform in [0, 1): what label dropout and drop path go by in
+                training mode; None draws them here.
 
         Returns:
             (B, L, V) float32. In training mode some labels are dropped for the null class; in
@@ -312,16 +278,21 @@ class VAR(nn.Module, Pretrained):
                 f"teacher_inputs have shape {shape}, expected "
                 f"{expected} for {len(labels)} labels and {self.schedule}"
             )
-        if self.training and self.config.label_dropout > 0:
-            dropped = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
+        if self.training:
+            if draws is None:
+                draws = torch.rand(len(labels), 1 + 2 * self.config.depth, device=labels.device)
+            dropped = draws[:, 0] < self.config.label_dropout
             labels = labels.masked_fill(dropped, self.config.num_classes)
         start, modulations, head = self.condition(labels)
+        if self.training and self.config.drop_path > 0:
+            modulations = self.skip_branches(modulations, draws[:, 1:])
         x = torch.cat(
             [start, self.word(teacher_inputs.to(self.word.weight)).to(start.dtype)], dim=1
         )
         x = x + self.place(slice(0, total))
+        parts = spans(self.schedule, self.mask)
         for block, modulation in zip(self.blocks, modulations):
-            x = block(x, modulation, self.mask)
+            x = block(x, modulation, parts)
         return self.logits(x, head)
 
     def step(self, k: int, x: Tensor, modulations: Tensor, head: Tensor, cache: KVCache) -> Tensor:
@@ -335,11 +306,21 @@ class VAR(nn.Module, Pretrained):
         Returns:
             (B, h_k w_k, V) float32 logits of r_k.
         """
+        return self.logits(self.advance(k, x, modulations, cache), head)
+
+    def advance(self, k: int, x: Tensor, modulations: Tensor, cache: KVCache) -> Tensor:
+        """`step` without the head: (B, h_k w_k, w) -> (B, h_k w_k, w)."""
         part = self.schedule.slices[k]
         x = x + self.place(part)
         for i, (block, modulation) in enumerate(zip(self.blocks, modulations)):
             x = block(x, modulation, None, cache, i, part)
-        return self.logits(x, head)
+        return x
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; training drops the copy made for sampling."""
+        if mode:
+            forget(self)
+        return super().train(mode)
 
     def check_labels(self, labels: Tensor) -> Tensor:
         """Returns `labels` on this model's device, or raises a ValueError naming what is wrong."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import engine
 from ..cli import nearest, parse
-from ..data import SUBSETS, load_images
+from ..data import class_names as known_names
 from ..pretrained import read_json, resolve_folder
 from ..sampler import inpaint as redraw
 from ..sampler import sample as draw
@@ -69,12 +69,11 @@ def class_names(folder: Path, var: VAR, tok: MultiScaleVQVAE) -> tuple[str, ...]
     data = bed(tok)
     if (folder / "run.json").exists():
         data = read_json(folder / "run.json").get("config", {}).get("data", data)
-    data = next((small for small, (full, _) in SUBSETS.items() if full == data), data)
     try:
-        classes = load_images(data, "test", limit=1).classes
-    except ValueError:  # trained on data that is not on this machine: numbers still do
+        classes = known_names(data)
+    except (ValueError, OSError):  # damaged or out of reach by now: numbers still do
         return ()
-    return tuple(classes) if len(classes) == var.config.num_classes else ()
+    return classes if len(classes) == var.config.num_classes else ()
 
 
 def bed(tok: MultiScaleVQVAE) -> str:

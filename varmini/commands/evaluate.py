@@ -1,24 +1,31 @@
-"""`varmini evaluate ...` and `varmini data`: what ends in numbers."""
+"""`varmini evaluate ...`: what ends in numbers."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from .. import engine
-from ..classifier import Classifier
+from .. import distributed, engine, npz
 from ..cli import parse
-from ..data import EMBEDDED, KNOWN, NAMES, SUBSETS, find_parquet, load_images
+from ..data import in_order, load_images
+from ..fid import Reference, load_reference, measure, reference_of, to_channels_first
+from ..judges import Judge, load_judge
+from ..lazy import LazyImages
+from ..metrics import check_samples
+from ..metrics import evaluate_tokenizer as measure_tokenizer
 from ..pretrained import write_atomic
-from ..sources import parquet_files
+from ..sampling_run import Draw, draw_samples, weights_mark
 from ..tokenizer import MultiScaleVQVAE
 from .draw import bed, load_pair
+
+Flat = tyro.conf.arg(name="")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -82,36 +89,54 @@ def _csv(path: Path) -> Path:
     return path
 
 
-def load_classifier(name: str | None, channels: int) -> Classifier:
-    """The judging classifier; None means the shipped "cifar10" for colour, "fashion" for grey.
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, on which images."""
 
-    Raises:
-        ValueError: when it is unknown or reads images with another number of channels.
-    """
-    name = name or ("cifar10" if channels == 3 else "fashion")
-    classifier = Classifier.from_pretrained(name).to(engine.device())
-    if classifier.config.image_channels != channels:
-        raise ValueError(
-            f"classifier {name!r} reads {classifier.config.image_channels} channels, "
-            f"the tokenizer draws {channels}: name a fitting --classifier"
-        )
-    return classifier
+    data: str | None = None
+    """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
+    classifier: str | None = None
+    """Judge: "inception" (FID; needs the extra [metrics]), a shipped name or a folder; None:
+    "inception" above 64 pixels if it can be had, else the shipped "cifar10" or "fashion"."""
+    limit: int | None = None
+    """So many real images, evenly spaced over the set; None: all."""
+    batch_size: int = 250
+    """Images worked on together."""
+    workers: int = 0
+    """Processes that decode images; sets in memory need none."""
+
+
+def _judge(o: Judging, tok: MultiScaleVQVAE) -> Judge:
+    if o.batch_size < 1:
+        raise ValueError(f"--batch-size is {o.batch_size}, expected at least 1")
+    judge, line = load_judge(o.classifier, tok.config.image_channels, tok.image_size[0])
+    if line:
+        _warn(line)
+    return judge
+
+
+def _warn(line: str) -> None:
+    print(f"varmini: warning: {' '.join(line.split())}", file=sys.stderr)
+
+
+def _real_images(o: Judging, tok: MultiScaleVQVAE, split: str = "test") -> Any:
+    """Images as the tokenizer reads them, from the centre; ValueError when their size differs."""
+    data = o.data or bed(tok)
+    dataset = load_images(
+        data, split, limit=o.limit, size=tok.image_size[0], channels=tok.config.image_channels
+    )
+    if isinstance(dataset, LazyImages):
+        dataset.train = False  # a reference is measured on centre crops
+    return dataset
 
 
 @dataclass(frozen=True)
 class EvaluateTokenizer:
     """Measures reconstructions of test images; appends a row to a CSV file."""
 
+    judging: Annotated[Judging, Flat] = Judging()
     tokenizer: str = "cifar10"
     """Tokenizer: a shipped name, a folder, or a hub id."""
-    data: str | None = None
-    """Data set: a bed's name or a folder; None: the embedded set with as many channels."""
-    classifier: str | None = None
-    """Judge: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
-    limit: int | None = None
-    """So many test images, evenly spaced over the set; None: all."""
-    batch_size: int = 250
-    """Images encoded together."""
     out: Path = Path("out/evaluation-tokenizer.csv")
     """CSV file that gets a row more."""
 
@@ -121,149 +146,160 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     o = parse(EvaluateTokenizer, args, prog)
     _csv(o.out)
     tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(engine.device())
-    dataset = _test_images(o.data, tok, o.limit)
-    judge = load_classifier(o.classifier, tok.config.image_channels)
-    from ..metrics import evaluate_tokenizer as measure
-
+    judge = _judge(o.judging, tok)
+    dataset = _real_images(o.judging, tok)
+    check_samples(len(dataset), judge.features, f"{dataset.name}, test")
     with engine.autocast():
-        results = measure(tok, dataset, judge, o.batch_size)
-    report(
-        o.out,
-        {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": _name(o, judge)},
-        results,
-    )
+        results = measure_tokenizer(
+            tok,
+            dataset,
+            judge,
+            o.judging.batch_size,
+            o.judging.workers,
+            knows_labels=judge.classes == len(dataset.classes),
+        )
+    figures = judge.name_figures(results)
+    if "fid" in figures:  # of reconstructions, the field says
+        figures["rfid"] = figures.pop("fid")
+    about = {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": judge.about}
+    report(o.out, about, figures)
     print(f"wrote {o.out}")
-
-
-def _name(options: Any, judge: Classifier) -> str:
-    return options.classifier or ("cifar10" if judge.config.image_channels == 3 else "fashion")
-
-
-def _test_images(data: str | None, tok: MultiScaleVQVAE, limit: int | None) -> Any:
-    return load_images(
-        data or bed(tok),
-        "test",
-        limit=limit,
-        size=tok.image_size[0],
-        channels=tok.config.image_channels,
-    )
 
 
 @dataclass(frozen=True)
 class EvaluateSamples:
-    """Draws samples of every class and compares them with test images; a CSV row for each --cfg."""
+    """Draws samples of every class and compares them with real images; a CSV row for each --cfg.
 
+    The same command goes on with a stopped draw; torchrun shares it among processes. The field's
+    protocol: 50 samples a class of ImageNet against ADM's reference file.
+    """
+
+    judging: Annotated[Judging, Flat] = Judging()
     var: str = "cifar10"
     """Transformer: a shipped name, a folder, or a hub id."""
     tokenizer: str | None = None
     """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
-    data: str | None = None
-    """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
-    classifier: str | None = None
-    """Judge: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
-    per_class: int = 100
-    """Samples a class; the distances are comparable only between equal numbers."""
-    cfg: tuple[float, ...] = (0.0, 1.5, 3.0)
+    per_class: int | None = None
+    """Samples a class; None: 50 for 1,000 classes and more, else 100. Distances are comparable only
+    between equal numbers."""
+    cfg: tuple[float, ...] = (1.5,)
     """Guidance at the last scale, one evaluation each."""
     top_k: int = 900
     """Draw from the so many likeliest tokens; 0: all."""
     top_p: float = 0.96
     """Draw from the likeliest tokens that hold this share of the probability; 0 or 1: all."""
     seed: int = 0
-    """The same seed gives the same pictures."""
-    limit: int | None = None
-    """So many real images, evenly spaced over the set; None: all."""
-    batch_size: int = 250
-    """Images drawn together."""
+    """The same seed gives the same pictures; every picture has its own random numbers."""
+    candidates: int = 1
+    """Rejection sampling (-re): draw so many for each sample and keep the one whose class the
+    rejector is surest of, a share of 1 / candidates; 1: no rejection."""
+    rejector: str | None = None
+    """Who rejects: "torchvision:<network>", a shipped classifier or a folder; not the judge."""
+    reference: Path | None = None
+    """.npz file with mu and sigma (pytorch-fid, ADM), images arr_0, or both; None: the test images
+    of --data."""
+    split: Literal["train", "test"] = "test"
+    """Part of --data that is the reference."""
+    save_reference: Path | None = None
+    """.npz file to keep the reference's statistics in, for --reference."""
+    samples: Path = Path("out/samples")
+    """Folder that gets a folder for each draw, with samples.npz for the ADM evaluator."""
+    png: bool = False
+    """Also write every sample as a PNG file."""
     out: Path = Path("out/evaluation-samples.csv")
     """CSV file that gets the rows."""
+
+
+def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Judge | None:
+    if o.candidates == 1 and o.rejector is None:
+        return None
+    if o.candidates < 2 or o.rejector is None:
+        raise ValueError(
+            f"--candidates is {o.candidates} and --rejector {o.rejector}: rejection needs at least "
+            f"2 candidates and a classifier"
+        )
+    rejector, _ = load_judge(o.rejector, channels, 0)
+    if rejector.classes != classes:
+        raise ValueError(
+            f"rejector {o.rejector!r} tells {rejector.classes} classes apart, the model draws "
+            f"{classes}: name a fitting --rejector"
+        )
+    return rejector
+
+
+def _reference(o: EvaluateSamples, judge: Judge, tok: MultiScaleVQVAE) -> Callable[[], Reference]:
+    """What makes the reference. Files are read and counts checked now, images are seen later."""
+    if o.reference is not None:
+        loaded = load_reference(o.reference, judge, o.judging.batch_size)
+        return lambda: loaded
+    dataset = _real_images(o.judging, tok, o.split)
+    name = f"{len(dataset)} {o.split} images of {dataset.name}"
+    check_samples(len(dataset), judge.features, name)
+    if isinstance(dataset, LazyImages):
+        name += ", shorter side 1.125 x size, centre"
+
+    def compute() -> Reference:
+        stream = in_order(dataset, o.judging.batch_size, o.judging.workers)
+        return reference_of(judge, (images for images, _ in stream), len(dataset), name)
+
+    return compute
 
 
 def evaluate_samples(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate samples`."""
     o = parse(EvaluateSamples, args, prog)
     _csv(o.out)
-    var, tok, _ = load_pair(o.var, o.tokenizer)
-    judge = load_classifier(o.classifier, tok.config.image_channels)
-    dataset = _test_images(o.data, tok, o.limit)
-    from ..metrics import evaluate_samples as measure
-
-    for cfg in engine.progress(o.cfg, "guidance"):
-        with engine.autocast():
-            results = measure(
-                var,
-                tok,
-                dataset,
-                judge,
-                per_class=o.per_class,
+    distributed.start()
+    main, judge, reference = distributed.is_main(), None, None
+    with distributed.together():  # what is wrong is told once, and before any long work
+        var, tok, _ = load_pair(o.var, o.tokenizer)
+        classes, channels = var.config.num_classes, tok.config.image_channels
+        per_class = o.per_class if o.per_class is not None else 50 if classes >= 1000 else 100
+        rejector = _rejector(o, channels, classes)
+        models = (weights_mark(var), weights_mark(tok), classes, per_class)
+        draws = [
+            Draw(
+                *models,
                 cfg=cfg,
-                seed=o.seed,
                 top_k=o.top_k,
                 top_p=o.top_p,
-                batch_size=o.batch_size,
+                seed=o.seed,
+                candidates=o.candidates,
+                rejector=rejector.about if rejector else "",
+                precision=str(engine.precision()),
             )
-        report(o.out, {"var": o.var, "data": dataset.name, "classifier": _name(o, judge)}, results)
-    print(f"wrote {o.out}")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Lists the data sets and where each was found; with names or folders, their classes."""
-
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Sets to open and to count, class by class."""
-    root: Path | None = None
-    """Folder with the full sets' parquet files; None: $VARMINI_DATA, then the hub."""
-
-
-def data(args: Sequence[str], prog: str) -> None:
-    """`varmini data`."""
-    o = parse(Data, args, prog)
-    if o.names:
-        for name in o.names:
-            _describe(name, o.root)
-        return
-    rows = [("name", "train", "test", "images", "found")]
-    for name, (full, folder) in SUBSETS.items():
-        counts = [_rows(parquet_files(EMBEDDED / folder, (s,))) for s in ("train", "test")]
-        found = f"in data/{folder}" if counts[0] else "missing: run from a checkout"
-        rows.append((name, *counts, _shape(full), found))
-    for name, known in KNOWN.items():
-        files = [find_parquet(name, split, o.root) for split in ("train", "test")]
-        place = f"in {files[0][0].parent}" if files[0] else f"not here; from the hub: {known.hub}"
-        rows.append((name, *map(_rows, files), _shape(name), place))
-    rows.append(("imagenet", "", "", "3 channels", "from the hub: imagenet-1k, or --root FOLDER"))
-    widths = [max(len(str(row[i])) for row in rows) for i in range(4)]
-    for row in rows:
-        print("  ".join(f"{value!s:<{w}}" for value, w in zip(row, [*widths, 0])).rstrip())
-    print(
-        "Any folder with one folder of pictures per class, or with parquet files, works too: "
-        "varmini data FOLDER"
-    )
-
-
-def _shape(name: str) -> str:
-    known = KNOWN[name]
-    side = known.size + 2 * known.padding
-    return f"{known.channels}x{side}x{side}"
-
-
-def _rows(files: Sequence[Path]) -> int | str:
-    """Rows of parquet files, from their footers alone."""
-    from pyarrow.parquet import ParquetFile
-
-    return sum(ParquetFile(file).metadata.num_rows for file in files) or ""
-
-
-def _describe(name: str, root: Path | None) -> None:
-    import numpy as np
-
-    for split in ("train", "test"):
-        dataset = load_images(name, split, root=root if name in NAMES else None)
-        counts = np.bincount(np.asarray(dataset.labels), minlength=len(dataset.classes))
-        print(
-            f"{dataset.name}, {split}: {len(dataset)} images of {dataset.channels} channels, "
-            f"{dataset.size} pixels a side, {len(dataset.classes)} classes"
+            for cfg in o.cfg
+        ]
+        if main:
+            judge = _judge(o.judging, tok)
+            check_samples(classes * per_class, judge.features, f"--per-class {per_class}")
+            reference = _reference(o, judge, tok)
+            if rejector and rejector.about == judge.about:
+                _warn("the judge itself rejects, so its figures flatter: name another --rejector")
+    files = [
+        draw_samples(
+            var,
+            tok,
+            draw,
+            o.samples,
+            batch_size=o.judging.batch_size,
+            reject=(lambda x: rejector(x)[1]) if rejector else None,
+            png=o.png,
         )
-        for label, (number, title) in enumerate(zip(counts, dataset.classes)):
-            print(f"  {label:>4}  {title:<20} {number}")
+        for draw in draws
+    ]
+    if not main:
+        return
+    known = reference()
+    if o.save_reference is not None:
+        known.save(o.save_reference, judge)
+        print(f"wrote {o.save_reference}")
+    for draw, file in zip(draws, files):
+        images = (to_channels_first(x) for x in npz.read_images(file, o.judging.batch_size))
+        results = measure(judge, images, draw.labels, known, num_classes=classes, seed=draw.seed)
+        about = {"var": o.var, "network": judge.about, "reference": known.about}
+        about |= {k: getattr(draw, k) for k in ("per_class", "cfg", "seed", "top_k", "top_p")}
+        about |= {"candidates": draw.candidates, "rejector": draw.rejector}
+        report(o.out, about, results)
+        print(f"wrote {file}")
+    print(f"wrote {o.out}")

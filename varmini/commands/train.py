@@ -75,7 +75,11 @@ def _training_options(cls: type, stage: str, args: Sequence[str], prog: str, usu
 
 
 def _name_files(folder: Path) -> None:
-    """The last lines of a training: what lies in its folder."""
+    """The last lines of a training: what lies in its folder. Under torchrun one process tells."""
+    from ..distributed import is_main
+
+    if not is_main():
+        return
     print(f"wrote {folder}:")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:.1f} MB")
@@ -103,6 +107,26 @@ def train_classifier(args: Sequence[str], prog: str) -> None:
     from ..train_classifier import train
 
     _name_files(train(o.config, o.out, overwrite=o.overwrite))
+
+
+@dataclass(frozen=True)
+class Consolidate:
+    """Makes the model of a run's newest checkpoint: config.json and model.safetensors.
+
+    A run that ends does this itself; this is for one that was stopped or still goes on. The weights
+    are the averaged ones. One process does it, on a CPU, also where FSDP2 split the run over many.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+
+
+def consolidate(args: Sequence[str], prog: str) -> None:
+    """`varmini consolidate`."""
+    o = parse(Consolidate, args, prog)
+    from ..consolidate import consolidate as make
+
+    _name_files(make(o.run))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""The mistakes of assignment 3: what becomes of the solution, and which check must say so."""
+
+from .proof import Mutant
+
+RAMP = "t = cfg * k / (num_scales - 1)"
+MIX = "return (1 + t) * cond - t * uncond"
+NUCLEUS = "goes = p.cumsum(-1) - p >= top_p"
+SAMPLE_NEXT = """codes)
+        if k + 1 < len(model.sizes):
+            x = model.next_input(k + 1, f_hat)"""
+SAMPLE_FILTER = """logits = keep_top_p(keep_top_k(logits, top_k), top_p)
+        tokens.append"""
+SAMPLE_GUIDE = f"""logits = guide(*model.logits(k, x), k, len(model.sizes), cfg)
+        {SAMPLE_FILTER}"""
+FORCE = "mixed.append(torch.where(keep, tokens[k], drawn))"
+
+MUTANTS = [
+    Mutant("guidance constant instead of a ramp", "guide", "ramp-missing", RAMP, "t = cfg"),
+    Mutant("ramp divided by K", "guide", "ramp-over-K", RAMP, "t = cfg * k / num_scales"),
+    Mutant("ramp counted from one", "guide", "ramp-from-one", RAMP,
+           "t = cfg * (k + 1) / num_scales"),
+    Mutant("guidance sign", "guide", "guidance-sign", MIX,
+           "return (1 - t) * cond + t * uncond"),
+    Mutant("cond and uncond swapped", "guide", "guidance-swapped", MIX,
+           "return (1 + t) * uncond - t * cond"),
+    Mutant("the other papers' guidance", "guide", "guidance-standard", MIX,
+           "return uncond + t * (cond - uncond)"),
+    Mutant("top-k keeps one too many", "keep_top_k", "top-k-one-more",
+           "logits.topk(top_k).values", "logits.topk(top_k + 1).values"),
+    Mutant("top-k rules out with zero", "keep_top_k", "zero-for-minus-infinity",
+           "logits < least, float(\"-inf\")", "logits < least, 0.0"),
+    Mutant("top-p off by one: too few", "keep_top_p", "top-p-one-less",
+           NUCLEUS, "goes = p.cumsum(-1) > top_p"),
+    Mutant("top-p off by one: too many", "keep_top_p", "top-p-one-more", NUCLEUS,
+           "goes = F.pad(p.cumsum(-1) - p >= top_p, (1, -1), value=False)"),
+    Mutant("top-p without sorting", "keep_top_p", "top-p-unsorted",
+           "p, order = logits.softmax(-1).sort(-1, descending=True)",
+           "p, order = logits.softmax(-1), torch.arange(logits.shape[-1]).expand_as(logits)"),
+    Mutant("top-p from the least likely", "keep_top_p", "top-p-unlikely",
+           "descending=True", "descending=False"),
+    Mutant("draw takes the likeliest", "draw", "draw-greedy",
+           "return (cumulative <= uniform[..., None]).sum(-1)", "return logits.argmax(-1)"),
+    Mutant("draw off by one", "draw", "draw-one-before",
+           "(cumulative <= uniform[..., None]).sum(-1)",
+           "(cumulative <= uniform[..., None]).sum(-1) - 1"),
+    Mutant("draw counts from the end", "draw", "draw-from-the-end",
+           "<= uniform[..., None]", "<= 1 - uniform[..., None]"),
+    Mutant("smoothing: temperature constant", "smooth", "tau-constant",
+           "max(0.27 * (1 - 0.95 * rho), 0.005)", "0.27"),
+    Mutant("smoothing: factor 1 + rho missing", "smooth", "rho-missing", "logits * (1 + rho)",
+           "logits"),
+    Mutant("smoothing: noise missing", "smooth", "noise-missing", " + noise", ""),
+    Mutant("smoothing: noise not divided", "smooth", "noise-outside-tau",
+           "((logits * (1 + rho) + noise) / tau)", "(logits * (1 + rho) / tau + noise)"),
+    Mutant("smoothing: hard choice", "smooth", "hard-choice", "return weights @ codebook",
+           "return codebook[weights.argmax(-1)]"),
+    Mutant("next input from one map", "sample", "next-from-one-map", SAMPLE_NEXT,
+           SAMPLE_NEXT.replace("f_hat)", "model.contribution(k, codes))")),
+    Mutant("f_hat starts anew at each scale", "sample", "sum-restarts",
+           "f_hat = f_hat + model.contribution(k, codes)", "f_hat = model.contribution(k, codes)"),
+    Mutant("no guidance in the loop", "sample", "conditional-only", SAMPLE_GUIDE,
+           "logits = model.logits(k, x)[0]\n        " + SAMPLE_FILTER),
+    Mutant("filter before guidance", "sample", "filter-before-guidance", SAMPLE_GUIDE,
+           "both = [keep_top_p(keep_top_k(one, top_k), top_p) for one in model.logits(k, x)]\n"
+           "        logits = guide(*both, k, len(model.sizes), cfg)\n        tokens.append"),
+    Mutant("top-p before top-k", "sample", "top-p-first", SAMPLE_FILTER,
+           "logits = keep_top_k(keep_top_p(logits, top_p), top_k)\n        tokens.append"),
+    Mutant("keep maps inverted", "keep_maps", "keep-inverted", "(~mask).float()", "mask.float()"),
+    Mutant("keep maps by nearest pixel", "keep_maps", "keep-nearest",
+           "mode=\"bilinear\"", "mode=\"nearest\""),
+    Mutant("small maps not forced", "keep_maps", "small-maps-not-forced",
+           "h * w <= 3", "h * w < 1"),
+    Mutant("half counts as kept", "keep_maps", "keep-ties", "share > 0.5", "share >= 0.5"),
+    Mutant("kept tokens not forced", "inpaint", "kept-not-forced", FORCE, "mixed.append(drawn)"),
+    Mutant("kept tokens forced too late", "inpaint", "forced-too-late",
+           "model.contribution(k, model.codebook[mixed[k]].permute(0, 3, 1, 2))",
+           "model.contribution(k, model.codebook[drawn].permute(0, 3, 1, 2))"),
+    Mutant("the wrong part is forced", "inpaint", "keep-inverted",
+           "torch.where(keep, tokens[k], drawn)",
+           "torch.where(keep & (keep.numel() > 3), drawn, tokens[k])"),
+]  # fmt: skip

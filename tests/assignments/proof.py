@@ -1,0 +1,89 @@
+"""The proof of the grader: every named mistake is caught, every correct solution passes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from varmini.grading.checks import Exam, Result
+from varmini.grading.submission import read_submission
+from varmini.grading.worker import perform
+
+HERE = Path(__file__).parent
+NOTEBOOKS = HERE.parent.parent / "notebooks" / "assignments"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A named mistake: the solution with `old` replaced by `new`, which stands there once."""
+
+    name: str
+    check: str
+    """The check that must catch it."""
+    mistake: str
+    """What that check must call it."""
+    old: str
+    new: str
+
+
+def notebook(assignment: str, folder: Path = NOTEBOOKS) -> Path:
+    """The notebook of an assignment: the students', or the one with solutions in `source`."""
+    (path,) = folder.glob(f"{assignment}_*.ipynb")
+    return path
+
+
+def solution(assignment: str) -> str:
+    """The code of the source notebook, without its markers."""
+    blocks = read_submission(notebook(assignment, NOTEBOOKS / "source"))
+    lines = "\n\n\n".join(source for _, source in blocks).splitlines()
+    return "\n".join(line for line in lines if "### " not in line) + "\n"
+
+
+def mutants(assignment: str) -> list[Mutant]:
+    return importlib.import_module(f"assignments.{assignment}_mutants").MUTANTS
+
+
+def mutate(source: str, mutant: Mutant) -> str:
+    """The solution with one mistake."""
+    assert source.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} is not there once"
+    return source.replace(mutant.old, mutant.new)
+
+
+def alternatives(assignment: str) -> list[Path]:
+    """Other correct solutions."""
+    return sorted((HERE / assignment).glob("*.py"))
+
+
+def cases(assignment: str) -> list[tuple[str, str, str]]:
+    """All of an assignment as (kind, name, source): the solution, alternatives, mistakes."""
+    source = solution(assignment)
+    return [
+        ("solution", "the source notebook", source),
+        *(("alternative", path.stem, path.read_text()) for path in alternatives(assignment)),
+        *(("mistake", mutant.name, mutate(source, mutant)) for mutant in mutants(assignment)),
+    ]
+
+
+def mark(exam: Exam, source: str) -> list[Result]:
+    """Marks source code inside this process: the same checks, without the isolation."""
+    module = sys.modules["submission"] = types.ModuleType("submission")
+    try:
+        exec(compile(source, "submission", "exec", dont_inherit=True), module.__dict__)
+        return exam.mark([perform(module.__dict__, asdict(call)) for call in exam.calls])
+    finally:
+        del sys.modules["submission"]
+
+
+def verdict(results: list[Result]) -> dict[str, Any]:
+    """The columns of the table: points, the checks that failed, what the first one says."""
+    lost = [result for result in results if result.earned < result.points]
+    return {
+        "earned": sum(result.earned for result in results),
+        "points": sum(result.points for result in results),
+        "caught by": " ".join(result.check for result in lost),
+        "named": lost[0].mistake if lost else "",
+    }

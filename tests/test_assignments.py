@@ -1,0 +1,130 @@
+"""The assignments' notebooks: students' versions in step with the sources, no solution in them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from assignments import proof
+
+from varmini.grading import checks
+from varmini.grading.checks import ASSIGNMENTS, Exam, load
+
+sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+import make_assignments
+
+pytestmark = pytest.mark.parametrize("assignment", ASSIGNMENTS)
+
+
+def read(assignment: str, source: bool = False):
+    folder = proof.NOTEBOOKS / "source" if source else proof.NOTEBOOKS
+    return nbformat.read(proof.notebook(assignment, folder), 4)
+
+
+def bare(notebook) -> dict:
+    """A notebook without what running it leaves."""
+    notebook = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def test_the_students_version_is_made_of_the_source(assignment):
+    made = make_assignments.student_version(read(assignment, source=True))
+    assert bare(read(assignment)) == bare(made)
+
+
+def test_no_solution_leaks(assignment):
+    """No line of a solution stands anywhere in the students' file: sources, outputs, metadata."""
+    student, source = read(assignment), read(assignment, source=True)
+    strings = []
+
+    def collect(node):
+        if isinstance(node, str):
+            strings.append(node)
+        elif isinstance(node, dict):
+            [collect(value) for value in node.values()]
+        elif isinstance(node, list):
+            [collect(value) for value in node]
+
+    collect(student)
+    text = "\n".join(strings)
+    lines = make_assignments.solutions(source)
+    assert len(lines) >= 15 and any(lines[0] in cell.source for cell in source.cells)
+    leaked = [line for line in lines if len(line) > 12 and line in text]
+    assert leaked == []
+    assert "SOLUTION" not in text
+    stubs = sum("raise NotImplementedError()" in c.source for c in student.cells[1:])
+    assert stubs == sum("BEGIN SOLUTION" in c.source for c in source.cells)
+
+
+def test_a_marker_without_a_partner_is_an_error(assignment):
+    source = read(assignment, source=True)
+    cell = next(cell for cell in source.cells if "### END SOLUTION" in cell.source)
+    cell.source = cell.source.replace("### END SOLUTION", "")
+    with pytest.raises(ValueError, match="without its partner"):
+        make_assignments.student_version(source)
+
+
+def test_nbgrader_metadata(assignment):
+    """Every function has its solution cell and its check cell, and the points are the grader's."""
+    cells = [c for c in read(assignment, source=True).cells if "nbgrader" in c.metadata]
+    keys = {"grade", "grade_id", "locked", "schema_version", "solution", "task"}
+    for cell in cells:
+        extra = {"points"} if cell.metadata.nbgrader.grade else set()
+        assert set(cell.metadata.nbgrader) == keys | extra
+    ids = [cell.metadata.nbgrader.grade_id for cell in cells]
+    assert len(set(ids)) == len(ids)
+    points: dict[str, int] = {}
+    for check, case in zip(load(assignment).CHECKS, Exam(assignment, 0).cases):
+        points[case[0].function] = points.get(case[0].function, 0) + check.points
+    marked = {
+        cell.source.removeprefix("check(").removesuffix(")"): cell.metadata.nbgrader.points
+        for cell in cells
+        if cell.metadata.nbgrader.grade
+    }
+    assert marked == points and sum(points.values()) == 25
+    for cell in cells:
+        assert cell.metadata.nbgrader.solution == ("BEGIN SOLUTION" in cell.source)
+        skipped = "skip-grading" in cell.metadata.get("tags", [])
+        assert not (skipped and cell.metadata.nbgrader.solution)
+
+
+@pytest.mark.parametrize("source", [False, True])
+def test_executed_top_to_bottom_without_an_error(assignment, source):
+    cells = [c for c in read(assignment, source).cells if c.cell_type == "code"]
+    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
+    total = cells[-1].outputs[0].text
+    assert total == ("25 of 25 points\n" if source else "0 of 25 points\n")
+
+
+def test_small_cells(assignment):
+    lengths = [
+        len(c.source.splitlines())
+        for c in read(assignment, source=True).cells
+        if c.cell_type == "code"
+    ]
+    assert sorted(lengths)[len(lengths) // 2] <= 8 and max(lengths) <= 20
+
+
+def test_hints_quote_what_the_grader_says(assignment):
+    """Each task has hints, and what they quote as the check's words are the check's words."""
+    texts = [c.source for c in read(assignment).cells if c.cell_type == "markdown"]
+    hints = [text for text in texts if text.startswith("<details><summary>Hints")]
+    tasks = {check.task for check in load(assignment).CHECKS}
+    assert [int(re.search(r"task (\d+)", h)[1]) for h in hints] == sorted(tasks)
+    said = " ".join(s for check in load(assignment).CHECKS for s in check.mistakes.values())
+    said += re.sub(r'"\s+f?"', "", Path(checks.__file__).read_text())
+    for hint in hints:
+        for bold in re.findall(r"\*\*(.*?)\*\*", hint):
+            if " says " in bold:
+                quotes = re.findall(r'"([^"]+)"', bold)
+                assert quotes
+                for quote in quotes:
+                    start = re.split(r"[(\d.]", quote)[0].strip()
+                    assert start in said, f"{assignment}: no message says {quote!r}"

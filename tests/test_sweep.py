@@ -1,0 +1,210 @@
+"""The sweep in a tiny world: rows, resuming after a kill, laws and the command."""
+
+import pytest
+import torch
+from tiny import make_tokenizer
+
+from varmini import VAR, cli, engine, sweep
+from varmini.data import ImageSet
+from varmini.results import read_rows, write_rows
+from varmini.scaling import exact_parameters, var_training_flops
+from varmini.sweep import Sweep, laws, run_sweep
+
+SHAPE = dict(sizes=(1, 2), vocab_size=24)
+
+
+class Killed(BaseException):
+    """Ends a loop without any clean-up of its own, as SIGKILL would."""
+
+
+def image_set(name, split, *options):
+    count = 24 if split == "train" else 6
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"), "toy")
+
+
+@pytest.fixture(autouse=True)
+def tiny_world(monkeypatch):
+    monkeypatch.setenv("VARMINI_PRECISION", "float32")
+    engine.precision.cache_clear()
+    monkeypatch.setattr(sweep, "fitted", image_set)
+    yield
+    engine.precision.cache_clear()
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    folder = make_tokenizer(**SHAPE).save_pretrained(tmp_path / "tokenizer")
+    return Sweep(depths=(1, 2, 3), unit=8, seeds=(0, 1), images=24, batch_size=4, lr=1e-2,
+                 points=2, held_out=5, data="toy", tokenizer=str(folder))  # fmt: skip
+
+
+def without_times(rows):
+    free = ("seconds", "date", "command")
+    return [{k: v for k, v in row.items() if k not in free} for row in rows]
+
+
+WHOLE = {}
+
+
+@pytest.fixture
+def whole(tiny, tmp_path_factory):
+    """(rows, runs) of an uninterrupted sweep, made once."""
+    if not WHOLE:
+        out = tmp_path_factory.mktemp("whole")
+        WHOLE["runs"] = out / "runs"
+        WHOLE["rows"] = read_rows(run_sweep(tiny, out / "runs", out / "sweep.csv"))
+    return WHOLE["rows"], WHOLE["runs"]
+
+
+def test_every_size_seed_and_moment_has_its_row(whole):
+    rows, out = whole
+    assert [(r["depth"], r["seed"], r["images"]) for r in rows] == [
+        (d, s, i) for d in (1, 2, 3) for s in (0, 1) for i in (12, 24)
+    ]
+    for row in rows:
+        model = VAR.from_pretrained(out / f"d{row['depth']}-s{row['seed']}")
+        config = model.config
+        assert (row["width"], row["heads"]) == (config.width, config.heads)
+        assert config.width == 8 * row["depth"] and config.heads == row["depth"]
+        assert row["parameters"] == exact_parameters(config)
+        assert row["n"] == sum(
+            p.numel() for name, p in model.named_parameters()
+            if name.startswith(("blocks", "modulation"))
+        )  # fmt: skip
+        assert row["flops"] == row["images"] * var_training_flops(config)
+        assert 0 < row["loss"] < 10 and 0 <= row["error_last"] <= 1
+        assert row["commit"] and row["hardware"] and row["held_out"] == 5
+    by_seed = [[r["loss"] for r in rows if r["seed"] == s] for s in (0, 1)]
+    assert all(a != b for a, b in zip(*by_seed))
+    assert len({r["lr"] for r in rows}) == 3  # flat within a run, one for each size
+
+
+@pytest.mark.parametrize("step", [2, 15])
+def test_a_killed_sweep_goes_on_where_it_was(tiny, whole, tmp_path, monkeypatch, step):
+    out, csv, seen = tmp_path / "killed", tmp_path / "killed.csv", []
+    loss = sweep.var_loss
+
+    def count(*args):
+        seen.append(1)
+        if len(seen) == step:
+            raise Killed
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "var_loss", count)
+        with pytest.raises(Killed):
+            run_sweep(tiny, out, csv)
+    finished = len(read_rows(csv)) if csv.exists() else 0
+    assert finished == (step - 1) // 6 * 2
+    seen.clear()
+    monkeypatch.setattr(sweep, "var_loss", lambda *args: seen.append(1) or loss(*args))
+    run_sweep(tiny, out, csv)
+    assert len(seen) == 36 - (step - 1) // 6 * 6  # finished runs take no step again
+    assert without_times(read_rows(csv)) == without_times(whole[0])
+    seen.clear()
+    run_sweep(tiny, out, csv)
+    assert not seen
+
+
+def test_the_token_maps_are_made_once_and_can_be_another_runs(tiny, tmp_path, monkeypatch):
+    one = Sweep(**{**vars(tiny), "depths": (1,), "seeds": (0,)})
+    run_sweep(one, tmp_path / "a", tmp_path / "a.csv")
+
+    def refuse(self, images):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr("varmini.tokenizer.MultiScaleVQVAE.encode", refuse)
+    run_sweep(one, tmp_path / "b", tmp_path / "b.csv", tokens=tmp_path / "a" / "tokens")
+    a, b = (without_times(read_rows(tmp_path / f"{name}.csv")) for name in "ab")
+    assert a == b
+
+
+def test_another_sweep_does_not_go_on_in_the_folder(tiny, tmp_path):
+    one = Sweep(**{**vars(tiny), "depths": (1,), "seeds": (0,)})
+    run_sweep(one, tmp_path / "runs", tmp_path / "a.csv")
+    other = Sweep(**{**vars(one), "unit": 16})
+    with pytest.raises(ValueError, match=r"started with .*width=8, not .*16|choose another --out"):
+        run_sweep(other, tmp_path / "runs", tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(depths=()), "depths is empty"),
+        (dict(depths=(2, 2)), r"depths are \(2, 2\), expected each only once"),
+        (dict(depths=(0, 1)), "depths holds 0"),
+        (dict(seeds=()), "seeds is empty"),
+        (dict(unit=0), "unit holds 0"),
+        (dict(images=3), "expected at least a batch"),
+        (dict(lr=0.0), "lr is 0"),
+    ],
+)
+def test_bad_sweeps_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep(**options)
+
+
+# ----------------------------------------------------------------------------------------- the laws
+
+
+def sweep_rows(bend=0.0):
+    """Seven sizes, two seeds, two moments of a world whose laws are known."""
+    rows = []
+    for depth in range(1, 8):
+        n = 10_000 * depth**3
+        for seed in (0, 1):
+            for images in (500, 1000):
+                noise = 1 + 0.0005 * (-1) ** (seed + depth)
+                loss = (2.5e-9 * n) ** (-0.05) * (1000 / images) ** 0.1 * noise
+                loss *= 1 + bend * (depth - 4) ** 2
+                rows.append({"depth": depth, "n": n, "seed": seed, "images": images,
+                             "flops": 6.0 * n * images, "loss": loss, "loss_last": 1.1 * loss,
+                             "error": 0.9 * loss, "error_last": 0.95 * loss})  # fmt: skip
+    return rows
+
+
+def test_the_laws_of_a_known_world_are_found():
+    found = {(r["measure"], r["over"]): r for r in laws(sweep_rows(), draws=100)}
+    assert len(found) == 8
+    row = found["loss", "n"]
+    assert row["b"] == pytest.approx(-0.05, abs=1e-3) and row["points"] == 14
+    assert row["a"] == pytest.approx(2.5, rel=0.1) and row["b_low"] <= row["b"] <= row["b_high"]
+    assert row["pearson"] < -0.999 and abs(row["miss"]) < 0.002 and abs(row["curvature"]) < 1e-3
+    assert row["paper_b"] == -0.20 and row["images"] == 1000
+    assert found["error_last", "n"]["b"] == pytest.approx(-0.05, abs=1e-3)
+    assert found["loss", "c"]["points"] < 28  # the frontier alone
+
+
+def test_a_bend_shows():
+    row = {(r["measure"], r["over"]): r for r in laws(sweep_rows(0.01), draws=100)}["loss", "n"]
+    assert row["curvature"] > 0.002 and row["largest_residual"] > 0.01
+    assert row["miss"] < -0.01  # the law promises more than the largest size holds
+
+
+def test_the_command_trains_fits_and_says_so(tiny, tmp_path, capsys):
+    out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
+    args = ["scaling", "--depths", "1", "2", "3", "--unit", "8", "--seeds", "0", "--images", "24",
+            "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
+            "--lr", "1e-6", "--tokenizer", tiny.tokenizer,
+            "--out", str(out), "--csv", str(csv)]  # fmt: skip
+    assert cli.main(args) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" N)^") == 4 and "wrote" in printed
+    assert len(read_rows(csv)) == 6 and len(read_rows(csv.with_name("laws.csv"))) >= 4
+    assert cli.main([*args[:-4], "--out", str(csv)]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_tables_come_back_as_they_went(tmp_path):
+    rows = [{"a": 1, "b": 0.5, "c": "x, y"}, {"a": 2, "d": "z"}]
+    path = write_rows(tmp_path / "deep" / "t.csv", rows)
+    assert read_rows(path) == rows
+    with pytest.raises(ValueError, match="nothing was measured"):
+        write_rows(path, [])
+    assert read_rows(path) == rows
+    path.write_bytes(b"\xff\xfe\x00")
+    for broken in (path, tmp_path / "none.csv"):
+        with pytest.raises(ValueError, match="cannot be read as CSV"):
+            read_rows(broken)

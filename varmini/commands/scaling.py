@@ -1,0 +1,46 @@
+"""`varmini scaling`: the sweep over sizes, and the laws that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..cli import parse
+from ..results import read_rows, write_rows
+from ..sweep import Sweep, laws, run_sweep
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Trains one recipe at many sizes and fits power laws. Stopped or killed, it goes on again."""
+
+    sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    out: Path = Path("runs/scaling")
+    """Folder of the runs, one folder each."""
+    csv: Path = Path("results/scaling/sweep.csv")
+    """Table of all measurements; the fits go beside it, to laws.csv."""
+    tokens: Path | None = None
+    """Folder of token maps to copy from, for example runs/cifar10/var/tokens."""
+
+
+def scaling(args: Sequence[str], prog: str) -> None:
+    """`varmini scaling`."""
+    o = parse(Scaling, args, prog, Scaling(sweep=Sweep()))
+    rows = read_rows(run_sweep(o.sweep, o.out, o.csv, o.tokens))
+    if len(o.sweep.depths) < 3:
+        print(f"wrote {o.csv}; laws need at least three sizes")
+        return
+    fits = laws(rows)
+    for law in fits:
+        x = {"n": "N", "c": "C"}[law["over"]]
+        print(
+            f"{law['measure']:<10} = ({law['a']:.3g} {x})^{law['b']:.4f}  "
+            f"[{law['b_low']:.4f}, {law['b_high']:.4f}]  r = {law['pearson']:.4f}  "
+            f"largest size missed by {100 * law['miss']:+.2f} %"
+        )
+    print("N in billions of parameters, C in PFlops of training, as in the paper")
+    print(f"wrote {o.csv} and {write_rows(o.csv.with_name('laws.csv'), fits)}")

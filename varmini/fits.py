@@ -1,0 +1,207 @@
+"""Power laws fitted to measurements: L = (a x)^b on log values, with what a reader needs to doubt.
+
+A law is a straight line through (log x, log L). Two points always lie on one, so every fit here
+comes with Pearson's correlation, residuals, bootstrap intervals, a curvature, and the miss of a law
+fitted without the largest size. Source: VAR, section 5.1, equations 8 to 10 (of Kaplan et al.
+2020). Only numpy is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Numbers = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """L = (a x)^b, that is log L = intercept + b log x with intercept = b log a."""
+
+    b: float
+    """The exponent, negative where L falls."""
+    intercept: float
+    """log L at x = 1."""
+    pearson: float
+    """Correlation of log x and log L, in [-1, 1]; nan where L does not vary."""
+    residuals: tuple[float, ...]
+    """log L - log of the law, a point; 0.01 is about 1 %."""
+
+    @property
+    def a(self) -> float:
+        """The scale of x, in 1 / (unit of x); astronomic, or infinite, where b is almost 0."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.intercept / self.b)) if self.b else float("nan")
+
+    def __call__(self, x: Numbers | float) -> np.ndarray:
+        """The law's L at x."""
+        return np.exp(self.intercept + self.b * np.log(np.asarray(x, dtype=float)))
+
+
+def _logs(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"x and y have shapes {x.shape} and {y.shape}, expected two equal (n,)")
+    for name, values in (("x", x), ("y", y)):
+        bad = values[~(np.isfinite(values) & (values > 0))]
+        if len(bad):
+            raise ValueError(f"{name} holds {bad[0]}, expected positive finite numbers for a log")
+    if len(np.unique(x)) < 2:
+        raise ValueError(f"x holds {len(np.unique(x))} different values, expected at least 2")
+    return np.log(x), np.log(y)
+
+
+def fit_power_law(x: Numbers, y: Numbers) -> PowerLaw:
+    """Least squares of log y on log x; every point counts alike.
+
+    Args:
+        x: (n,) positive: parameters, or compute.
+        y: (n,) positive: loss or error.
+
+    Raises:
+        ValueError: on unequal lengths, values that have no logarithm, or fewer than two sizes.
+    """
+    u, v = _logs(x, y)
+    du, dv = u - u.mean(), v - v.mean()
+    b = float(du @ dv / (du @ du))
+    intercept = float(v.mean() - b * u.mean())
+    spread = np.sqrt((du @ du) * (dv @ dv))
+    pearson = float(du @ dv / spread) if spread > 0 else float("nan")
+    return PowerLaw(b, intercept, pearson, tuple((v - intercept - b * u).tolist()))
+
+
+def curvature(x: Numbers, y: Numbers) -> float:
+    """How far the points bend away from a line: c of log y = ... + b log x + c (log x)^2.
+
+    0 for a true power law, positive where the gain of larger x flattens out.
+
+    Raises:
+        ValueError: as `fit_power_law`, and with fewer than three sizes.
+    """
+    u, v = _logs(x, y)
+    if len(np.unique(u)) < 3:
+        raise ValueError(f"x holds {len(np.unique(u))} different values, expected at least 3")
+    return float(np.polyfit(u - u.mean(), v, 2)[0])
+
+
+def bootstrap(
+    x: Numbers, y: Numbers, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Intervals of a, b and Pearson's correlation: resampled sizes, and seeds within a size.
+
+    Points of equal x are runs of one size. A draw takes as many sizes as there are, with
+    replacement, and from each as many of its runs, with replacement (a cluster bootstrap); draws
+    that show fewer than two sizes are drawn again.
+
+    Args:
+        draws: resampled fits.
+        level: share of them inside the interval (percentiles).
+
+    Returns:
+        {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
+
+    Raises:
+        ValueError: as `fit_power_law`, and when draws or level is out of range.
+    """
+    if draws < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"draws={draws}, level={level}: expected at least 1, and a share in (0, 1)"
+        )
+    u, v = _logs(x, y)
+    centre = u.mean()
+    u = u - centre
+    sizes, group = np.unique(u, return_inverse=True)
+    random, found = np.random.default_rng(seed), np.empty((0, 3))
+    while len(found) < draws:
+        chosen = random.integers(len(sizes), size=(draws, len(sizes)))
+        weights = np.zeros((draws, len(u)))
+        for g in range(len(sizes)):
+            rows = np.flatnonzero(group == g)
+            picks = (chosen == g).sum(1) * len(rows)
+            weights[:, rows] = random.multinomial(picks, np.full(len(rows), 1 / len(rows)))
+        weights = weights[(chosen != chosen[:, :1]).any(1)]
+        # The same least squares as in `fit_power_law`, with a weight a point, for all draws at once
+        w = weights / weights.sum(1, keepdims=True)
+        mean_u, mean_v = w @ u, w @ v
+        uu, vv, uv = w @ u**2 - mean_u**2, w @ v**2 - mean_v**2, w @ (u * v) - mean_u * mean_v
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            b = uv / uu
+            a = np.exp((mean_v - b * (mean_u + centre)) / b)
+            pearson = np.clip(uv / np.sqrt(uu * np.maximum(vv, 0)), -1, 1)
+        found = np.concatenate([found, np.stack([a, b, pearson], axis=1)])
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(found[:draws], [tail, 100 - tail], axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(("a", "b", "pearson"))}
+
+
+def predict_largest(x: Numbers, y: Numbers) -> dict[str, float]:
+    """A law fitted to all but the largest x, asked for the largest.
+
+    Returns:
+        {"x", "predicted", "measured" (geometric mean over its runs), "miss" = predicted / measured
+        - 1}.
+
+    Raises:
+        ValueError: as `fit_power_law`, for the sizes that are left.
+    """
+    _logs(x, y)
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    largest = x == x.max()
+    predicted = float(fit_power_law(x[~largest], y[~largest])(x.max()))
+    measured = float(np.exp(np.log(y[largest]).mean()))
+    return {
+        "x": float(x.max()),
+        "predicted": predicted,
+        "measured": measured,
+        "miss": predicted / measured - 1,
+    }
+
+
+def envelope(compute: Numbers, loss: Numbers) -> np.ndarray:
+    """The compute-optimal frontier: indices of points that no cheaper or equal point beats.
+
+    Args:
+        compute: (n,) positive, of all sizes and all moments of their training.
+        loss: (n,) positive.
+
+    Returns:
+        (m,) indices in the order of rising compute, with strictly falling loss.
+
+    Raises:
+        ValueError: on unequal lengths or values that have no logarithm.
+    """
+    u, v = _logs(compute, loss)
+    order = np.lexsort((v, u))
+    best = np.minimum.accumulate(v[order])
+    first = np.concatenate([[True], best[1:] < best[:-1]])
+    return order[first]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law as published."""
+
+    measure: str
+    """Column: loss, loss_last, error or error_last."""
+    over: str
+    """"n" for parameters in billions, "c" for compute in PFlops."""
+    a: float
+    b: float
+
+
+PAPER = (
+    Law("loss_last", "n", 2.0, -0.23),
+    Law("loss", "n", 2.5, -0.20),
+    Law("error_last", "n", 490.0, -0.016),
+    Law("error", "n", 650.0, -0.010),
+    Law("loss_last", "c", 2.2e-5, -0.13),
+    Law("loss", "c", 1.5e-5, -0.16),
+    Law("error_last", "c", 0.081, -0.0067),
+    Law("error", "c", 0.044, -0.011),
+)
+"""VAR, section 5.1, figures 5 and 6: twelve sizes from 18M to 2B on ImageNet at 256 pixels."""
+
+BILLION, PFLOP = 1e9, 1e15
+"""The paper's units of N and C."""

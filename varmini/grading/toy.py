@@ -1,0 +1,37 @@
+"""A model small enough to check by hand: what assignment a3's sampler draws from."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+
+class ToyModel:
+    """Stands in for a trained `VAR` and its tokenizer: random weights, but the true interface.
+
+    Attributes:
+        sizes: the grids (h_k, w_k) of the K token maps.
+        codebook: (V, C).
+    """
+
+    def __init__(self, sizes, codebook, start, weight, bias, null):
+        self.sizes = [tuple(size) for size in sizes]
+        self.codebook = codebook
+        self._start, self._weight, self._bias, self._null = start, weight, bias, null
+
+    def logits(self, k, x):
+        """Two tensors (B, h_k w_k, V): logits for the class, and for no class.
+
+        Args:
+            k: the scale, from 0.
+            x: (B, h_k w_k, C) from `next_input`; None at scale 0.
+        """
+        x = self._start if x is None else x
+        return x @ self._weight + self._bias[k], x @ self._null + self._bias[k]
+
+    def contribution(self, k, codes):
+        """What scale k adds to f_hat: codes (B, C, h_k, w_k) -> (B, C, H, W)."""
+        return F.interpolate(codes, size=self.sizes[-1], mode="bicubic") / (1 + 0.3 * k)
+
+    def next_input(self, k, f_hat):
+        """The input of scale k, from f_hat (B, C, H, W) of all scales before: (B, h_k w_k, C)."""
+        return F.interpolate(f_hat, size=self.sizes[k], mode="area").flatten(2).transpose(1, 2)

@@ -1,0 +1,75 @@
+"""Values on their way between the two processes: nested lists, with arrays beside them.
+
+JSON for the shape of the tree, safetensors for the numbers: nothing here can execute. Needs NumPy
+and safetensors only, because the child reads it too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+Tree = Any
+"""None, bool, int, float, str, np.ndarray, or a list, tuple or dict of trees."""
+
+LARGEST = 1 << 22
+"""Bytes that one packed tree may have."""
+
+
+def walk(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
+    """The same tree with `leaf` applied to everything that is not a list, tuple or dict."""
+    if isinstance(tree, list | tuple):
+        return type(tree)([walk(branch, leaf) for branch in tree])
+    if isinstance(tree, dict):
+        return {key: walk(branch, leaf) for key, branch in tree.items()}
+    return leaf(tree)
+
+
+def pack(tree: Tree) -> bytes:
+    """A tree as bytes: the length of its JSON (4 bytes), the JSON, then safetensors."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def shape(branch: Tree) -> Any:
+        if isinstance(branch, np.ndarray):
+            arrays[str(len(arrays))] = np.ascontiguousarray(branch)
+            return {"array": len(arrays) - 1, "shape": branch.shape}
+        if isinstance(branch, list | tuple):
+            return {type(branch).__name__: [shape(item) for item in branch]}
+        if isinstance(branch, dict):
+            return {"dict": {key: shape(item) for key, item in branch.items()}}
+        return branch
+
+    text = json.dumps(shape(tree)).encode()
+    return len(text).to_bytes(4, "big") + text + save(arrays)
+
+
+def unpack(data: bytes) -> Tree:
+    """`pack` undone.
+
+    Raises:
+        ValueError: when the bytes are not what `pack` writes.
+    """
+    if len(data) > LARGEST:
+        raise ValueError(f"{len(data)} bytes, expected at most {LARGEST}")
+    end = 4 + int.from_bytes(data[:4], "big")
+    try:
+        skeleton, arrays = json.loads(data[4:end]), load(data[end:])
+        return _rebuild(skeleton, arrays)
+    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the answer cannot be read ({type(error).__name__})") from None
+
+
+def _rebuild(node: Any, arrays: dict[str, np.ndarray]) -> Tree:
+    if not isinstance(node, dict):
+        return node
+    if "array" in node:
+        return arrays[str(node["array"])].reshape(node["shape"])  # safetensors turns () into (1,)
+    ((kind, content),) = node.items()
+    if kind == "dict":
+        return {key: _rebuild(item, arrays) for key, item in content.items()}
+    return {"list": list, "tuple": tuple}[kind](_rebuild(item, arrays) for item in content)

@@ -1,0 +1,336 @@
+"""The child process: runs a submission, then calls its functions; knows no reference.
+
+Started by `runner.py` as a script, without varmini on the path. It reads one packed job from stdin,
+locks itself in, runs the submission statement by statement, and sends one packed message after
+every step through the pipe that was stdout. `perform` is also what checks in a notebook use.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import contextlib
+import importlib.abc
+import importlib.machinery
+import linecache
+import os
+import re
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path += sys.argv[1:]
+
+import numpy as np
+import torch
+
+if __name__ == "__main__":  # as a script: varmini is not on the path
+    sys.path.insert(0, str(Path(__file__).parent))
+    import lockdown
+    import toy
+    import trees
+
+    del sys.path[0]
+else:
+    from . import toy, trees
+
+ABSENT = ("varmini", "matplotlib", "IPython", "ipywidgets")
+"""Packages that a notebook may import but a grade must not depend on."""
+MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
+LARGEST_ANSWER = 100_000
+
+
+class OutOfTime(BaseException):
+    """A statement or a call took too long; not an Exception, so that `except Exception` passes."""
+
+
+class Stub(types.ModuleType):
+    """Stands in for an absent package: every attribute, call and item of it is a stub again."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Stub:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Stub(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Stub:
+        return self
+
+    def __getitem__(self, key: Any) -> Stub:
+        return self
+
+    def __enter__(self) -> Stub:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def __iter__(self):
+        return iter((self, self))  # figure, axes = plt.subplots()
+
+
+class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answers every import of an absent package with a stub."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name.partition(".")[0] in ABSENT:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> Stub:
+        return Stub(spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        pass
+
+
+# --------------------------------------------------------------------------- running a submission
+
+
+def statements(blocks: list[tuple[str, str]]) -> tuple[list[tuple[str, ast.stmt]], list[str]]:
+    """The top-level statements of all blocks, and a note for every block that is no Python.
+
+    Args:
+        blocks: (label, source), such as ("cell 3", "x = 1").
+    """
+    found, notes = [], []
+    for label, source in blocks:
+        tree = None
+        for text in (source, MAGIC.sub("", source)):  # IPython's %magic and !shell lines
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                tree = ast.parse(text)
+                break
+        if tree is None:
+            try:
+                ast.parse(source)
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                line = getattr(error, "lineno", None)
+                where = f"{label}, line {line}" if line else label
+                notes.append(f"{where}: {type(error).__name__}: {getattr(error, 'msg', error)}")
+            continue
+        linecache.cache[label] = (len(source), None, source.splitlines(True), label)
+        found += [(label, node) for node in tree.body]
+    return found, notes
+
+
+def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
+    """Runs one statement; returns the compiler flags that it switches on for later ones."""
+    code = compile(ast.Module([node], []), label, "exec", flags=flags, dont_inherit=True)
+    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+        for name in node.names:
+            flags |= getattr(__future__, name.name).compiler_flag
+    exec(code, namespace)
+    return flags
+
+
+def blame(error: BaseException) -> dict[str, str]:
+    """What was raised, and the last line of the submission that it went through."""
+    where, trace = "", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name in linecache.cache and linecache.cache[name][1] is None:
+            line = linecache.getline(name, trace.tb_lineno).strip()
+            where = f"{name}, line {trace.tb_lineno}: `{line}`"
+        trace = trace.tb_next
+    text = str(error).strip().partition("\n")[0]
+    return {"type": type(error).__name__, "text": text[:300], "where": where[:200]}
+
+
+# ------------------------------------------------------------------------------ calling functions
+
+
+def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
+    """Calls one function of the submission.
+
+    Args:
+        call: "function", "args" (a tree), "numpy" (arrays stay arrays), and "kind":
+            "call"      the answer is the result;
+            "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
+                        arguments at the paths call["wrt"];
+            "chain"     the function is called once for each of call["steps"], as
+                        fn(step, *args, state) -> (result, state); the answer is all results.
+
+    Returns:
+        {"status": "ok", "value": tree, "changed": numbers of arguments changed in place}, or
+        {"status": "missing" | "raised", ...}.
+    """
+    function = namespace.get(call["function"])
+    if not callable(function):
+        return {"status": "missing"}
+    convert = _as_is if call["numpy"] else _tensor
+    args = trees.walk(call["args"], convert)
+    args = [_build(arg) for arg in args]
+    kept = trees.walk(call["args"], convert)
+    try:
+        if call["kind"] == "gradient":
+            value = _gradient(function, args, call)
+        elif call["kind"] == "chain":
+            value, state = [], None
+            for step in trees.walk(call["steps"], convert):
+                result, state = function(step, *args, state)
+                value.append(result)
+        else:
+            value = function(*args)
+        value = trees.walk(value, _plain)
+        if len(trees.pack(value)) > trees.LARGEST:
+            raise ValueError("the result is far larger than asked for")
+    except OutOfTime:
+        return {"status": "slow"}
+    except MemoryError as error:
+        return {"status": "memory", **blame(error)}
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too
+        memory = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        return {"status": "memory" if memory else "raised", **blame(error)}
+    changed = [
+        i
+        for i, (arg, old) in enumerate(zip(args, kept))
+        if call["kind"] == "call" and not isinstance(arg, toy.ToyModel) and not _same(arg, old)
+    ]
+    return {"status": "ok", "value": value, "changed": changed}
+
+
+def _as_is(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def _tensor(leaf: Any) -> Any:
+    return torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _build(arg: Any) -> Any:
+    """The toy model, where an argument holds its weights."""
+    return toy.ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.detach(), b)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+
+
+def _gradient(function: Any, args: list, call: dict[str, Any]) -> list:
+    leaves = []
+    for path in call["wrt"]:
+        leaf = args
+        for step in path:
+            leaf = leaf[step]
+        leaves.append(leaf.requires_grad_())
+    result = function(*args)
+    if call["output"] is not None:
+        result = result[call["output"]]
+    total = (result * torch.from_numpy(call["weight"])).sum()
+    if not total.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
+
+
+def _plain(leaf: Any) -> Any:
+    """A leaf of a result as NumPy or a plain number."""
+    if isinstance(leaf, torch.Tensor):
+        leaf = leaf.detach().to_dense() if leaf.layout != torch.strided else leaf.detach()
+        leaf = (leaf.float() if leaf.dtype in (torch.bfloat16, torch.float16) else leaf).numpy()
+    if isinstance(leaf, np.generic):
+        leaf = leaf.item()
+    if isinstance(leaf, np.ndarray):
+        if leaf.dtype.kind not in "biuf":
+            raise TypeError(f"the result holds numbers of type {leaf.dtype}")
+        if leaf.size > LARGEST_ANSWER:
+            raise ValueError(f"the result has shape {leaf.shape}, far larger than asked for")
+        return np.array(leaf)  # a view of one number may stand for many
+    if isinstance(leaf, int) and abs(leaf) >= 2**63:
+        return float("inf")
+    if leaf is None or isinstance(leaf, int | float):
+        return leaf
+    if isinstance(leaf, Stub):
+        raise ImportError("uses a package that is not there when graded: write it with torch alone")
+    raise TypeError(f"the result holds a {type(leaf).__name__}, expected tensors or numbers")
+
+
+# --------------------------------------------------------------------------------- as a script
+
+
+def main() -> None:
+    """Job on stdin, messages on what was stdout; everything else goes nowhere."""
+    job = trees.unpack(sys.stdin.buffer.read())
+    pipe = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0), os.dup2(nowhere, 1)
+
+    def send(message: dict[str, Any]) -> None:
+        data = trees.pack(message)
+        data = memoryview(len(data).to_bytes(4, "big") + data)
+        while data:
+            data = data[os.write(pipe, data) :]
+
+    def in_time(function: Any, *args: Any) -> Any:
+        signal.setitimer(signal.ITIMER_PROF, job["call_seconds"])
+        try:
+            return function(*args)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def ring(number: int, frame: Any) -> None:
+        raise OutOfTime("took too long")
+
+    signal.signal(signal.SIGPROF, ring)
+    torch.set_num_threads(1)
+    warm = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(warm.softmax(0).sum(), warm)  # loads what a first backward pass loads
+    sys.meta_path.insert(0, StubFinder())
+    lockdown.limit(job["memory_mb"], job["cpu_seconds"])
+    os.dup2(nowhere, 2)
+    readable, listable = readable_paths()
+    send({"isolation": lockdown.apply(readable, listable, job["kernel"])})
+
+    module = types.ModuleType("submission")
+    sys.modules["submission"] = module
+    found, notes = statements(job["blocks"])
+    for note in notes:
+        send({"note": note})
+    flags = 0
+    for i, (label, node) in enumerate(found):
+        if i in job["skip_statements"]:
+            continue
+        send({"start": ["statement", i], "where": f"{label}, line {node.lineno}"})
+        try:
+            flags = in_time(execute, label, node, module.__dict__, flags)
+        except BaseException as error:
+            told = blame(error)
+            where = told["where"] or f"{label}, line {node.lineno}"
+            send({"note": f"{where}: {told['type']}: {told['text']}"})
+    for i, call in enumerate(job["calls"]):
+        if i in job["skip_calls"]:
+            continue
+        send({"start": ["call", i], "where": call["function"]})
+        try:
+            answer = in_time(perform, module.__dict__, call)
+        except OutOfTime:  # the alarm rang on the way out
+            answer = {"status": "slow"}
+        send({"call": i, "answer": answer})
+    send({"end": True})
+    os._exit(0)  # no exit handlers of the submission
+
+
+def readable_paths() -> tuple[list[Path], list[Path]]:
+    """(what may be read, what may be listed): Python's and the system's libraries, not varmini."""
+    folders = [Path(entry) for entry in sys.path if Path(entry).is_dir()]
+    packages = [path for path in folders if path.name in ("site-packages", "dist-packages")]
+    readable = [path for path in folders if path not in packages]
+    for folder in packages:
+        readable += [path for path in folder.iterdir() if not path.name.startswith("varmini")]
+    libraries = [Path("/lib64"), Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-gnu*")]
+    devices = [Path("/dev", name) for name in ("null", "zero", "urandom")]
+    return readable + libraries + devices + [Path("/etc/ld.so.cache")], folders
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The machine a run is on: its device, what it can do, where a result comes from."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import distributed
+from .precision import precision
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_device(x: Tensor) -> Tensor:
+    """Sends a batch on its way to the device; nothing waits for it to arrive."""
+    if device().type == "cuda":
+        return x.pin_memory().to(device(), non_blocking=True)
+    return x
+
+
+def batch_for(image_size: tuple[int, int]) -> int:
+    """Images to encode or decode at a time without a gradient: four million pixels, at most 250."""
+    return max(1, min(250, 2**22 // (image_size[0] * image_size[1])))
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` has what it needs here: a C++ compiler and Python's headers."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(c and shutil.which(c) for c in compilers)
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: command, commit, date, hardware, versions, threads, precision."""
+
+    def ask(*command: str) -> str:
+        here = Path(__file__).resolve().parent
+        done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    commit = ask("git", "rev-parse", "--short=12", "HEAD")
+    if commit and ask("git", "status", "--porcelain", "--", "*.py"):
+        commit += " with uncommitted changes"
+    command = " ".join(
+        [
+            "varmini"
+            if Path(sys.argv[0]).stem in ("varmini", "__main__")
+            else Path(sys.argv[0]).name,
+            *sys.argv[1:],
+        ]
+    )
+    return {
+        "command": command,
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": f"{cpu}, {os.cpu_count()} cores"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "processes": distributed.world(),
+        "threads": torch.get_num_threads(),
+        "precision": str(precision()).split(".")[1],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

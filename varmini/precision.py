@@ -1,0 +1,127 @@
+"""The precision of matrix products, and copies of finished models that are laid out for it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+
+@functools.cache
+def precision(device: str = "") -> torch.dtype:
+    """The type for matrix products: bfloat16 where the machine has instructions for it.
+
+    The environment variable VARMINI_PRECISION ("float32" or "bfloat16") overrides the probe.
+
+    Args:
+        device: "cpu" or "cuda"; "" for the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: when the variable holds anything else.
+    """
+    asked = os.environ.get("VARMINI_PRECISION", "")
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if asked:
+        if asked not in known:
+            raise ValueError(f"VARMINI_PRECISION is {asked!r}, expected 'float32' or 'bfloat16'")
+        return known[asked]
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device not in ("", "cpu"):
+        return torch.float32
+    abilities = torch.cpu.get_capabilities()
+    fast = abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: str = "") -> contextlib.AbstractContextManager:
+    """Runs matrix products in `precision()`; the weights stay float32."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if precision(device) is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device, precision(device))
+
+
+def for_sampling(device: str, greedy: bool) -> contextlib.AbstractContextManager:
+    """The arithmetic of `sample` and `inpaint`.
+
+    A surrounding `torch.autocast` stays as it is. Without one, products run in `precision()`;
+    greedy draws in float32, so that their tokens do not hang on rounding.
+    """
+    if torch.is_autocast_enabled(device) or greedy:
+        return contextlib.nullcontext()
+    return autocast(device)
+
+
+# -------------------------------------------------------------------------- copies of frozen models
+
+_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, nn.Module]]
+_COPIES = weakref.WeakKeyDictionary()
+
+
+def ready(module: nn.Module) -> nn.Module:
+    """`module`, or under bf16 autocast without gradients a copy with bf16 weights laid out ahead.
+
+    Casting and laying out weights at every call takes half the time of a small batch. The copy
+    holds products' weights in bf16 (half of the model's memory) and shares the rest. It is kept
+    beside the module, not in it: saving, pickling and copying never see it. It is made anew when
+    a weight changed, and dropped by `forget` and with the module.
+    """
+    tensors = list(module.parameters())
+    device = tensors[0].device.type if tensors else "cpu"
+    if (
+        torch.is_grad_enabled()
+        or not torch.is_autocast_enabled(device)
+        or torch.get_autocast_dtype(device) is not torch.bfloat16
+        or torch.compiler.is_compiling()
+        or not all(_is_plain(m) for m in module.modules())
+        or not all(_is_plain_weight(p, device) for p in tensors)
+    ):
+        return module
+    state = _state(tensors, device)
+    kept = _COPIES.get(module)
+    if kept is None or kept[0] != state:
+        forget(module)
+        # Tensors are shared with the copy first, then those of products are replaced.
+        shared = {id(t): t for t in (*tensors, *module.buffers())}
+        twin = copy.deepcopy(module, shared)
+        with torch.no_grad():
+            for part in twin.modules():
+                if hasattr(part, "lay_out"):
+                    part.lay_out(device)
+        kept = _COPIES[module] = state, twin
+    return kept[1]
+
+
+def forget(module: nn.Module) -> None:
+    """Drops the copies that `ready` made of `module` and of its parts."""
+    for part in module.modules():
+        _COPIES.pop(part, None)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """In evaluation mode, and nobody watches it or has put something in its place."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return not (module.training or hooks or "forward" in vars(module))
+
+
+def _is_plain_weight(p: Tensor, device: str) -> bool:
+    plain = type(p) in (nn.Parameter, Tensor) and p.device.type == device
+    return plain and p.dtype is torch.float32 and not p.is_inference()
+
+
+def _state(tensors: list[Tensor], device: str) -> tuple:
+    """What changes when a weight does: identity, memory, version, and on a CPU some of the numbers.
+
+    The numbers are for changes through `.data`, which no version counts; a GPU would stall.
+    """
+    marks = [(id(p), p.data_ptr(), p._version, tuple(p.shape)) for p in tensors]
+    if device == "cpu":
+        some = [p.detach().reshape(-1)[:: max(1, p.numel() // 32)] for p in tensors if p.numel()]
+        marks.append(torch.cat(some).numpy().tobytes())
+    return tuple(marks)

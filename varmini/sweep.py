@@ -1,0 +1,271 @@
+"""The scaling sweep: one recipe over many sizes, along the way and to a fixed number of images.
+
+The dial is the depth d: width 24 d (the shipped CIFAR-10 model's is d = 8), d heads. All else
+follows by rule. The learning rate is flat after its warm-up and averaged weights are measured, so
+every point on the way stands for a run that ended there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import engine
+from .companions.training import Training, finished, train
+from .data import fitted
+from .fits import (
+    BILLION,
+    PAPER,
+    PFLOP,
+    bootstrap,
+    curvature,
+    envelope,
+    fit_power_law,
+    predict_largest,
+)
+from .pretrained import file_checksum, read_json, resolve_folder
+from .results import read_rows, write_rows
+from .scaling import var_parameters, var_training_flops
+from .token_sets import token_batches, token_set
+from .tokenizer import MultiScaleVQVAE
+from .train_var import held_out_terms
+from .transformer import VAR, VARConfig
+
+MEASURES = ("loss_last", "loss", "error_last", "error")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `varmini scaling` trains."""
+
+    depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
+    """Sizes by the one dial d: depth d, width unit times d, d heads."""
+    unit: int = 24
+    """Width a depth."""
+    seeds: tuple[int, ...] = (0, 1)
+    """One run a size and seed."""
+    images: int = 16_000
+    """Training length of every run: images drawn, counting repeats."""
+    batch_size: int = 8
+    """Images a step; so few, because a toy of few images lives on its number of steps."""
+    lr: float = 2e-3
+    """Learning rate at depth 4; it falls with the square root of the width."""
+    points: int = 6
+    """Rows a run, at images / 2^(points - 1), ..., images."""
+    held_out: int = 500
+    """Test images on which loss and error are measured."""
+    data: str = "cifar10"
+    """Data set: a bed's name or a folder."""
+    tokenizer: str = "cifar10"
+    """A shipped tokenizer's name, or a run's folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty, expected at least one")
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} are {getattr(self, name)}, expected each only once")
+        for name, least in (("depths", min(self.depths)), ("unit", self.unit),
+                            ("held_out", self.held_out)):  # fmt: skip
+            if least < 1:
+                raise ValueError(f"{name} holds {least}, expected at least 1")
+        for depth in self.depths:
+            self.training(depth, 0)  # checks the rest
+
+    def training(self, depth: int, seed: int) -> Training:
+        """The run of one size: lr = lr_4 sqrt(4 / d), no decay."""
+        return Training(
+            images=self.images,
+            batch_size=self.batch_size,
+            lr=self.lr * (4 / depth) ** 0.5,
+            warmup=0.05,
+            decay=0.0,
+            points=self.points,
+            seed=seed,
+        )
+
+    def model(self, depth: int, tok: MultiScaleVQVAE, num_classes: int) -> VARConfig:
+        """The transformer of one size: width unit d, d heads (the paper's unit is 64)."""
+        return VARConfig(
+            depth=depth,
+            width=self.unit * depth,
+            heads=depth,
+            sizes=tok.config.sizes,
+            vocab_size=tok.vocab_size,
+            code_channels=tok.config.code_channels,
+            num_classes=num_classes,
+            init_gamma=0.1,
+        )
+
+
+def var_loss(model: VAR, tok: MultiScaleVQVAE, tokens: Tensor, labels: Tensor) -> Tensor:
+    """Teacher-forced cross-entropy, -1/L sum_k log p(r_k | r_1, ..., r_{k-1}, class).
+
+    Args:
+        tokens: (B, L) flat pyramids.
+        labels: (B,).
+    """
+    inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens))
+    return F.cross_entropy(model(labels, inputs).flatten(0, 1), tokens.flatten())
+
+
+def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | None = None) -> Path:
+    """Trains every size and seed that is not finished; rewrites the CSV after each.
+
+    Killed at any moment, the same call goes on where it stopped.
+
+    Args:
+        out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0.
+        csv: the table: a row for every run and moment.
+        tokens: folder of a `varmini train var` run's token maps to copy; they save the encoding if
+            that run had the same tokenizer, data and precision.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        ValueError: on data or a tokenizer that is not there, or a folder with another sweep.
+    """
+    out, csv = engine.make_folder(Path(out), clear=False), Path(csv)
+    source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
+    checksum = file_checksum(source / "model.safetensors")
+    tok = MultiScaleVQVAE.from_pretrained(source).to(engine.device())
+    sets, classes = {}, 0
+    for split in ("train", "test"):
+        images = fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
+        folder = out / "tokens"
+        for file in tokens.glob(f"{split}-*.safetensors") if tokens else ():
+            if not (folder / file.name).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / file.name)
+        sets[split] = token_set(tok, checksum, images, folder, split, flip=split == "train")
+        classes = len(images.classes)
+
+    def loss(model: VAR, batch: Tensor, labels: Tensor) -> Tensor:
+        return var_loss(model, tok, batch, labels)
+
+    def held_out(model: VAR) -> dict[str, float]:
+        terms = held_out_terms(model, tok, sets["test"], sweep.held_out)
+        return {f"val_{name}": value for name, value in terms.items()}
+
+    # Small sizes first: a sweep that is stopped early still holds both seeds of some.
+    for depth in sorted(sweep.depths):
+        config = sweep.model(depth, tok, classes)
+        for seed in sweep.seeds:
+            training = sweep.training(depth, seed)
+
+            def stream(start: int, training: Training = training):
+                return token_batches(sets["train"], training.batch_size, training.seed, start)
+
+            train(
+                lambda config=config: VAR(config),
+                loss,
+                stream,
+                training,
+                out / f"d{depth}-s{seed}",
+                data=f"{sweep.data}, tokenizer {checksum}, {sweep.held_out} held out",
+                held_out=held_out,
+            )
+            write_rows(csv, collect(sweep, out, tok, classes))
+    return csv
+
+
+def collect(
+    sweep: Sweep, out: Path, tok: MultiScaleVQVAE, num_classes: int
+) -> list[dict[str, Any]]:
+    """The rows of all finished runs: size, seed, images, FLOPs, loss and token error.
+
+    `n` counts the matrices of the blocks (with their biases), as the paper's 18 d w^2 does;
+    `parameters` counts all.
+    `flops` are those of the training so far, by the formula of `varmini.scaling`.
+    """
+    rows, origin = [], ("threads", "date", "hardware", "command", "commit")
+    for depth in sorted(sweep.depths):
+        config = sweep.model(depth, tok, num_classes)
+        sizes, flops = var_parameters(config), var_training_flops(config)
+        about = {
+            "depth": depth,
+            "width": config.width,
+            "heads": config.heads,
+            "n": sizes["blocks"] + sizes["AdaLN"],
+            "parameters": sum(sizes.values()),
+            "held_out": sweep.held_out,
+        }
+        for seed in sweep.seeds:
+            folder = out / f"d{depth}-s{seed}"
+            if not finished(folder, sweep.training(depth, seed)):
+                continue
+            session = read_json(folder / "run.json")["sessions"][-1]
+            for row in read_rows(folder / "log.csv"):
+                measured = {
+                    "seed": seed,
+                    "step": row["step"],
+                    "images": row["images"],
+                    "flops": row["images"] * flops,
+                    "lr": row["lr"],
+                    "loss": row["val_loss"],
+                    "loss_last": row["val_loss_last"],
+                    "error": 1 - row["val_accuracy"],
+                    "error_last": 1 - row["val_accuracy_last"],
+                    "seconds": row["seconds"],
+                    "arithmetic": session["precision"],
+                }
+                rows.append(about | measured | {name: session[name] for name in origin})
+    return rows
+
+
+def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any]]:
+    """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
+
+    Returns:
+        One row a law, none where the frontier has fewer than three points: a (in the paper's
+        units: N in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature,
+        largest residual, and what the law fitted without the largest size says about it.
+
+    Raises:
+        ValueError: when the rows hold fewer than three sizes.
+    """
+    last = max(row["images"] for row in rows)
+    end = [row for row in rows if row["images"] == last]
+    found = []
+    for over in ("n", "c"):
+        for measure in MEASURES:
+            if over == "n":
+                x, y = [r["n"] / BILLION for r in end], [r[measure] for r in end]
+            else:
+                x, y = [r["flops"] / PFLOP for r in rows], [r[measure] for r in rows]
+                keep = envelope(x, y)
+                if len(keep) < 3:  # more compute did not help: there is no frontier to fit
+                    continue
+                x, y = [x[i] for i in keep], [y[i] for i in keep]
+            law, interval = fit_power_law(x, y), bootstrap(x, y, draws=draws)
+            ask = predict_largest(x, y)
+            paper = next(p for p in PAPER if (p.measure, p.over) == (measure, over))
+            found.append(
+                {
+                    "measure": measure,
+                    "over": over,
+                    "points": len(x),
+                    "images": last,
+                    "a": law.a,
+                    "a_low": interval["a"][0],
+                    "a_high": interval["a"][1],
+                    "b": law.b,
+                    "b_low": interval["b"][0],
+                    "b_high": interval["b"][1],
+                    "pearson": law.pearson,
+                    "curvature": curvature(x, y),
+                    "largest_residual": max(abs(r) for r in law.residuals),
+                    "predicted": ask["predicted"],
+                    "measured": ask["measured"],
+                    "miss": ask["miss"],
+                    "paper_a": paper.a,
+                    "paper_b": paper.b,
+                }
+            )
+    return found
