@@ -428,12 +428,12 @@ def test_muon_takes_the_matrices_of_the_blocks_and_no_other_parameter(var_config
     model = VAR(VARConfig(depth=1, width=16, heads=2, sizes=(1, 2)))
     held = {
         name: {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, optimizer in train_var.make_optimizers(model, var_config).items()
+        for name, optimizer in engine.make_optimizers(model, 1e-3, 0.05, 0.02).items()
     }
     names = ("attention.qkv", "attention.proj", "fc1", "fc2")
     assert held["muon"] == {id(model.blocks[0].get_parameter(f"{n}.weight")) for n in names}
     assert held["optimizer"] == {id(p) for p in model.parameters()} - held["muon"]
-    assert list(train_var.make_optimizers(model, replace(var_config, muon_lr=0.0))) == ["optimizer"]
+    assert list(engine.make_optimizers(model, 1e-3, 0.05)) == ["optimizer"]
 
 
 def test_the_logged_loss_is_that_of_the_whole_batch(var_config, tmp_path):

@@ -71,6 +71,29 @@ def decay_groups(
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
+def make_optimizers(
+    model: nn.Module, lr: float, weight_decay: float, muon_lr: float = 0.0
+) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for everything (the paper's), or all but the blocks' matrices, which Muon then takes.
+
+    Muon steps along the momentum with all its singular values set to about 1 (Jordan et al. 2024).
+
+    Args:
+        model: a transformer with its layers in `blocks`, if Muon is asked for.
+        lr, muon_lr: peak learning rates; Muon's groups carry theirs as "peak". 0 leaves Muon out.
+    """
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if muon_lr else []
+    groups = decay_groups(model, weight_decay, apart=matrices)
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+    if not matrices:
+        return {"optimizer": adamw}
+    group = {"params": matrices, "peak": muon_lr}
+    return {
+        "optimizer": adamw,
+        "muon": torch.optim.Muon([group], lr=muon_lr, weight_decay=weight_decay),
+    }
+
+
 def uniform(seed: int, step: int, rows: int, columns: int) -> torch.Tensor:
     """(rows, columns) float32 in [0, 1): the random numbers of a step, for its global batch."""
     numbers = np.random.default_rng((seed, step)).random((rows, columns), dtype=np.float32)

@@ -55,6 +55,8 @@ class Sweep:
     """Images a step; so few, because a toy of few images lives on its number of steps."""
     lr: float = 2e-3
     """Learning rate at depth 4; it falls with the square root of the width."""
+    muon_lr: float = 0.03
+    """Learning rate of Muon for the blocks' matrices, at every depth; 0: AdamW for all."""
     points: int = 6
     """Rows a run, at images / 2^(points - 1), ..., images."""
     held_out: int = 500
@@ -83,6 +85,7 @@ class Sweep:
             images=self.images,
             batch_size=self.batch_size,
             lr=self.lr * (4 / depth) ** 0.5,
+            muon_lr=self.muon_lr,
             warmup=0.05,
             decay=0.0,
             points=self.points,

@@ -88,29 +88,6 @@ def spread(model: VAR, ema: nn.Module, parallel: str) -> nn.Module:
     return model
 
 
-def make_optimizers(model: VAR, config: VARTraining) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for everything (the paper's), or all but the blocks' matrices, which Muon then takes.
-
-    Muon steps along the momentum with all its singular values set to about 1 (Jordan et al. 2024).
-
-    Raises:
-        ValueError: when FSDP2 would cut the matrices that Muon needs whole.
-    """
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if config.muon_lr else []
-    if matrices and config.parallel == "fsdp" and distributed.world() > 1:
-        raise ValueError(
-            f"muon_lr is {config.muon_lr}, but Muon needs whole matrices and --parallel fsdp cuts "
-            f"them: take --muon-lr 0 or --parallel ddp"
-        )
-    groups = engine.decay_groups(model, config.weight_decay, apart=matrices)
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
-    if not matrices:
-        return {"optimizer": adamw}
-    group = {"params": matrices, "peak": config.muon_lr}
-    muon = torch.optim.Muon([group], lr=config.muon_lr, weight_decay=config.weight_decay)
-    return {"optimizer": adamw, "muon": muon}
-
-
 def train(
     config: VARTraining,
     out: str | Path,
@@ -164,7 +141,12 @@ def train(
     ema = engine.averaged(model, config.ema)
     engine.blockwise(model.blocks, recompute=config.recompute, compile=config.compile)
     network = spread(model, ema, config.parallel)
-    optimizers = make_optimizers(model, config)
+    if config.muon_lr and network is model and distributed.world() > 1:
+        raise ValueError(
+            f"muon_lr is {config.muon_lr}, but Muon needs whole matrices and --parallel fsdp cuts "
+            f"them: take --muon-lr 0 or --parallel ddp"
+        )
+    optimizers = engine.make_optimizers(model, config.lr, config.weight_decay, config.muon_lr)
     updater = engine.Updater(model, list(optimizers.values()), config.clip)
     parts = {"model": model, "ema": ema, **optimizers}
     out = engine.make_folder(out, clear=overwrite and not resume)

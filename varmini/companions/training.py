@@ -30,6 +30,8 @@ class Training:
     """Images a step."""
     lr: float = 1e-3
     """Peak learning rate of AdamW (0.9, 0.95)."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the blocks' matrices; 0: AdamW for all."""
     warmup: float = 0.05
     """Share of the run in which the learning rate rises."""
     decay: float = 0.5
@@ -145,15 +147,12 @@ def train(
     out = engine.check_folder(out, config, overwrite=False, resume=resume)
     if finished(out, training):
         return out
-    optimizer = torch.optim.AdamW(
-        engine.decay_groups(model, training.weight_decay),
-        lr=training.lr,
-        betas=(0.9, 0.95),
-        fused=True,
+    optimizers = engine.make_optimizers(
+        model, training.lr, training.weight_decay, training.muon_lr
     )
     ema = engine.averaged(model, training.ema)
-    updater = engine.Updater(model, [optimizer], training.clip)
-    parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    updater = engine.Updater(model, list(optimizers.values()), training.clip)
+    parts = {"model": model, "ema": ema, **optimizers}
     out = engine.make_folder(out, clear=False)
     start = checkpoint.restore(out / "state", parts) if resume else 0
     run = engine.Run(out, config, start)
@@ -167,8 +166,8 @@ def train(
             share = engine.learning_rate_share(
                 step, total, training.warmup, training.decay, training.final
             )
-            for group in optimizer.param_groups:
-                group["lr"] = training.lr * share
+            for group in (g for o in optimizers.values() for g in o.param_groups):
+                group["lr"] = group.get("peak", training.lr) * share
             batch = tuple(t.to(device, non_blocking=True) for t in next(batches))
             with engine.autocast():
                 value = loss(model, *batch)
