@@ -103,7 +103,7 @@ def scaling(folder: Path, figures: Path) -> str:
         for f in fits
     ]
     heads = ("law", "toy", "interval of b", "r", "curvature", "largest residual", "miss", "paper")
-    text += table(heads, cells) + "\n"
+    text += table(heads, cells) + "\n" + _bends(rows)
     for name, draw in (
         ("scaling_n", result_plots.scaling_laws),
         ("scaling_c", result_plots.compute_frontier),
@@ -112,6 +112,22 @@ def scaling(folder: Path, figures: Path) -> str:
         save(draw(rows), figures / f"{name}.png")
         text += f"![{name}](figures/{name}.png)\n\n"
     return text + provenance(rows)
+
+
+def _bends(rows: Sequence[Row]) -> str:
+    """What keeps a toy off its law: too few steps, and images that come again."""
+    sizes, last = sorted({r["n"] for r in rows}), max(r["images"] for r in rows)
+    before = max(r["images"] for r in rows if r["images"] < last)
+
+    def loss(n: int, images: int) -> float:
+        return mean(r["loss"] for r in rows if (r["n"], r["images"]) == (n, images))
+
+    gains = [100 * (1 - loss(n, last) / loss(n, before)) for n in (sizes[0], sizes[-1])]
+    text = f"From half the length to the whole, the loss of all scales falls by {gains[0]:.1f} % at "
+    text += f"the smallest size and by {gains[1]:.1f} % at the largest; a converged run gains nothing"
+    if data := rows[0].get("data_images"):
+        text += f". Of {data:,} training images, a run draws {last / data:.2f} times as many"
+    return text + ".\n\n"
 
 
 def _best(rows: Sequence[Row]) -> tuple[float | None, list[Row]]:

@@ -254,8 +254,8 @@ def test_an_error_covers_sampling_and_seeds(script):
 def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
     origin = {"command": "varmini x", "commit": "abc", "date": "2026-01-02", "hardware": "toy"}
     sweep = [
-        {"depth": d, "n": 1000 * d**3, "seed": s, "images": i, "flops": 6e3 * d**3 * i,
-         "held_out": 5,
+        {"depth": d, "n": 1000 * d**3, "seed": s, "images": i, "step": 50 * i,
+         "flops": 6e3 * d**3 * i, "held_out": 5,
          "loss": 6 * d**-0.1 * (i / 8) ** -0.05, "loss_last": 7 * d**-0.1 * (i / 8) ** -0.05,
          "error": 0.9 * d**-0.01, "error_last": 0.95 * d**-0.01, **origin}
         for d in (1, 2, 3, 4) for s in (0, 1) for i in (4, 8)
@@ -274,6 +274,7 @@ def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     assert "(3.33e+04 N)^" not in text and "N)^-0.0333" in text  # 6 d^-0.1 over n ~ d^3
+    assert "From half the length to the whole" in text and "by 3.4 % at the smallest" in text
     assert "| editing, smooth | 0.1230 ± 0.0100 |" in text and "0.46 ± 0.01" in text
     assert "`varmini x`; commit abc; toy; 2026-01-02." in text
     figures = {p.name for p in (tmp_path / "figures").glob("*.png")}

@@ -1,5 +1,6 @@
 """The sweep in a tiny world: rows, resuming after a kill, laws and the command."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import make_tokenizer
@@ -8,7 +9,7 @@ from varmini import VAR, cli, engine, sweep
 from varmini.data import ImageSet
 from varmini.results import read_rows, write_rows
 from varmini.scaling import exact_parameters, var_training_flops
-from varmini.sweep import Sweep, laws, run_sweep
+from varmini.sweep import Sweep, frontier, laws, run_sweep
 
 SHAPE = dict(sizes=(1, 2), vocab_size=24)
 
@@ -160,8 +161,9 @@ def sweep_rows(bend=0.0):
                 loss = (2.5e-9 * n) ** (-0.05) * (1000 / images) ** 0.1 * noise
                 loss *= 1 + bend * (depth - 4) ** 2
                 rows.append({"depth": depth, "n": n, "seed": seed, "images": images,
-                             "flops": 6.0 * n * images, "loss": loss, "loss_last": 1.1 * loss,
-                             "error": 0.9 * loss, "error_last": 0.95 * loss})  # fmt: skip
+                             "step": images // 2, "flops": 6.0 * n * images, "loss": loss,
+                             "loss_last": 1.1 * loss, "error": 0.9 * loss,
+                             "error_last": 0.95 * loss})  # fmt: skip
     return rows
 
 
@@ -175,6 +177,14 @@ def test_the_laws_of_a_known_world_are_found():
     assert row["paper_b"] == -0.20 and row["images"] == 1000
     assert found["error_last", "n"]["b"] == pytest.approx(-0.05, abs=1e-3)
     assert found["loss", "c"]["points"] < 28  # the frontier alone
+
+
+def test_the_start_of_a_run_is_not_on_the_frontier():
+    rows = sweep_rows()
+    early = [row | {"step": 62, "images": 124, "flops": row["flops"] / 4} for row in rows]
+    x, y = frontier(early + rows, "loss")
+    assert x.tolist() == frontier(rows, "loss")[0].tolist() and (np.diff(y) < 0).all()
+    assert len(frontier(early, "loss")[0]) == 0  # no moment is past the start
 
 
 def test_a_bend_shows():

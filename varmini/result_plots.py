@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .charts import ACCENT, BLUE, INK, MUTED, STYLE, _shades
-from .fits import BILLION, PAPER, PFLOP, envelope, fit_power_law
-from .sweep import MEASURES
+from .fits import BILLION, PAPER, PFLOP, fit_power_law
+from .sweep import MEASURES, frontier
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,12 +101,12 @@ def compute_frontier(rows: Sequence[Row], title: str | None = None) -> Figure:
                     c = [r["flops"] / PFLOP for r in run]
                     axes.plot(c, [r[measure] for r in run], "o-", color=colour, markersize=3,
                               linewidth=1, label=f"d = {depth}" if seed == 0 else None)  # fmt: skip
-            c = np.array([row["flops"] / PFLOP for row in rows])
-            y = np.array([row[measure] for row in rows])
-            keep = envelope(c, y)
-            law = fit_power_law(c[keep], y[keep])
-            axes.plot(c[keep], law(c[keep]), "--", color=ACCENT)
-            axes.set_title(f"{NAMES[measure]}\n∝ C^{law.b:.4f}, r = {law.pearson:.3f}")
+            c, y = frontier(rows, measure)
+            axes.set_title(NAMES[measure])
+            if len(c) > 2:
+                law = fit_power_law(c, y)
+                axes.plot(c, law(c), "--", color=ACCENT, label="law of the frontier")
+                axes.set_title(f"{NAMES[measure]}\n∝ C^{law.b:.4f}, r = {law.pearson:.3f}")
             _log_axes(axes)
         grid[0].legend(frameon=False, fontsize=8)
         _paper_panel(grid[2], "c")

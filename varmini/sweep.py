@@ -7,11 +7,14 @@ every point on the way stands for a run that ended there.
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -138,7 +141,7 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
     source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
     checksum = file_checksum(source / "model.safetensors")
     tok = MultiScaleVQVAE.from_pretrained(source).to(engine.device())
-    sets, classes = {}, 0
+    sets, names = {}, ()
     for split in ("train", "test"):
         images = fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
         folder = out / "tokens"
@@ -147,7 +150,7 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / file.name)
         sets[split] = token_set(tok, checksum, images, folder, split, flip=split == "train")
-        classes = len(images.classes)
+        names = images.classes
 
     def loss(model: VAR, batch: Tensor, labels: Tensor) -> Tensor:
         return var_loss(model, tok, batch, labels)
@@ -158,7 +161,7 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
 
     # Small sizes first: a sweep that is stopped early still holds both seeds of some.
     for depth in sorted(sweep.depths):
-        config = sweep.model(depth, tok, classes)
+        config = sweep.model(depth, tok, len(names))
         for seed in sweep.seeds:
             training = sweep.training(depth, seed)
 
@@ -174,7 +177,8 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
                 data=f"{sweep.data}, tokenizer {checksum}, {sweep.held_out} held out",
                 held_out=held_out,
             )
-            write_rows(csv, collect(sweep, out, tok, classes))
+            rows = collect(sweep, out, tok, len(names))
+            write_rows(csv, [row | {"data_images": len(sets["train"].labels)} for row in rows])
     return csv
 
 
@@ -211,6 +215,7 @@ def collect(
                     "images": row["images"],
                     "flops": row["images"] * flops,
                     "lr": row["lr"],
+                    "muon_lr": sweep.muon_lr,
                     "loss": row["val_loss"],
                     "loss_last": row["val_loss_last"],
                     "error": 1 - row["val_accuracy"],
@@ -220,6 +225,24 @@ def collect(
                 }
                 rows.append(about | measured | {name: session[name] for name in origin})
     return rows
+
+
+def frontier(rows: Sequence[dict[str, Any]], measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Compute in PFlops and the best value of `measure` that was reached with it: (m,), (m,).
+
+    Of all sizes at all moments, without the start of each run: its warm-up, and as long as a tenth
+    of the first weights is left in the average (decay^step > 0.1). Such a point is no run that
+    ended there, and the cheapest of them would always lie on the frontier.
+    """
+    training = Training()
+    begin = max(training.warmup * max(row["step"] for row in rows),
+                math.log(0.1) / math.log(training.ema))  # fmt: skip
+    rows = [row for row in rows if row["step"] >= begin]
+    if len({row["flops"] for row in rows}) < 2:
+        return np.empty(0), np.empty(0)
+    x, y = (np.array([row[name] for row in rows]) for name in ("flops", measure))
+    keep = envelope(x / PFLOP, y)
+    return x[keep] / PFLOP, y[keep]
 
 
 def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any]]:
@@ -241,11 +264,9 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
             if over == "n":
                 x, y = [r["n"] / BILLION for r in end], [r[measure] for r in end]
             else:
-                x, y = [r["flops"] / PFLOP for r in rows], [r[measure] for r in rows]
-                keep = envelope(x, y)
-                if len(keep) < 3:  # more compute did not help: there is no frontier to fit
+                x, y = frontier(rows, measure)
+                if len(x) < 3:  # more compute did not help: there is no frontier to fit
                     continue
-                x, y = [x[i] for i in keep], [y[i] for i in keep]
             law, interval = fit_power_law(x, y), bootstrap(x, y, draws=draws)
             ask = predict_largest(x, y)
             paper = next(p for p in PAPER if (p.measure, p.over) == (measure, over))
