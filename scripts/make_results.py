@@ -123,8 +123,9 @@ def _bends(rows: Sequence[Row]) -> str:
         return mean(r["loss"] for r in rows if (r["n"], r["images"]) == (n, images))
 
     gains = [100 * (1 - loss(n, last) / loss(n, before)) for n in (sizes[0], sizes[-1])]
-    text = f"From half the length to the whole, the loss of all scales falls by {gains[0]:.1f} % at "
-    text += f"the smallest size and by {gains[1]:.1f} % at the largest; a converged run gains nothing"
+    text = "From half the length to the whole, the loss of all scales falls by "
+    text += f"{gains[0]:.1f} % at the smallest size and by {gains[1]:.1f} % at the largest; a "
+    text += "converged run gains nothing"
     if data := rows[0].get("data_images"):
         text += f". Of {data:,} training images, a run draws {last / data:.2f} times as many"
     return text + ".\n\n"

@@ -274,7 +274,7 @@ def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     assert "(3.33e+04 N)^" not in text and "N)^-0.0333" in text  # 6 d^-0.1 over n ~ d^3
-    assert "From half the length to the whole" in text and "by 3.4 % at the smallest" in text
+    assert "From half the length to the whole" in text and "falls by 3.4 % at the smallest" in text
     assert "| editing, smooth | 0.1230 ± 0.0100 |" in text and "0.46 ± 0.01" in text
     assert "`varmini x`; commit abc; toy; 2026-01-02." in text
     figures = {p.name for p in (tmp_path / "figures").glob("*.png")}
