@@ -224,6 +224,8 @@ def comparison(folder: Path, figures: Path) -> str:
     if shown:
         save(result_plots.quality_and_time(shown), figures / "comparison.png")
         text += "![comparison](figures/comparison.png)\n\n"
+    if (folder / "samples.png").exists():
+        text += "![samples](comparison/samples.png)\n\n"
     bound = rows_of(folder / "autoencoders.csv")
     if bound:
         text += "What the autoencoders leave to win, as many test images:\n\n"
@@ -286,6 +288,7 @@ def zero_shot(folder: Path, figures: Path) -> str:
                                with_error([r], "mse_tokenizer", 4),
                                with_error([r], "accuracy_drawn", 1, 100)]
                               for r in finer]) + "\n"  # fmt: skip
+        text += "![super-resolution](zero_shot/super-resolution.png)\n\n"
     mended = rows_of(folder / "repair.csv")
     if mended:
         text += "Error repair: a share of one map is corrupted; how much of the damage is gone "

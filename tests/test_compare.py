@@ -139,6 +139,11 @@ def test_quality_has_every_setting_and_seed(finished):
     assert [r["autoencoder"] for r in bound] == ["none (real images)", *KINDS]
 
 
+def test_the_pictures_of_a_comparison_are_shown(finished, script):
+    assert (finished[1] / "comparison" / "samples.png").stat().st_size > 1000
+    assert "(comparison/samples.png)" in script.comparison(finished[1], finished[1])
+
+
 def test_times_are_taken_in_turn(finished):
     rows = read_rows(finished[1] / "comparison" / "speed.csv")
     names = [d.name for d in DRAWINGS]

@@ -257,4 +257,5 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     assert [r["known"] for r in tables["super_resolution"]] == ["0", "1", "2", "3"]
     assert [r["scale"] for r in tables["repair"]] == ["1", "2"]
     assert all(r["commit"] and r["hardware"] for rows in tables.values() for r in rows)
-    assert {p.name for p in out.glob("*.png")} == {f"{task}.png" for task in TASKS}
+    pictures = {f"{task}.png" for task in (*TASKS, "super-resolution")}
+    assert {p.name for p in out.glob("*.png")} == pictures

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from ..classifier import Classifier
@@ -39,7 +40,10 @@ class CompareTrain:
 
 @dataclass(frozen=True)
 class CompareMeasure:
-    """Draws from every finished run and measures: quality.csv, autoencoders.csv, cost.csv."""
+    """Draws from every finished run and measures: quality.csv, autoencoders.csv, cost.csv.
+
+    samples.png shows two pictures a class of each method, at the strongest guidance.
+    """
 
     bed: Annotated[Bed, tyro.conf.arg(name="")]
     seeds: tuple[int, ...] = (0, 1)
@@ -102,12 +106,27 @@ def compare_measure(args: Sequence[str], prog: str) -> None:
     judge = Classifier.from_pretrained(o.classifier).to(device())
     reference = Reference(judge, codes.images["test"])
     _write(o.csv, "autoencoders.csv", autoencoder_rows(codes, reference, 10 * o.per_class))
+    _show(o, codes)
     pairs = [(setting, seed) for setting in settings(o.guidance) for seed in o.seeds]
     rows, about = [], {"classifier": o.classifier} | origin()
     for setting, seed in progress(pairs, "quality"):
         rows.append(quality_row(codes, reference, setting, seed, o.per_class) | about)
         write_rows(o.csv / "quality.csv", rows)
     print(f"wrote {o.csv / 'quality.csv'}")
+
+
+def _show(o: CompareMeasure, codes: Codes) -> None:
+    from ..companions.measure import drawn_by
+    from ..companions.methods import COMPARED, Setting
+    from ..plots import image_grid, save
+
+    names, rows = codes.images["train"].classes, []
+    labels = torch.arange(len(names)).repeat_interleave(2)
+    for method in COMPARED:
+        rows.append(drawn_by(codes, Setting(method, max(o.guidance)), o.seeds[0], labels))
+    title = f"{', '.join(COMPARED)}: guidance {max(o.guidance):g}, two pictures a class"
+    figure = image_grid(torch.cat(rows), columns=len(labels), title=title)
+    save(figure, o.csv / "samples.png")
 
 
 def compare_speed(args: Sequence[str], prog: str) -> None:

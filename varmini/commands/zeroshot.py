@@ -21,7 +21,8 @@ from .draw import bed, load_pair
 class ZeroShot:
     """Measures what a model does without being trained for it, on held-out images.
 
-    Writes painting.csv, super_resolution.csv, repair.csv, and pictures of the best and the worst.
+    Writes painting.csv, super_resolution.csv, repair.csv, and pictures: of painting the best and
+    the worst, of super-resolution the first.
     """
 
     var: str = "cifar10"
@@ -96,12 +97,18 @@ def _refine(
     o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: int, about
 ) -> None:
     from ..painting_eval import repair, super_resolution
+    from ..plots import image_grid, save
 
     options = dict(cfg=o.repair_cfg, top_k=top_k, seed=o.seed, batch_size=o.batch_size)
-    scales, rows = len(tok.schedule), []
+    scales, rows, few, cells = len(tok.schedule), [], images[:16], [images[:16]]
     for known in progress(range(scales + 1), "super-resolution"):
-        row, _ = super_resolution(var, tok, images, labels, judge, known, **options)
+        row, drawn = super_resolution(var, tok, images, labels, judge, known, **options)
         rows.append(row | about)
+        if 0 < known < scales:
+            cells += [tok.decode(tok.encode(few), num_scales=known), drawn[:16]]
+    title = "originals; then, for each k, their first k maps decoded, and the other maps drawn"
+    figure = image_grid(torch.cat([x.float().cpu() for x in cells]), columns=len(few), title=title)
+    save(figure, o.out / "super-resolution.png")
     print(f"wrote {write_rows(o.out / 'super_resolution.csv', rows)}")
     rows = []
     for scale in progress(range(1, scales), "repair"):

@@ -174,14 +174,11 @@ def load_method(codes: Codes, name: str, seed: int) -> nn.Module:
     return type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(engine.device())
 
 
-def quality_row(
-    codes: Codes, reference: Reference, setting: Setting, seed: int, per_class: int
-) -> Row:
-    """Draws per_class pictures of each class from a finished run and measures them."""
-    bed, kind = codes.bed, METHODS[setting.method].kind
+def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) of labels (B,), on the CPU, drawn by a finished run in parts of 100."""
+    kind = METHODS[setting.method].kind
     model, tok = load_method(codes, setting.method, seed), codes.autoencoder(kind)
     options = next((d.options for d in DRAWINGS if d.method == setting.method), {})
-    labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
     drawn = []
     for i, part in enumerate(labels.split(100)):
         with torch.no_grad(), engine.autocast():
@@ -190,16 +187,24 @@ def quality_row(
                 tok,
                 codes.decoder(kind),
                 part.to(engine.device()),
-                bed=bed,
+                bed=codes.bed,
                 guidance=setting.guidance,
                 filtered=setting.filtered,
                 seed=1000 * seed + i,
                 **options,
             )
         drawn.append(images.float().cpu().clamp(-1, 1))
+    return torch.cat(drawn)
+
+
+def quality_row(
+    codes: Codes, reference: Reference, setting: Setting, seed: int, per_class: int
+) -> Row:
+    """Draws per_class pictures of each class from a finished run and measures them."""
+    labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
     row = {"method": setting.method, "guidance": setting.guidance, "filtered": setting.filtered}
-    row |= {"seed": seed, "images": bed.images}
-    return row | reference.measure(torch.cat(drawn), labels)
+    row |= {"seed": seed, "images": codes.bed.images}
+    return row | reference.measure(drawn_by(codes, setting, seed, labels), labels)
 
 
 # --------------------------------------------------------------------------------------------- cost

@@ -132,6 +132,10 @@ class Setting:
     filtered: bool = True
 
 
+COMPARED = ("var", "raster-ar", "maskgit", "dit")
+"""Methods that are compared; the others serve the ablation alone."""
+
+
 ABLATION = (
     ("raster AR", Setting("raster-ar", filtered=False)),
     ("VAR, no AdaLN", Setting("var-plain", filtered=False)),
@@ -145,7 +149,7 @@ ABLATION = (
 
 def settings(guidance: tuple[float, ...]) -> list[Setting]:
     """All rows of quality: the comparison at each guidance, and the ablation."""
-    compared = [Setting(m, s) for m in ("var", "raster-ar", "maskgit", "dit") for s in guidance]
+    compared = [Setting(m, s) for m in COMPARED for s in guidance]
     return list(dict.fromkeys(compared + [setting for _, setting in ABLATION]))
 
 
