@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint notebooks lab clean distclean results
+.PHONY: help setup demo test lint notebooks lab book clean distclean results
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -15,6 +15,7 @@ ARGS ?=
 
 # The stamp's name holds a checksum of what pip was asked for, so a changed requirement installs anew.
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+BOOK := $(VENV)/.book-$(notdir $(STAMP))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITIZE := $(wildcard tests/nbval_sanitize.cfg)
 
@@ -57,6 +58,17 @@ results: $(STAMP) ## every table and figure of results/ again, from the CSV file
 
 lab: $(STAMP) ## JupyterLab with the course
 	@"$(PY)" -m jupyterlab notebooks
+
+# Nothing is run: the pages show the outputs that the notebooks were saved with.
+book: $(BOOK) ## the course as a static, searchable site: out/book/html/index.html
+	@rm -rf out/book/html
+	@"$(PY)" -m sphinx -q -W --keep-going -c docs/book -d out/book/.doctrees . out/book/html
+	@"$(PY)" scripts/check_links.py out/book/html
+	@echo "out/book/html/index.html"
+
+$(BOOK): $(STAMP)
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[book]'
+	@rm -f "$(VENV)"/.book-* && touch "$@"
 
 clean: ## remove caches and build leftovers (out/, runs/ and .venv stay)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

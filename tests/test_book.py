@@ -1,0 +1,50 @@
+"""The course's site: its settings and front page name every notebook; broken links are found."""
+
+import re
+import runpy
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "docs" / "book"
+SOLUTIONS = ROOT / "notebooks" / "assignments" / "source"
+
+
+def matches(page: str, patterns: list[str]) -> int:
+    """How many patterns fit; as in Sphinx, a `*` stops at a slash."""
+    return sum(p.count("/") == page.count("/") and fnmatch(page, p) for p in patterns)
+
+
+def test_the_front_page_lists_every_notebook_once_and_no_solution():
+    entries = re.findall(r"^/(\S+)$", (BOOK / "course.md").read_text(), re.M)
+    read = runpy.run_path(str(BOOK / "conf.py"))["include_patterns"]
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in path.parts:
+            page = path.relative_to(ROOT)
+            wanted = 0 if path.is_relative_to(SOLUTIONS) else 1
+            assert matches(str(page.with_suffix("")), entries) == wanted, page
+            assert matches(str(page), read) == wanted, page
+
+
+def test_nothing_is_run_and_every_document_is_listed():
+    settings = runpy.run_path(str(BOOK / "conf.py"))
+    assert settings["nb_execution_mode"] == "off"
+    front = (BOOK / "course.md").read_text()
+    assert all(f"\n/docs/{path.stem}\n" in front for path in (ROOT / "docs").glob("*.md"))
+    assert settings["root_doc"] in (BOOK / "index.html").read_text()
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "index.html").write_text(
+        '<h1 id="top">a</h1><a href="b.html#here">b</a><a href="#top">a</a><a href="c.html">c</a>'
+        '<a href="b.html#there">b</a><img src="d.png"><a href="https://example.org/x">x</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here">b</p>')
+    run = [sys.executable, ROOT / "scripts" / "check_links.py", tmp_path]
+    found = subprocess.run(run, capture_output=True, text=True)
+    assert found.returncode == 1 and "5 links inside the site checked; 1 lead" in found.stdout
+    assert re.findall(r"no (\w+) for (\S+)", found.stdout) == [
+        ("file", "c.html"), ("place", "b.html#there"), ("file", "d.png"),
+    ]

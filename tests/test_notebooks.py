@@ -1,0 +1,146 @@
+"""The course's notebooks as they were saved: outputs, pictures, size of the cells, opening, end.
+
+`make test` runs them with nbval as well; here is what nbval does not look at.
+"""
+
+import ast
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ASSIGNMENTS = sorted((ROOT / "notebooks" / "assignments").rglob("*.ipynb"))
+lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+everything = pytest.mark.parametrize(
+    "path", LESSONS + ASSIGNMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+def outputs(path: Path) -> list:
+    return [output for cell in cells(path, "code") for output in cell.outputs]
+
+
+def pictures(cell) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+def comparable(cell) -> bool:
+    """Whether nbval compares what this cell leaves."""
+    return "nbval-ignore-output" not in cell.metadata.get("tags", []) and not re.search(
+        r"NBVAL_IGNORE_OUTPUT", cell.source
+    )
+
+
+def test_the_course_is_complete():
+    numbers = [path.stem[:2] for path in LESSONS]
+    assert len(numbers) == len(set(numbers))
+    assert {f"{n:02}" for n in range(13)} - set(numbers) <= {"09", "11"}
+    assert [path.stem[:2] for path in ASSIGNMENTS] == ["a1", "a2", "a3", "a4"] * 2
+
+
+@everything
+def test_nearly_every_cell_is_compared_and_none_is_skipped(path):
+    code = cells(path, "code")
+    tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
+    assert not tags & {"nbval-skip", "skip-execution", "raises-exception", "nbval-raises-exception"}
+    assert not any("NBVAL_SKIP" in cell.source for cell in code)
+    assert sum(not comparable(cell) for cell in code) <= 0.1 * len(code)
+
+
+@everything
+def test_was_run_from_top_to_bottom_without_a_complaint(path):
+    code = [cell for cell in cells(path, "code") if cell.source.strip()]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [o for o in outputs(path) if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+@everything
+def test_is_free_of_this_machine(path):
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"/(?:home|root|work|tmp|Users|mnt|usr|opt)/\w+|[A-Z]:\\\\\w+", text)
+    assert not found and "\\r" not in text.replace("\\\\r", "")  # \r: what a progress bar leaves
+
+
+@everything
+def test_pages_need_no_network(path):
+    kinds = {kind for output in outputs(path) for kind in output.get("data", {})}
+    assert kinds <= {"text/plain", "image/png"}
+    words = "".join(cell.source for cell in cells(path, "markdown"))
+    assert not re.search(r"!\[|<img|<script|<iframe", words)
+
+
+@lessons
+def test_pictures(path):
+    """At least three, none small or blurred: 2 pixels for each of a page's narrow column."""
+    drawn = [cell for cell in cells(path, "code") if pictures(cell)]
+    assert sum(map(pictures, drawn)) >= 3
+    for cell in drawn:
+        for output in cell.outputs:
+            size = re.search(r"size (\d+)", output.get("data", {}).get("text/plain", ""))
+            assert size is None or int(size[1]) >= 400
+
+
+def names(nodes, context) -> set[str]:
+    """Variables that these pieces of code read (ast.Load) or set (ast.Store)."""
+    inner = (n for node in nodes for n in ast.walk(node))
+    return {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
+
+
+def checked(code: list) -> set[str]:
+    """Variables in an `assert`, and all that their values were made from, without imports."""
+    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
+    found = names([node for node in nodes if isinstance(node, ast.Assert)], ast.Load)
+    made = [
+        (names(node.targets, ast.Store), names([node.value], ast.Load))
+        for node in nodes
+        if isinstance(node, ast.Assign)
+    ]
+    while new := {name for made_, of in made if made_ & found for name in of} - found:
+        found |= new
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return found - {name.asname or name.name for node in imports for name in node.names}
+
+
+@lessons
+def test_asserts_stand_behind_the_pictures(path):
+    """A cell that draws uses data that an `assert` checks, or that went into what one checks.
+
+    Not a switch or a size, which say nothing about data. A diagram of boxes has no data.
+    """
+    code = cells(path, "code")
+    data = checked(code) - {"SCALE", "device", "K", "L", "V"}
+    for cell in code:
+        if pictures(cell) and "plots.flow(" not in cell.source:
+            assert names([ast.parse(cell.source)], ast.Load) & data, cell.source
+
+
+@lessons
+def test_cells_are_small(path):
+    lines = [len(cell.source.splitlines()) for cell in cells(path, "code")]
+    assert statistics.median(lines) <= 8 and max(lines) <= 20
+    words = [len(cell.source.split()) for cell in cells(path, "markdown")[1:-1]]
+    assert statistics.median(words) <= 90  # no wall of text between the cells
+
+
+@lessons
+def test_opening_and_end(path):
+    everything = nbformat.read(path, as_version=4).cells
+    opening, end = everything[0].source, everything[-1].source
+    assert opening.startswith(f"# {path.stem[:2]} · ")
+    for part in ("**Goals.**", "**Before you start.**", "**What it measures.**", "**Time.**"):
+        assert part in opening
+    assert re.search(r"minute.* two CPU cores", opening)
+    assert "## Summary" in end and "## Sources" in end
+    assert cells(path, "code")[0].source.startswith('SCALE = "cpu"')
+    titles = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert re.search(r"^## \d+ · Exercises", titles, re.M)
+    assert "<summary>Solutions</summary>" in titles
+    assert any(re.match(r"def check\(", cell.source) for cell in cells(path, "code"))
