@@ -152,8 +152,8 @@ def main(names: list[str]) -> int:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(TABLE, text.getvalue().encode())
-    missed = set(MUTATIONS) - {row["mutation"] for row in rows}
-    print(f"wrote {TABLE.relative_to(ROOT)}: {len(rows)} rows; not caught: {sorted(missed) or None}")
+    missed = sorted(set(MUTATIONS) - {row["mutation"] for row in rows})
+    print(f"wrote {TABLE.relative_to(ROOT)}: {len(rows)} rows; not caught: {missed or None}")
     return 1 if missed else 0
 
 
