@@ -17,7 +17,7 @@ ARGS ?=
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 BOOK := $(VENV)/.book-$(notdir $(STAMP))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-SANITIZE := $(wildcard tests/nbval_sanitize.cfg)
+ASSIGNMENTS := $(wildcard notebooks/assignments/*.ipynb notebooks/assignments/source/*.ipynb)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ lint: $(STAMP) ## ruff
 # One thread for each of two workers; the notebooks' outputs were saved with one thread as well.
 test: lint ## ruff, the tests and every notebook (nbval)
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=600 \
-	  $(if $(SANITIZE),--nbval-sanitize-with $(SANITIZE)) tests $(NOTEBOOKS) $(ARGS)
+	  tests $(NOTEBOOKS) $(ASSIGNMENTS) $(ARGS)
 
 # VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them

@@ -64,7 +64,7 @@ MUTATIONS = {
         "quantizer.py",
         "return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes",
         "return codes",
-        ("00", "03"),
+        ("03",),
     ),
 }
 

@@ -6,6 +6,8 @@
 import ast
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -60,6 +62,30 @@ def test_was_run_from_top_to_bottom_without_a_complaint(path):
     code = [cell for cell in cells(path, "code") if cell.source.strip()]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [o for o in outputs(path) if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+@everything
+def test_strict_runs_need_no_sanitizing(path):
+    """Nothing is printed that a second run would print otherwise, so nbval compares every word."""
+    printed = "".join(output.get("text", "") for output in outputs(path))
+    for kind in (r"0x[0-9a-f]{6}", r"\d\d:\d\d", r"20\d\d-\d\d-\d\d", r"\d%\|", r"it/s"):
+        assert not re.search(kind, printed), kind
+    if path in LESSONS:
+        assert not re.search(r"\d\.\d{3}", printed)  # floats are asserted, not printed
+
+
+def test_make_test_is_strict(tmp_path):
+    """One other letter in a saved output fails, with the very options of `make test`."""
+    recipe = re.search(r"\ntest:.*?\n\n", (ROOT / "Makefile").read_text(), re.S)[0]
+    options = re.findall(r"--nbval\S*", recipe)
+    assert "--nbval" in options and not any("lax" in o or "sanitize" in o for o in options)
+    for name, saved in (("right", "a\n"), ("wrong", "b\n")):
+        output = nbformat.v4.new_output("stream", name="stdout", text=saved)
+        cell = nbformat.v4.new_code_cell("print('a')", execution_count=1, outputs=[output])
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, tmp_path]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
+    assert "1 failed, 1 passed" in done.stdout and "wrong.ipynb" in done.stdout
 
 
 @everything
