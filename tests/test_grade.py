@@ -231,7 +231,8 @@ Pair = namedtuple("Pair", "f_hat loss")
 def test_not_written_and_not_supported_differ():
     """Both are NotImplementedErrors; torch's has a text."""
     exam = Exam("a3", 0, "guide")
-    for text, said in (("", "is not written yet"), ("'Bool'", "raised NotImplementedError: 'Bool'")):
+    of_torch = "raised NotImplementedError: 'Bool'"
+    for text, said in (("", "is not written yet"), ("'Bool'", of_torch)):
         answer = {"status": "raised", "type": "NotImplementedError", "text": text}
         (result,) = exam.mark([answer] * len(exam.calls))
         assert result.message == f"`guide` {said}"
