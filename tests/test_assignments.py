@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from assignments import proof
+from assignments.errors import ERRORS
 
 from varmini.grading import checks
 from varmini.grading.checks import ASSIGNMENTS, Exam, load
@@ -128,3 +129,30 @@ def test_hints_quote_what_the_grader_says(assignment):
                 for quote in quotes:
                     start = re.split(r"[(\d.]", quote)[0].strip()
                     assert start in said, f"{assignment}: no message says {quote!r}"
+
+
+def test_hints_quote_the_errors_that_students_meet(assignment):
+    """Each error in bold is one that a slip ends in, word for word; each slip's error is there."""
+    texts = [c.source for c in read(assignment).cells if c.cell_type == "markdown"]
+    hints = [text for text in texts if text.startswith("<details><summary>Hints")]
+    quoted = {}
+    for task, hint in enumerate(hints, 1):
+        for bold in re.findall(r"\*\*(.*?)\*\*", hint):
+            kind = re.search(r"\w+Error", bold)
+            if kind or "returned shape" in bold:
+                for quote in re.findall(r'"([^"]+)"', bold):
+                    words = ".*".join(re.escape(part.strip()) for part in quote.split("..."))
+                    quoted[task, quote] = f"{kind[0]}: .*{words}" if kind else words
+    exam, met = Exam(assignment, 0), set()  # the notebook's inputs
+    for slip in (slip for name, slip in ERRORS if name == assignment):
+        results = proof.mark(exam, proof.mutate(proof.solution(assignment), slip))
+        result = next(result for result in results if result.check == slip.check)
+        assert slip.mistake in result.message, slip.name
+        found = {
+            (task, quote)
+            for (task, quote), words in quoted.items()
+            if task == result.task and re.search(words, result.message)
+        }
+        assert found, f"{slip.name}: no hint of task {result.task} quotes {result.message!r}"
+        met |= found
+    assert {key for key in quoted if "Error" in quoted[key]} <= met

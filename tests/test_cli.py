@@ -92,7 +92,7 @@ def test_help_of_training_shows_the_presets_defaults(capsys):
 
 
 def test_module_runs_and_is_light_until_a_command_is_known():
-    heavy = {"tyro", "matplotlib", "datasets", "PIL", "pyarrow", "ipywidgets"}
+    heavy = {"torch", "tyro", "matplotlib", "datasets", "PIL", "pyarrow", "ipywidgets"}
     code = ("import runpy, sys\nsys.argv = ['varmini', 'smaple']\n"
             "try:\n    runpy.run_module('varmini', run_name='__main__')\n"
             "except SystemExit as stop:\n"
@@ -124,6 +124,8 @@ def test_version(capsys):
     (["sample", "cat"], ["'cat'"]),
     (["sample", "--out", "grid.jpg"], ["grid.jpg", ".png"]),
     (["sample", "--n", "0"], ["--n is 0", "at least 1"]),
+    (["sample", "--out", f"{__file__}/x/grid.png"], ["grid.png cannot be written", "Not a dir"]),
+    (["zeroshot", "--out", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
     (["sample", "--var", "nowhere"], ["'nowhere'", "folder"]),
     (["reconstruct"], ["no picture"]),
     (["reconstruct", "missing.png"], ["missing.png", "no such file"]),

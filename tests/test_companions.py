@@ -21,6 +21,7 @@ from varmini.companions.parts import drop_labels, guided, with_null
 from varmini.companions.plain_var import PlainVAR
 from varmini.companions.raster_ar import RasterAR, RasterARConfig, rotary_table, rotate
 from varmini.companions.training import Training, finished, log_steps, shuffled, train
+from varmini.precision import ready
 
 SHAPE = dict(depth=2, width=32, heads=2, side=3, num_classes=3)
 LABELS = torch.tensor([0, 2, 3, 1])
@@ -51,6 +52,21 @@ def maskgit():
 @pytest.fixture
 def dit():
     return redraw(DiT(DiTConfig(**SHAPE, channels=2)), 0, 0.25).eval()
+
+
+@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
+def test_a_copy_laid_out_for_bf16_computes_the_same(name, request):
+    model = request.getfixturevalue(name)
+    x = (torch.randn(4, 2, 3, 3), torch.arange(4)) if name == "dit" else (tokens().flatten(1),)
+    short = slice(-1) if name == "ar" else slice(None)
+    args = (*x, LABELS) if name == "dit" else (LABELS, x[0][:, short])
+    with torch.no_grad():
+        exact = model(*args)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, quick = model(*args), ready(model)(*args)
+    assert ready(model) is model  # outside of autocast
+    error = (plain - exact).abs().mean()
+    assert error > 0 and (quick - exact).abs().mean() < 2 * error
 
 
 def tokens(batch=4, side=3, seed=0):

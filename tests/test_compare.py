@@ -139,6 +139,16 @@ def test_quality_has_every_setting_and_seed(finished):
     assert [r["autoencoder"] for r in bound] == ["none (real images)", *KINDS]
 
 
+def test_flops_are_counted_where_draws_are_in_bf16(finished, monkeypatch):
+    runs, tables = finished
+    monkeypatch.setenv("VARMINI_PRECISION", "bfloat16")
+    engine.precision.cache_clear()
+    again = measure.cost_rows(Codes(BED, runs))
+    engine.precision.cache_clear()
+    before = read_rows(tables / "comparison" / "cost.csv")
+    assert [r["flops"] for r in again] == [r["flops"] for r in before]
+
+
 def test_the_pictures_of_a_comparison_are_shown(finished, script):
     assert (finished[1] / "comparison" / "samples.png").stat().st_size > 1000
     assert "(comparison/samples.png)" in script.comparison(finished[1], finished[1])

@@ -26,6 +26,8 @@ from varmini.metrics import frechet_distance, inception_score, precision_recall
 from varmini.sampling_run import Draw, draw_samples
 from varmini.sources import to_uint8
 
+OTHER = Path(__file__).resolve().parent.parent / "data" / "timings.csv"
+"""A table, but not of samples."""
 DRAW = Draw("var", "tok", num_classes=3, per_class=4, top_k=0, top_p=0.0)
 
 
@@ -397,6 +399,14 @@ def test_the_command_says_who_judged_what_against_what(models, tmp_path, capsys,
         (["--classifier", "nobody"], "no classifier named 'nobody'"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--candidates", "0", "--rejector", "fashion"], "at least 2 candidates"),
+        (["--cfg", "1.5", "-1"], "cfg is -1.0"),
+        (["--top-p", "2"], "top_p is 2.0"),
+        (["--top-k", "-3"], "top_k is -3"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--out", f"{__file__}/new/rows.csv"], "cannot be written (Not a directory)"),
+        (["--samples", f"{__file__}/new"], "cannot be written (Not a directory)"),
+        (["--save-reference", "/proc/none/a.npz"], "cannot be written"),
+        (["--out", str(OTHER)], "no results of this kind"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_drawn(

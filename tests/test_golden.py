@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from golden_case import SIZES, gold, models, official_vae, official_var
 
-from varmini import ScaleSchedule, official, sample, sampler
+from varmini import ScaleSchedule, sample, sampler
 from varmini.data import to_float
 from varmini.official import load_official
+from varmini.official_names import var_views
 from varmini.quantizer import MultiScaleQuantizer
 from varmini.sampler import filter_logits
 
@@ -141,7 +142,7 @@ def test_cross_entropy_and_all_gradients() -> None:
     assert_close(loss[None], gold()["ce_loss"], LOGITS)
     own = dict(var.named_parameters())
     gradients = torch.autograd.grad(loss, list(own.values()))
-    assert_gradients(official._var_views(dict(zip(own, gradients)), var.config), "grad.")
+    assert_gradients(var_views(dict(zip(own, gradients)), var.config), "grad.")
 
 
 @torch.no_grad()

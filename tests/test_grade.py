@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -177,6 +178,8 @@ def test_trees_come_back_and_rubbish_does_not():
         (None, np.zeros(2), "returned None: is a `return` missing?"),
         ("text", np.zeros(2), "returned a str, expected a tensor of shape (2,)"),
         (np.float32([1, np.nan]), np.ones(2), "returned NaN, at [1]"),
+        (np.ones(2), np.array([1, np.nan]), "returned NaN, at [1]"),
+        (-np.inf, 2.0, "returned -inf, expected 2"),
         (np.float32([1, 0]), np.array([1, 2]), "returned float32, expected integers (torch.int64)"),
         (np.array([1, 0]), np.array([True, False]), "returned int64, expected bool"),
         (np.array([1, 3]), np.array([1, 2]), "is wrong at 1 of 2 places; at [1] 3, expected 2"),
@@ -195,6 +198,9 @@ def test_a_difference_below_the_tolerance_is_none():
     assert difference(np.float32([100.009, 0.009]), right, 1e-4) is None
     assert difference(np.float32([100.02, 0.0]), right, 1e-4) is not None
     assert difference([np.int32([1])], (np.array([1]),), 1e-4) is None
+    count = 3 * 10**17 + 1  # more digits than a float has
+    assert difference(float(count), count, 1e-4) is None
+    assert difference(float(count) * (1 + 1e-9), count, 1e-4) is not None
 
 
 def test_answers_of_a_liar_earn_nothing():
@@ -219,6 +225,19 @@ def test_text_of_a_submission_is_made_plain():
     assert table(rows).decode().splitlines()[1] == "'=cmd(),3,'-1"
 
 
+Pair = namedtuple("Pair", "f_hat loss")
+
+
+def test_not_written_and_not_supported_differ():
+    """Both are NotImplementedErrors; torch's has a text."""
+    exam = Exam("a3", 0, "guide")
+    of_torch = "raised NotImplementedError: 'Bool'"
+    for text, said in (("", "is not written yet"), ("'Bool'", of_torch)):
+        answer = {"status": "raised", "type": "NotImplementedError", "text": text}
+        (result,) = exam.mark([answer] * len(exam.calls))
+        assert result.message == f"`guide` {said}"
+
+
 def test_statuses_of_single_calls():
     calls = {"function": "f", "args": (np.ones(2, np.float32),), "kind": "call", "numpy": False}
 
@@ -236,6 +255,7 @@ def test_statuses_of_single_calls():
     assert status(lambda x: 10**30)["value"] == float("inf")
     assert status(lambda x: x.to_sparse())["value"].tolist() == [1, 1]
     assert status(lambda x: x + 1j)["type"] == "TypeError"
+    assert type(status(lambda x: Pair(x, x))["value"]) is tuple
     assert status(lambda x, y: x)["status"] == "raised"
 
 
@@ -257,9 +277,12 @@ def test_the_checks_in_a_notebook(capsys, monkeypatch):
     check.total()
     assert capsys.readouterr().out == "6 of 25 points\n"
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
-    check(namespace["up"])
+    assert check(namespace["up"]) == 2
     with pytest.raises(AssertionError, match="down is not right yet"):
         check(namespace["down"])
+    part = proof.solution("a1").replace("return f + (f_hat - f).detach()", "return f_hat")
+    exec(part, namespace)
+    assert check(namespace["quantize"]) == 4  # of 6: nbgrader's partial credit
     with pytest.raises(ValueError, match="a1 asks for no function 'print'"):
         check(print)
 

@@ -12,7 +12,7 @@ from varmini.grading.runner import Call, Limits, run_isolated
 
 QUICK = Limits(call_seconds=2.0)
 HOSTILE = """
-import ctypes, os, resource, signal, socket, subprocess, sys, threading, time
+import ctypes, fcntl, os, resource, signal, socket, subprocess, sys, threading, time
 import torch
 
 HERE = {here!r}
@@ -53,6 +53,11 @@ def recursion(x):
     return recursion(x)
 
 
+def bottomless(x):
+    sys.setrecursionlimit(10**9)
+    return recursion(x)
+
+
 def network(x):
     socket.create_connection(("127.0.0.1", 9))
 
@@ -83,6 +88,10 @@ def fills_disk(x):
         file.write(bytes(10**9))
 
 
+def writes_outside(x):
+    open({victim!r}, "w").close()
+
+
 def reads_reference(x):
     return len(open(HERE + "/varmini/grading/a1_reference.py").read())
 
@@ -107,6 +116,14 @@ def removes(x):
 
 def kills_grader(x):
     os.kill(os.getppid(), 0)  # signal 0 only asks whether one could
+
+
+def signals_grader(x):  # a pipe of one's own that sends SIGIO to whom it is said to belong
+    fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())
+
+
+def raw_signals_grader(x):
+    return ctypes.CDLL(None).fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())
 
 
 def looks_at_grader(x):
@@ -140,6 +157,7 @@ CONTAINED = {  # what becomes of each, with the kernel's fences up
     "reads_reference": "PermissionError", "reads_solution": "PermissionError",
     "imports_reference": "ImportError", "patches_grader": "PermissionError",
     "removes": "PermissionError", "kills_grader": "PermissionError",
+    "writes_outside": "PermissionError", "signals_grader": "PermissionError",
     "looks_at_grader": "PermissionError", "lifts_limits": "ValueError", "floods": "ValueError",
     "returns_code": "TypeError",
 }  # fmt: skip
@@ -160,13 +178,15 @@ def call_all(names, victim, kernel=True):
 
 
 def test_hostile_functions_are_contained_and_cost_the_others_nothing(tmp_path):
-    names = [*CONTAINED, "raw_network", "honest"]  # honest: first and last
+    raw = ("raw_network", "raw_signals_grader")
+    names = [*CONTAINED, "bottomless", *raw, "honest"]  # honest: first and last
     found, outcome = call_all(names, tmp_path / "victim")
-    expected = CONTAINED | {"raw_network": "ok"}
+    expected = CONTAINED | dict.fromkeys(raw, "ok")
     if "Python only" in outcome.isolation:  # where ctypes is refused, too
-        expected |= dict.fromkeys(("raw_network", "crashes", "starts_threads"), "PermissionError")
+        expected |= dict.fromkeys((*raw, "crashes", "starts_threads"), "PermissionError")
     else:
-        assert outcome.answers[-2]["value"] == -1
+        assert [answer["value"] for answer in outcome.answers[-3:-1]] == [-1, -1]
+    assert found.pop("bottomless") in ("slow", "memory", "died")
     assert found == expected
     assert outcome.answers[-1]["value"].tolist() == [0, 2, 4, 6, 8, 10]
 
@@ -227,6 +247,10 @@ def test_the_filter_decides_as_it_should(column, architecture):
     for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):
         assert verdict(number["openat"], 0, 0, flag) == refuse
     assert verdict(number["tgkill"], 77) == allow and verdict(number["tgkill"], 78) == refuse
+    for command in (8, 10, 15):  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+        assert verdict(number["fcntl"], 3, command, 77) == refuse
+    for command in (0, 1, 2, 3, 4, 1030):  # duplicate, flags
+        assert verdict(number["fcntl"], 3, command, 0) == allow
     assert verdict(number["prlimit64"], 0, 7, 0) == allow
     assert verdict(number["prlimit64"], 0, 7, pointer) == refuse
     assert verdict(number["prlimit64"], 0, 7, 4096) == refuse

@@ -339,6 +339,17 @@ def test_bad_input_is_named(call, words):
 # ------------------------------------------------------------------------------------------ revival
 
 
+def test_phi_never_runs_in_tf32():
+    """Which cuDNN takes for float32 convolutions unless it is told not to."""
+    quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), 16)
+    convolutions, seen = torch.backends.cudnn.conv, []
+    before = convolutions.fp32_precision
+    for phi in quantizer.phis:
+        phi.register_forward_hook(lambda *_: seen.append(convolutions.fp32_precision))
+    quantizer.decode(quantizer.encode(random_features(quantizer.schedule, 2)))
+    assert seen == ["ieee"] * 6 and convolutions.fp32_precision == before
+
+
 def collapsed(vocab=16):
     """A quantizer of which one code takes everything, and features far from all others."""
     quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), vocab)

@@ -388,6 +388,18 @@ def test_initial_gates_are_small_and_logits_near_uniform():
         assert var(*inputs_for(var)).abs().max() < 0.1
 
 
+def test_with_one_adaln_layer_the_blocks_offsets_alone_start_small():
+    """As `init_weights` of the official code has it, for the 512-pixel model."""
+    torch.manual_seed(0)
+    var = VAR(VARConfig(depth=8, width=64, heads=4, sizes=(1, 2), vocab_size=8, code_channels=4,
+                        num_classes=3, shared_adaln=True, init_gamma=1e-3))  # fmt: skip
+    gates, rest = var.offsets[:, :2].std().item(), var.offsets[:, 2:].std().item()
+    assert gates == pytest.approx(1e-3 * 64**-0.5, rel=0.1)
+    assert rest == pytest.approx(0.5 * 64**-0.5, rel=0.1)
+    parts = var.modulation.weight.view(6, -1).std(1).tolist()
+    assert parts == pytest.approx([(1 / 3 / 64) ** 0.5] * 6, rel=0.1)
+
+
 def test_no_weight_decay_on_embeddings_biases_and_scales():
     var = build(shared_adaln=True)
     decayed = {id(p) for p in decay_groups(var, 0.05)[0]["params"]}

@@ -1,9 +1,13 @@
 """varmini: Visual AutoRegressive modeling (next-scale prediction), small enough to read."""
 
-from .sampler import inpaint, sample
-from .scales import ScaleSchedule
-from .tokenizer import MultiScaleVQVAE, TokenizerConfig
-from .transformer import VAR, VARConfig
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .sampler import inpaint, sample
+    from .scales import ScaleSchedule
+    from .tokenizer import MultiScaleVQVAE, TokenizerConfig
+    from .transformer import VAR, VARConfig
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,3 +19,21 @@ __all__ = [
     "inpaint",
     "sample",
 ]
+
+_HOMES = {
+    "VAR": "transformer",
+    "MultiScaleVQVAE": "tokenizer",
+    "ScaleSchedule": "scales",
+    "TokenizerConfig": "tokenizer",
+    "VARConfig": "transformer",
+    "inpaint": "sampler",
+    "sample": "sampler",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name when it is first used, so that `varmini --help` does not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return found

@@ -2,7 +2,7 @@
 
 A law is a straight line through (log x, log L). Two points always lie on one, so every fit here
 comes with Pearson's correlation, residuals, bootstrap intervals, a curvature, and the miss of a law
-fitted without the largest size. Source: VAR, section 5.1, equations 8 to 10 (of Kaplan et al.
+fitted without the largest size. Source: VAR, section 5.2, equations 9 and 10 (of Kaplan et al.
 2020). Only numpy is needed.
 """
 
@@ -201,7 +201,7 @@ PAPER = (
     Law("error_last", "c", 0.081, -0.0067),
     Law("error", "c", 0.044, -0.011),
 )
-"""VAR, section 5.1, figures 5 and 6: twelve sizes from 18M to 2B on ImageNet at 256 pixels."""
+"""VAR, section 5.2, figures 5 and 6: twelve sizes from 18M to 2B on ImageNet at 256 pixels."""
 
 BILLION, PFLOP = 1e9, 1e15
 """The paper's units of N and C."""

@@ -169,7 +169,8 @@ class Checker:
     """The grader's checks inside a notebook: says what a function earns, on fixed inputs.
 
     In a notebook it never raises, so that unfinished work does not stop the cells below. Under
-    nbgrader it raises an AssertionError unless all points are earned, as nbgrader expects.
+    nbgrader it returns the points, which nbgrader takes as the cell's score, or raises an
+    AssertionError when there are none.
 
     Args:
         assignment: "a1" to "a4".
@@ -184,15 +185,19 @@ class Checker:
         self.results: dict[str, Result] = {}
         load(assignment)
 
-    def __call__(self, function: Callable) -> None:
+    def __call__(self, function: Callable) -> int | None:
         """Prints the marks of one function, with a sentence on whatever is wrong."""
-        for result in self.run(function):
+        results = self.run(function)
+        for result in results:
             note = result.message
             if result.earned < result.points:
                 note = f"{note.rstrip('.')}. See the hints of task {result.task}."
             print(f"{result.check}: {result.earned} of {result.points} points · {note}")
-        if "NBGRADER_EXECUTION" in os.environ:
-            assert self.done(function.__name__), f"{function.__name__} is not right yet"
+        if "NBGRADER_EXECUTION" not in os.environ:
+            return None
+        earned = sum(result.earned for result in results)
+        assert earned, f"{function.__name__} is not right yet"
+        return earned
 
     def run(self, function: Callable) -> list[Result]:
         """The results of the checks of one function.

@@ -37,8 +37,8 @@ class LazyImages(Dataset):
     """Common part of the sets that are decoded when asked for, with VAR's transform.
 
     The shorter side is resized to 1.125 x size (Lanczos), then a square of `size` is cropped:
-    at random in training, from the centre in test; no mirroring here (VAR, appendix; its
-    repository's dataset code). Without `size` the first picture's shorter side is taken;
+    at random in training, from the centre in test; no mirroring here (the official code, its
+    `utils/data.py`). Without `size` the first picture's shorter side is taken;
     without `channels`, 1 if the first picture is grey, else 3. Transparent parts become white.
 
     A broken picture is logged by name, counted in `broken`, and replaced by the next one that can

@@ -61,7 +61,8 @@ def write_images(
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """`np.savez`, but whole or not at all."""
+    """`np.savez`, but whole or not at all; makes the folder if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         np.savez(file, **arrays)
 

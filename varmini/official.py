@@ -1,38 +1,24 @@
-"""Official VAR checkpoints (FoundationVision/VAR): their names read into ours, and written back.
+"""Official VAR checkpoints (FoundationVision/VAR): read into our models, and written back.
 
-One table of names serves both directions: `_tokenizer_views` and `_var_views` give, for every
-tensor that an official checkpoint holds, the place among our tensors where its numbers live.
+What a name there means is in `official_names.py`; reading, cleaning and all that may be wrong with
+a file is in `official_file.py`. Here the sizes are read off the shapes.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Iterable
 from functools import partial
-from itertools import count
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .pretrained import read_tensors
+from .official_file import Checkpoint, Source
+from .official_names import PHI, State, tokenizer_views, var_views
 from .scales import ScaleSchedule, Size
 from .tokenizer import MultiScaleVQVAE, TokenizerConfig
 from .transformer import VAR, VARConfig
 
-State = dict[str, Tensor]
-Source = str | os.PathLike | Mapping[str, Tensor]
-
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-# What DDP, FSDP, activation checkpointing and torch.compile put into names.
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Buffers that follow from the sizes alone.
-DERIVED = {"attn_bias_for_masking", "lvl_1L", "zero_k_bias", "ema_vocab_hit_SV"}
-PHI = "quantize.quant_resi."
-NAMED = 20  # of each kind of problem in an error
 
 
 def load_official(
@@ -72,8 +58,8 @@ def load_official(
     if vae is None and var is None:
         raise ValueError("vae and var are both None, expected at least one checkpoint")
     schedule = ScaleSchedule(sizes)
-    tok = None if vae is None else _load_tokenizer(_Checkpoint(vae, "vae"), schedule, lookup)
-    model = None if var is None else _load_var(_Checkpoint(var, "var"), schedule, heads)
+    tok = None if vae is None else _load_tokenizer(Checkpoint(vae, "vae"), schedule, lookup)
+    model = None if var is None else _load_var(Checkpoint(var, "var"), schedule, heads)
     if tok is not None and model is not None:
         ours = (model.config.vocab_size, model.config.code_channels)
         if ours != (tok.vocab_size, tok.config.code_channels):
@@ -109,10 +95,10 @@ def to_official(tok: MultiScaleVQVAE | None, var: VAR | None) -> tuple[State | N
         # Four phis for four scales fit two layouts with equal results: write the default one then.
         n = config.num_phi
         phi = "qresi" if n == 1 else "{}" if n == len(tok.schedule) and n != 4 else "qresi_ls.{}"
-        vae_state = _copies(_tokenizer_views(tok.state_dict(), config, PHI + phi))
+        vae_state = _copies(tokenizer_views(tok.state_dict(), config, PHI + phi))
         vae_state["quantize.ema_vocab_hit_SV"] = torch.zeros(len(tok.schedule), tok.vocab_size)
     if var is not None:
-        var_state = _copies(_var_views(var.state_dict(), var.config))
+        var_state = _copies(var_views(var.state_dict(), var.config))
         var_state["lvl_1L"] = var.schedule.level_ids()[None]
         for i in range(var.config.depth):
             var_state[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(var.config.width)
@@ -126,89 +112,10 @@ def _copies(views: State) -> State:
     }
 
 
-# ------------------------------------------------------------------------------ the tables of names
-
-
-def _tokenizer_views(own: State, config: TokenizerConfig, phi: str) -> State:
-    """Official name -> our tensor; `phi` is the official name of a phi, {} being its number."""
-    levels, attention = len(config.multipliers), config.attention
-    names = {
-        "pre_quant": "quant_conv",
-        "post_quant": "post_quant_conv",
-        "quantizer.codebook": "quantize.embedding",
-    }
-    names |= {f"quantizer.phis.{i}": phi.format(i) for i in range(config.num_phi)}
-    middle = ("block_1", "attn_1", "block_2") if attention else ("block_1", "block_2")
-    for half, stack in (("encoder", "down"), ("decoder", "up")):
-        encoder = half == "encoder"
-        names |= {f"{half}.{n}": f"{half}.{n}" for n in ("conv_in", "norm_out", "conv_out")}
-        names |= {f"{half}.middle.{i}": f"{half}.mid.{n}" for i, n in enumerate(middle)}
-        place = count()
-        for level in range(levels) if encoder else reversed(range(levels)):
-            official = f"{half}.{stack}.{level}"
-            for block in range(config.num_res_blocks + (not encoder)):
-                names[f"{half}.levels.{next(place)}"] = f"{official}.block.{block}"
-                if attention and level == levels - 1:
-                    names[f"{half}.levels.{next(place)}"] = f"{official}.attn.{block}"
-            if level != (levels - 1 if encoder else 0):
-                names[f"{half}.levels.{next(place)}"] = f"{official}.{stack}sample"
-    views = {}
-    for name, tensor in own.items():
-        prefix = next(p for p in names if name.startswith(p + "."))
-        rest = (
-            name[len(prefix) :]
-            .replace(".shortcut.", ".nin_shortcut.")
-            .replace(".proj.", ".proj_out.")
-        )
-        views[names[prefix] + rest] = tensor
-    return views
-
-
-def _var_views(own: State, config: VARConfig) -> State:
-    """Official name -> our tensor, or the part of it that belongs to one block."""
-    names = {
-        "class_embedding": "class_emb",
-        "start_position": "pos_start",
-        "position": "pos_1LC",
-        "level_embedding": "lvl_embed",
-        "word": "word_embed",
-        "head": "head",
-        "head_modulation": "head_nm.ada_lin.1",
-        "modulation": "shared_ada_lin.1",
-    }
-    inner = {
-        "attention.qkv": "attn.mat_qkv",
-        "attention": "attn",
-        "fc1": "ffn.fc1",
-        "fc2": "ffn.fc2",
-    }
-    views = {}
-    for name, tensor in own.items():
-        first, _, rest = name.partition(".")
-        if first == "blocks":
-            block, _, rest = rest.partition(".")
-            prefix = next(p for p in inner if rest.startswith(p + "."))
-            official = f"blocks.{block}.{inner[prefix]}{rest[len(prefix) :]}"
-            if rest.endswith("log_scale"):  # (heads, 1, 1)
-                views[official.replace("log_scale", "scale_mul_1H11")] = tensor[None]
-            else:
-                views[official] = tensor
-        elif first == "offsets":  # (depth, 6, w)
-            views |= {f"blocks.{i}.ada_gss": part[None] for i, part in enumerate(tensor.split(1))}
-        elif first == "modulation" and not config.shared_adaln:  # (depth 6 w, ...)
-            views |= {
-                f"blocks.{i}.ada_lin.1.{rest}": part
-                for i, part in enumerate(tensor.chunk(config.depth))
-            }
-        else:
-            views[names[first] + (f".{rest}" if rest else "")] = tensor
-    return views
-
-
 # -------------------------------------------------------------------- reading sizes off the tensors
 
 
-def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) -> MultiScaleVQVAE:
+def _load_tokenizer(given: Checkpoint, schedule: ScaleSchedule, lookup: str) -> MultiScaleVQVAE:
     levels = max(1, given.number("encoder.down."))
     widths = [
         given.size(
@@ -254,11 +161,11 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         num_phi=num_phi,
         lookup=lookup,
     )
-    views = partial(_tokenizer_views, config=config, phi=PHI + phi)
+    views = partial(tokenizer_views, config=config, phi=PHI + phi)
     return given.fill(MultiScaleVQVAE, config, views)
 
 
-def _load_var(given: _Checkpoint, schedule: ScaleSchedule, heads: int | None) -> VAR:
+def _load_var(given: Checkpoint, schedule: ScaleSchedule, heads: int | None) -> VAR:
     blocks = "blocks.*."
     width = given.size(
         "width",
@@ -303,139 +210,7 @@ def _load_var(given: _Checkpoint, schedule: ScaleSchedule, heads: int | None) ->
         qk_norm=qk_norm,
         shared_adaln=given.has("shared_ada_lin.1.*") or not given.has(blocks + "ada_lin.1.*"),
     )
-    model = given.fill(VAR, config, partial(_var_views, config=config))
+    model = given.fill(VAR, config, partial(var_views, config=config))
     # Built without memory, like the weights, but in no checkpoint.
     model.mask, model.level_ids = schedule.mask(), schedule.level_ids()
     return model
-
-
-class _Checkpoint:
-    """An official state dict under clean names, with all that is wrong with it.
-
-    Args:
-        source: a path or a state dict.
-        kind: "vae" or "var".
-
-    Raises:
-        ValueError: when there is no dictionary of tensors to be had from `source`.
-    """
-
-    def __init__(self, source: Source, kind: str) -> None:
-        self.label, content = _read(source, kind)
-        # The official trainer keeps both models and its own state in one file.
-        model = "vae_local" if kind == "vae" else "var_wo_ddp"
-        for key in ("trainer", model, "state_dict", "model"):
-            content = content[key] if isinstance(content.get(key), Mapping) else content
-        self.state: State = {}
-        self.problems: list[str] = []
-        for name, value in content.items():
-            clean = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
-            if clean.rpartition(".")[2] in DERIVED:
-                continue
-            if not isinstance(value, Tensor):
-                self.problems.append(f"{name} is a {type(value).__name__}, expected a tensor")
-                continue
-            if not value.is_floating_point():
-                self.problems.append(f"{name} is {value.dtype}, expected floating numbers")
-            if clean in self.state:
-                self.problems.append(f"{clean} is there twice")
-            self.state[clean] = value
-        other = "class_emb.weight" if kind == "vae" else "quantize.embedding.weight"
-        if other in self.state:
-            raise ValueError(
-                f"{self.label} holds {other}, so it is not the {kind}: give the "
-                f"tokenizer first and the transformer second"
-            )
-
-    def has(self, pattern: str) -> bool:
-        """Whether there is a tensor of this name; * stands for anything."""
-        return any(fnmatchcase(name, pattern) for name in self.state)
-
-    def number(self, prefix: str) -> int:
-        """How many numbered parts follow `prefix`: one more than the highest number."""
-        parts = (
-            name[len(prefix) :].partition(".")[0] for name in self.state if name.startswith(prefix)
-        )
-        return max((int(part) + 1 for part in parts if part.isdecimal()), default=0)
-
-    def size(self, what: str, default: int, *places: tuple[str, int]) -> int:
-        """The size that most tensors in `places` (pattern, axis) have, so that an odd one shows."""
-        found = {
-            name: tensor.shape[axis]
-            for pattern, axis in places
-            for name, tensor in self.state.items()
-            if fnmatchcase(name, pattern) and tensor.ndim > axis
-        }
-        if not found:
-            return default
-        ranked = Counter(found.values()).most_common(2)
-        if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
-            self.problems.append(
-                f"{what} is unclear: " + ", ".join(f"{n} in {name}" for name, n in found.items())
-            )
-        return ranked[0][0]
-
-    def fill(
-        self, cls: type, config: TokenizerConfig | VARConfig, views_of: Callable[[State], State]
-    ) -> MultiScaleVQVAE | VAR:
-        """Builds cls(config) with these weights, or names all that is wrong in one ValueError."""
-        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
-            model = cls(config)
-        own = {
-            name: torch.empty(t.shape, dtype=torch.float32)
-            for name, t in model.state_dict().items()
-        }
-        views = views_of(own)
-        wrong = {
-            name: f"{name} is {tuple(self.state[name].shape)}, expected {tuple(view.shape)}"
-            for name, view in views.items()
-            if name in self.state and self.state[name].shape != view.shape
-        }
-        found = [
-            self.problems,
-            [f"unknown {name}" for name in self.state if name not in views],
-            [f"missing {name}" for name in views if name not in self.state],
-            [*wrong.values()],
-        ]
-        if any(found):
-            text = "; ".join(
-                line
-                for group in found
-                for line in group[:NAMED]
-                + [f"and {len(group) - NAMED} more"] * (len(group) > NAMED)
-            )
-            if wrong.keys() & {"pos_1LC", "pos_start", "lvl_embed.weight"}:
-                text += f"; sizes={config.sizes} may not be those it was trained with"
-            raise ValueError(f"{self.label} does not fit an official {cls.__name__}: {text}")
-        for name, view in views.items():
-            view.copy_(self.state.pop(name))  # popped, so that memory falls as ours fills
-        model.load_state_dict(own, assign=True)
-        return model.eval()
-
-
-def _read(source: Source, kind: str) -> tuple[str, Mapping]:
-    """(what to call it in an error, content) of a path or state dict."""
-    if isinstance(source, Mapping):
-        return f"the {kind} state dict", source
-    if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(
-            f"{kind} is a {type(source).__name__}, expected the path of a .pth or "
-            f".safetensors file, or a state dict"
-        )
-    path = Path(source)
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is no file: expected the official {kind} checkpoint, .pth or .safetensors"
-        )
-    if path.suffix == ".safetensors":
-        return str(path), read_tensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(
-            f"{path} is damaged or holds more than tensors, which varmini does not "
-            f"unpickle ({type(error).__name__}): download it again"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
-    return str(path), content

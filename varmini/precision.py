@@ -7,6 +7,7 @@ import copy
 import functools
 import os
 import weakref
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,21 @@ def for_sampling(device: str, greedy: bool) -> contextlib.AbstractContextManager
     if torch.is_autocast_enabled(device) or greedy:
         return contextlib.nullcontext()
     return autocast(device)
+
+
+@contextlib.contextmanager
+def full_float32(device: str) -> Iterator[None]:
+    """No autocast and no TF32 convolutions (cuDNN's default for float32 on a GPU) inside.
+
+    Matrix products follow `torch.set_float32_matmul_precision`, by default full float32 as well.
+    """
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 # -------------------------------------------------------------------------- copies of frozen models

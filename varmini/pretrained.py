@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -36,6 +37,22 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> Path:
+    """Tries the place of a file that long work will end in, and leaves nothing; returns `path`.
+
+    Raises:
+        ValueError: when the nearest folder above `path` that is there takes no files.
+    """
+    try:
+        place = next(p for p in path.absolute().parents if p.exists())
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}): choose another place"
+        ) from None
+    return path
 
 
 def file_checksum(path: Path) -> str:

@@ -151,6 +151,15 @@ def generate(
             x = torch.cat([x, x]) if guided else x
 
 
+def check_drawing(cfg: float, top_k: int, top_p: float, seed: int | None) -> None:
+    """Raises a ValueError unless these are what `sample` takes."""
+    if not isinstance(cfg, numbers.Real) or not 0 <= cfg < float("inf"):
+        raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
+    if seed is not None and not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
+        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^32 - 1, or None")
+    check_filter(top_k, top_p)
+
+
 def _as_labels(labels: Tensor | Sequence[int]) -> Tensor:
     if not isinstance(labels, Tensor):
         try:
@@ -183,12 +192,8 @@ def _parts(
         )
     if var.training or tok.training:
         raise ValueError("a model is in training mode: call .eval() on both before sampling")
-    if not isinstance(cfg, numbers.Real) or not 0 <= cfg < float("inf"):
-        raise ValueError(f"cfg is {cfg}, expected a guidance strength of 0 (none) or more")
-    if seed is not None and not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
-        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2^32 - 1, or None")
-    check_filter(top_k, top_p)
-    labels = var.check_labels(labels)
+    check_drawing(cfg, top_k, top_p, seed)
+    labels = var.check_labels(labels.cpu())  # their range is looked at there
     if batch_size is None:
         # Keys and values of both guidance halves, in float32.
         per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
@@ -218,7 +223,7 @@ def inpaint(
 ) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
-    The paper's protocol (section 5.2): at every scale all tokens are drawn as usual, then the codes
+    The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
     that the mask keeps are replaced by the image's own before the scale is added. Maps of up to 3
     tokens are forced entirely, for they say what the whole picture is. The image is encoded in the
     caller's arithmetic, and drawn and decoded in that of `sample`.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import distributed, engine, npz
 from .pretrained import read_json, write_atomic
-from .sampler import sample
+from .sampler import check_drawing, sample
 from .sources import checksum, to_uint8
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
@@ -55,6 +55,7 @@ class Draw:
         for name in ("per_class", "candidates", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_drawing(self.cfg, self.top_k, self.top_p, self.seed)
         if (self.candidates > 1) != bool(self.rejector):
             raise ValueError(
                 f"candidates is {self.candidates} with the rejector {self.rejector!r}: rejection "

@@ -30,7 +30,7 @@ def paper_parameters(depth: int, shared_adaln: bool = False) -> int:
     """The paper's count, matrices of the blocks alone: 18 d w^2 = 73,728 d^3 with w = 64 d.
 
     With one AdaLN layer for all blocks it is 12 d w^2 = 49,152 d^3 (section 3.2, implementation
-    details, and the appendix).
+    details, equation 8, and the footnote in section 5.1).
     """
     return (12 if shared_adaln else 18) * depth * (64 * depth) ** 2
 

@@ -52,10 +52,10 @@ class Sweep:
     """Width a depth."""
     seeds: tuple[int, ...] = (0, 1)
     """One run a size and seed."""
-    images: int = 16_000
+    images: int = 20_000
     """Training length of every run: images drawn, counting repeats."""
-    batch_size: int = 8
-    """Images a step; so few, because a toy of few images lives on its number of steps."""
+    batch_size: int = 32
+    """Images a step."""
     lr: float = 2e-3
     """Learning rate at depth 4; it falls with the square root of the width."""
     muon_lr: float = 0.03

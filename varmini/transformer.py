@@ -196,12 +196,10 @@ class VAR(nn.Module, Pretrained):
                 block.attention.proj.weight /= math.sqrt(2 * c.depth)
                 block.fc2.weight /= math.sqrt(2 * c.depth)
             gates = self.modulation.weight.view(-1, 6, c.width, c.width)
+            if c.shared_adaln:  # the official code scales the blocks' offsets alone then
+                gates = nn.init.normal_(self.offsets, std=c.width**-0.5)
             gates[:, :2] *= c.init_gamma
             gates[:, 2:] *= 0.5
-            if c.shared_adaln:
-                nn.init.normal_(self.offsets, std=c.width**-0.5)
-                self.offsets[:, :2] *= c.init_gamma
-                self.offsets[:, 2:] *= 0.5
             self.head_modulation.weight *= 0.5
             self.head.weight *= 0.02
 

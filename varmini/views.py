@@ -293,7 +293,7 @@ def on_the_law(
 
     Args:
         size_law, compute_law: (a, b) of the loss against size, and of the best loss against
-            compute. The defaults are the paper's, for the last scale (section 5.1).
+            compute. The defaults are the paper's, for the last scale (section 5.2).
         size, compute: the model to mark, in the units of the laws.
         sizes, computes: the range of the axes.
         units: names of the axes.

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import engine
 from ..cli import nearest, parse
 from ..data import class_names as known_names
-from ..pretrained import read_json, resolve_folder
+from ..pretrained import check_writable, read_json, resolve_folder
 from ..sampler import inpaint as redraw
 from ..sampler import sample as draw
 from ..tokenizer import MultiScaleVQVAE
@@ -31,13 +31,13 @@ def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
     """`path`, checked before any work is done for it.
 
     Raises:
-        ValueError: when it ends otherwise, or exists and may not be replaced.
+        ValueError: when it ends otherwise, exists and may not be replaced, or cannot be written.
     """
     if path.suffix.lower() != suffix:
         raise ValueError(f"--out {path} does not end in {suffix}: name a {suffix} file")
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"{path} exists: add --overwrite to replace it, or choose another --out")
-    return path
+    return check_writable(path)
 
 
 def _save(figure: Figure, path: Path) -> None:

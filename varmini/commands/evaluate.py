@@ -20,7 +20,7 @@ from ..judges import Judge, load_judge
 from ..lazy import LazyImages
 from ..metrics import check_samples
 from ..metrics import evaluate_tokenizer as measure_tokenizer
-from ..pretrained import write_atomic
+from ..pretrained import check_writable, write_atomic
 from ..sampling_run import Draw, draw_samples, weights_mark
 from ..tokenizer import MultiScaleVQVAE
 from .draw import bed, load_pair
@@ -83,10 +83,15 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
     append_row(path, row | {k: origin[k] for k in ("date", "hardware", "command", "commit")})
 
 
-def _csv(path: Path) -> Path:
+def _csv(path: Path, first: str) -> Path:
+    """Checks the file for results before any long work; `first` names its first column."""
     if path.suffix.lower() != ".csv" or path.is_dir():
         raise ValueError(f"--out {path} is no .csv file: name one, new or with earlier results")
-    return path
+    if path.exists():
+        with open(path, errors="replace") as file:
+            if file.readline().split(",")[0] != first:
+                raise ValueError(f"{path} holds no results of this kind: choose another --out")
+    return check_writable(path)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class EvaluateTokenizer:
 def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate tokenizer`."""
     o = parse(EvaluateTokenizer, args, prog)
-    _csv(o.out)
+    _csv(o.out, "tokenizer")
     tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(engine.device())
     judge = _judge(o.judging, tok)
     dataset = _real_images(o.judging, tok)
@@ -248,7 +253,7 @@ def _reference(o: EvaluateSamples, judge: Judge, tok: MultiScaleVQVAE) -> Callab
 def evaluate_samples(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate samples`."""
     o = parse(EvaluateSamples, args, prog)
-    _csv(o.out)
+    _csv(o.out, "var")
     distributed.start()
     main, judge, reference = distributed.is_main(), None, None
     with distributed.together():  # what is wrong is told once, and before any long work
@@ -271,6 +276,9 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
             for cfg in o.cfg
         ]
         if main:
+            check_writable(o.samples / "draw.json")
+            if o.save_reference is not None:
+                check_writable(o.save_reference)
             judge = _judge(o.judging, tok)
             check_samples(classes * per_class, judge.features, f"--per-class {per_class}")
             reference = _reference(o, judge, tok)

@@ -13,6 +13,7 @@ from ..classifier import Classifier
 from ..cli import parse
 from ..data import load_images
 from ..engine import autocast, device, progress
+from ..pretrained import check_writable
 from ..results import origin, write_rows
 from .draw import bed, load_pair
 
@@ -52,6 +53,7 @@ class ZeroShot:
 def zeroshot(args: Sequence[str], prog: str) -> None:
     """`varmini zeroshot`."""
     o = parse(ZeroShot, args, prog)
+    check_writable(o.out / "painting.csv")
     var, tok, _ = load_pair(o.var, o.tokenizer)
     channels = tok.config.image_channels
     name = o.classifier or ("cifar10" if channels == 3 else "fashion")

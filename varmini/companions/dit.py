@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import Linear
 from ..pretrained import Pretrained
 from ..transformer import modulate
 from .parts import (
@@ -70,16 +71,15 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = SelfAttention(width, heads)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.modulation = nn.Linear(width, 6 * width)
+        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
+        self.modulation = Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, N, w), condition (B, w) after its SiLU -> (B, N, w)."""
         m = self.modulation(condition).unflatten(1, (6, 1, -1))
         shift1, scale1, gate1, shift2, scale2, gate2 = m.unbind(1)
         x = x + gate1 * self.attention(modulate(x, scale1, shift1))
-        h = self.fc2(F.gelu(self.fc1(modulate(x, scale2, shift2)), approximate="tanh"))
-        return x + gate2 * h
+        return x + gate2 * self.fc2(self.fc1(modulate(x, scale2, shift2), gelu=True))
 
 
 class DiT(nn.Module, Pretrained):
@@ -100,11 +100,11 @@ class DiT(nn.Module, Pretrained):
         if config.width % 4:
             raise ValueError(f"width is {config.width}, expected a multiple of 4 for its positions")
         self.config, w = config, config.width
-        self.word = nn.Linear(config.channels, w)
-        self.time = nn.Sequential(nn.Linear(256, w), nn.SiLU(), nn.Linear(w, w))
+        self.word = Linear(config.channels, w)
+        self.time = nn.Sequential(Linear(256, w), nn.SiLU(), Linear(w, w))
         self.class_embedding = nn.Embedding(config.num_classes + 1, w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
-        self.head_modulation, self.head = nn.Linear(w, 2 * w), nn.Linear(w, config.channels)
+        self.head_modulation, self.head = Linear(w, 2 * w), Linear(w, config.channels)
         rows = torch.arange(config.side).repeat_interleave(config.side).float()
         columns = torch.arange(config.side).repeat(config.side).float()
         place = torch.cat([waves(rows, w // 2), waves(columns, w // 2)], dim=1)

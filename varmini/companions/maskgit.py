@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import Linear
 from ..pretrained import Pretrained
 from .parts import (
     SelfAttention,
@@ -56,7 +57,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = SelfAttention(width, heads)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.attention(x))
@@ -95,7 +96,7 @@ class MaskGIT(nn.Module, Pretrained):
         self.position = nn.Parameter(torch.empty(1, 1 + config.side**2, w))
         self.norm_in = nn.LayerNorm(w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
-        self.fc, self.norm_out = nn.Linear(w, w), nn.LayerNorm(w)
+        self.fc, self.norm_out = Linear(w, w), nn.LayerNorm(w)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         nn.init.trunc_normal_(self.position, std=0.02)
         for module in self.modules():

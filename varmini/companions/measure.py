@@ -15,6 +15,8 @@ from .. import engine
 from ..metrics import check_samples, extract, frechet_between, precision_recall, psnr
 from ..pretrained import file_checksum
 from ..results import Row, read_rows
+from ..sampler import sample
+from ..transformer import VAR
 from .bed import KINDS, Codes
 from .methods import (
     DRAWINGS,
@@ -233,11 +235,15 @@ def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
     label = torch.zeros(1, dtype=torch.long, device=engine.device())
     x = codes.load(kind, "test")[0][:4].to(engine.device())
     decoder = _counted(lambda: decode(x[:1]))
-    whole = _counted(
-        lambda: draw_images(
+
+    def draw() -> Tensor:
+        if isinstance(model, VAR):  # greedy draws are in float32: no counter knows bf16's products
+            return sample(model, tok, label, cfg=guidance - 1, top_k=1)
+        return draw_images(
             model, tok, decode, label, bed=bed, guidance=guidance, seed=0, **d.options
         )
-    )
+
+    whole = _counted(draw)
     model.train()
     training = _counted(lambda: training_loss(model, x, label.expand(4), tok).backward())
     return {

@@ -8,6 +8,7 @@ import numbers
 import torch
 from torch import Tensor, nn
 
+from ..layers import Linear
 from ..transformer import attend
 
 
@@ -20,8 +21,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""

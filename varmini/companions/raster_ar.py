@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import Linear
 from ..pretrained import Pretrained
 from ..sampler import draw, filter_logits
 from ..transformer import attend
@@ -75,10 +76,10 @@ class Block(nn.Module):
         hidden = 32 * math.ceil(8 * width / 3 / 32)  # as many weights as a plain layer of 4 width
         self.heads = heads
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width, bias=False)
-        self.w13 = nn.Linear(width, 2 * hidden, bias=False)
-        self.w2 = nn.Linear(hidden, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.proj = Linear(width, width, bias=False)
+        self.w13 = Linear(width, 2 * hidden, bias=False)
+        self.w2 = Linear(hidden, width, bias=False)
 
     def forward(
         self,
@@ -95,7 +96,7 @@ class Block(nn.Module):
         if cache is not None:
             keys, values = cache
             keys[:, :, position : position + 1], values[:, :, position : position + 1] = k, v
-            k, v = keys[:, :, : position + 1].to(q.dtype), values[:, :, : position + 1]
+            k, v = keys[:, :, : position + 1], values[:, :, : position + 1]
         mixed = attend(q / math.sqrt(q.shape[-1]), k, v, mask)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
         gate, up = self.w13(self.norm2(x)).chunk(2, dim=2)
@@ -128,7 +129,7 @@ class RasterAR(nn.Module, Pretrained):
         self.token_embedding = nn.Embedding(config.vocab_size, w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
         self.norm = nn.RMSNorm(w, eps=1e-5)
-        self.head = nn.Linear(w, config.vocab_size, bias=False)
+        self.head = Linear(w, config.vocab_size, bias=False)
         cos, sin = rotary_table(config.side, w // config.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -209,7 +210,9 @@ class RasterAR(nn.Module, Pretrained):
             len(labels), self.num_tokens, generator=torch.Generator().manual_seed(seed)
         ).to(labels.device)
         shape = (c.depth, 2, len(both), c.heads, self.num_tokens, c.width // c.heads)
-        cache = torch.empty(shape, device=labels.device) if cached else None
+        device = labels.device.type
+        products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        cache = torch.empty(shape, dtype=products, device=labels.device) if cached else None
         tokens = labels.new_empty(len(labels), 0)
         for i in range(self.num_tokens):
             if cached:

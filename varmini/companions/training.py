@@ -42,7 +42,7 @@ class Training:
     """Weight decay of matrices; none on biases and embeddings."""
     clip: float = 2.0
     """Gradient norm above which gradients are scaled down."""
-    ema: float = 0.99
+    ema: float = 0.95
     """Decay of the averaged weights, per step."""
     points: int = 6
     """Rows of log.csv, at images / 2^(points - 1), ..., images / 2, images."""

@@ -126,6 +126,7 @@ def cases_gradient(rng, output):
             output=output,
             wrt=[[0], [1]],
             weight=np.asarray(weight),
+            value=output == 0,  # else `return f` would earn the gradient's points
         )
     ]
 
@@ -199,6 +200,8 @@ CHECKS = [
         "codebook-leaks": "the picture's gradient leaks into the codebook: detach the whole "
                           "difference, f + (f_hat - f).detach()",
         "all-detached": "no gradient reaches f: detach the difference only, not f itself",
+        "values-of-f": "the gradient is that of f, as it should be, but the values are f's, too; "
+                       "they must be those of f_hat",
     }),
     Check("loss", 8, 1, cases_quantize, reference, {
         "loss-of-last-scale": "only the last f_hat is in the loss; take the mean over all scales",

@@ -177,15 +177,17 @@ def loss_gradients(f, codebook, sizes, phis, beta, wrong):
 
 
 def straight_gradients(call, f, codebook, sizes, phis, beta, wrong):
-    """Of sum(weight f_hat): weight for f, nothing for the codebook."""
+    """Of sum(weight f_hat): weight for f, nothing for the codebook; and f_hat."""
     weight = call.weight.astype(np.float64)
+    tokens, _ = residual_pass(f, codebook, sizes, phis, wrong)
+    f_hat = f if "values-of-f" in wrong else cumulative(tokens, codebook, sizes, phis, wrong)[-1]
     if wrong & {"no-straight-through", "codebook-leaks"}:
-        tokens, _ = residual_pass(f, codebook, sizes, phis, wrong)
         through = slope(
             lambda x: (weight * cumulative(tokens, x, sizes, phis, wrong)[-1]).sum(), codebook
         )
-        return [np.zeros_like(f) if "no-straight-through" in wrong else weight, through]
-    return [np.zeros_like(f) if "all-detached" in wrong else weight, np.zeros_like(codebook)]
+        return [np.zeros_like(f) if "no-straight-through" in wrong else weight, through, f_hat]
+    of_f = np.zeros_like(f) if "all-detached" in wrong else weight
+    return [of_f, np.zeros_like(codebook), f_hat]
 
 
 def reference(call: Call, wrong: Wrong):

@@ -34,12 +34,19 @@ def weights(rng: Generator) -> dict:
     return p | {"log_scale": normal(rng, HEADS, scale=0.3) + np.float32(np.log(4))}
 
 
+def ladder(rng: Generator) -> list[tuple[int, int]]:
+    """Sizes of three to five maps, coarse to fine, the last with two rows and columns or more."""
+    sides = np.sort(rng.integers(1, 5, (rng.integers(3, 6), 2)), axis=0)
+    sides[-1] += 1
+    return [tuple(size) for size in sides.tolist()]
+
+
 def cases_levels(rng):
-    return [Call("level_ids", (sizes,)) for sizes in LADDERS]
+    return [Call("level_ids", (sizes,)) for sizes in (*LADDERS, ladder(rng), ladder(rng))]
 
 
 def cases_mask(rng):
-    return [Call("block_mask", (sizes,)) for sizes in LADDERS]
+    return [Call("block_mask", (sizes,)) for sizes in (*LADDERS, ladder(rng), ladder(rng))]
 
 
 def cases_modulate(rng):

@@ -46,16 +46,19 @@ def cases_top_k(rng):
 
 
 def cases_top_p(rng):
-    def case(scale, top_p):
+    def case(scale, top_p, gone=()):
         return clear(
             rng,
-            lambda r: Call("keep_top_p", (normal(r, 2, 3, 9, scale=scale), top_p)),
+            lambda r: Call("keep_top_p", (logits(r, scale, gone), top_p)),
             ref.keep_top_p,
         )
 
-    some = case(1.0, 0.5)
-    some.args[0][..., [2, 5]] = -np.inf  # ruled out before, as top-k does
-    calls = [case(1.0, 0.7), case(2.0, 0.9), case(1.5, 0.02), some]
+    def logits(r, scale, gone):
+        values = normal(r, 2, 3, 9, scale=scale)
+        values[..., gone] = -np.inf  # ruled out before, as top-k does
+        return values
+
+    calls = [case(1.0, 0.7), case(2.0, 0.9), case(1.5, 0.02), case(1.0, 0.5, [2, 5])]
     return calls + [Call("keep_top_p", (normal(rng, 2, 3, 9), top_p)) for top_p in (1.0, 0.0)]
 
 
@@ -99,7 +102,7 @@ def cases_sample(rng):
         uniforms = [uniform(r, 2, h * w) for h, w in SIZES]
         return Call("sample", (toy(r), uniforms, 1.5, 5, 0.8))
 
-    return [clear(rng, make, ref.sample, ("top-p-first", "conditional-only"))]
+    return [clear(rng, make, ref.sample, tuple(LOOP))]
 
 
 def box(rng: Generator, side: int = 16) -> np.ndarray:
@@ -116,7 +119,7 @@ def clear_box(rng: Generator, sizes) -> np.ndarray:
         mask = box(rng)
         maps = [
             ref.keep_maps(mask, sizes, w)
-            for w in (NONE, frozenset({"keep-nearest"}), frozenset({"keep-area"}))
+            for w in (NONE, *map(frozenset, zip(("keep-nearest", "keep-area", "forces-four"))))
         ]
         gap = min(np.abs(ref.keep_values(mask, size) - 0.5).min() for size in sizes)
         different = all(any((a != b).any() for a, b in zip(maps[0], other)) for other in maps[1:])
@@ -141,9 +144,25 @@ def cases_inpaint(rng):
         uniforms = [uniform(r, 2, h * w) for h, w in SIZES]
         return Call("inpaint", (toy(r), own, mask, uniforms, 2.0, 7, 0.95))
 
-    return [clear(rng, make, ref.inpaint)]
+    return [clear(rng, make, ref.inpaint, tuple(PAINTING))]
 
 
+LOOP = {
+    "next-from-one-map": "the next scale reads the share of one map; it reads the sum f_hat",
+    "sum-restarts": "f_hat holds one map only; add up all of them",
+    "conditional-only": "guidance is left out: call guide at every scale",
+    "filter-before-guidance": "top-k and top-p come after guidance, on its result",
+    "top-p-first": "top-p came before top-k: it must see what top-k has left",
+    "draw-greedy": "that takes the likeliest tokens; draw with the random numbers",
+}  # fmt: skip
+PAINTING = {
+    "kept-not-forced": "the kept tokens are not forced: the whole picture is drawn anew",
+    "forced-too-late": "the kept tokens are put in after the scale was added to f_hat, so the "
+                       "next scale reads the wrong picture",
+    "keep-inverted": "the wrong part is forced: keep is True where the picture's own tokens "
+                     "stay",
+    "small-maps-not-forced": "maps of up to 3 tokens are kept entirely",
+}  # fmt: skip
 CHECKS = [
     Check("guide", 1, 3, cases_guide, reference, {
         "ramp-missing": "the guidance is the same at every scale; it ramps up, t = cfg k / (K - 1)",
@@ -189,14 +208,7 @@ CHECKS = [
         "noise-outside-tau": "the noise is added after dividing by tau; it belongs inside",
         "hard-choice": "that picks one code; mix all codes by their weights",
     }, tolerance=1e-3),
-    Check("sample", 6, 4, cases_sample, reference, {
-        "next-from-one-map": "the next scale reads the share of one map; it reads the sum f_hat",
-        "sum-restarts": "f_hat holds one map only; add up all of them",
-        "conditional-only": "guidance is left out: call guide at every scale",
-        "filter-before-guidance": "top-k and top-p come after guidance, on its result",
-        "top-p-first": "top-p came before top-k: it must see what top-k has left",
-        "draw-greedy": "that takes the likeliest tokens; draw with the random numbers",
-    }),
+    Check("sample", 6, 4, cases_sample, reference, LOOP),
     Check("keep_maps", 7, 2, cases_keep, reference, {
         "keep-inverted": "it is inverted: the mask is True where a picture is to be drawn, keep is "
                          "True elsewhere",
@@ -209,12 +221,5 @@ CHECKS = [
         "keep-touched": "it keeps every place that the kept part touches; more than one half "
                         "counts",
     }),
-    Check("inpaint", 8, 4, cases_inpaint, reference, {
-        "kept-not-forced": "the kept tokens are not forced: the whole picture is drawn anew",
-        "forced-too-late": "the kept tokens are put in after the scale was added to f_hat, so the "
-                           "next scale reads the wrong picture",
-        "keep-inverted": "the wrong part is forced: keep is True where the picture's own tokens "
-                         "stay",
-        "small-maps-not-forced": "maps of up to 3 tokens are kept entirely",
-    }),
+    Check("inpaint", 8, 4, cases_inpaint, reference, PAINTING),
 ]  # fmt: skip

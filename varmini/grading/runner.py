@@ -15,12 +15,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .trees import LARGEST, pack, unpack
+import numpy as np
+
+from .trees import LARGEST, pack, unpack, walk
 
 WORKER = Path(__file__).with_name("worker.py")
 STARTS = 8
 """A submission that brought down so many processes is not started again."""
-MOST_NOTES = 50
+MOST_NOTES, LONGEST = 50, 1000
+"""Notes kept of a submission, and characters of each text that it sends."""
+TEXTS = ("status", "type", "text", "where")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Call:
     output: int | None = None
     weight: Any = None
     wrt: list = field(default_factory=list)
+    value: bool = False
     steps: list = field(default_factory=list)
 
 
@@ -132,6 +137,9 @@ def run_isolated(
                 if call.function == calls[attempt.number].function and i not in done:
                     outcome.answers[i] = {"status": status}
                     done.add(i)
+        if attempt.kind == "process":
+            what = "took too long" if status == "slow" else "ended the process"
+            outcome.notes.append(f"reading the code {what}: nothing of it was run")
         if seconds <= 0 or attempt.kind == "process":
             break
     return outcome
@@ -149,15 +157,16 @@ def _run_once(
                     outcome.isolation = message["isolation"]
                 elif "start" in message:
                     kind, number = message["start"]
+                    if kind not in ("statement", "call") or type(number) is not int:
+                        raise ValueError("neither a statement nor a call")
                     if kind == "call":
                         job["calls"][number]
                     attempt.kind, attempt.number = kind, number
-                    attempt.where = str(message["where"])
+                    attempt.where = str(message["where"])[:LONGEST]
                 elif "note" in message and len(outcome.notes) < MOST_NOTES:
-                    outcome.notes.append(str(message["note"]))
+                    outcome.notes.append(str(message["note"])[:LONGEST])
                 elif "answer" in message and attempt.kind == "call":
-                    answer = message["answer"]
-                    outcome.answers[attempt.number] = {"status": str(answer["status"])} | answer
+                    outcome.answers[attempt.number] = plain_answer(message["answer"])
                     done.add(attempt.number)
                 elif "end" in message:
                     return "ended"
@@ -168,11 +177,35 @@ def _run_once(
                     raise _Ended("slow")
         except _Ended as end:
             status = end.args[0]
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError):
             status = "unread"
         if attempt.ready is None:
             raise OSError(f"the grader's own process did not start ({status}): {last_words()}")
     return status
+
+
+def plain_answer(answer: Any) -> dict[str, Any]:
+    """An answer with nothing in it but what `worker.perform` may send.
+
+    The submission shares its process with the code that sends answers, so it can send anything;
+    what is no answer gets the status "unread".
+    """
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"numbers of type {value.dtype}")
+            return value
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return float("inf")
+        return value
+
+    try:
+        found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}
+        found["changed"] = [int(number) for number in answer.get("changed", ())]
+        return found | ({"value": walk(answer["value"], leaf)} if "value" in answer else {})
+    except (AttributeError, ValueError, TypeError, OverflowError):
+        return {"status": "unread"}
 
 
 @contextlib.contextmanager

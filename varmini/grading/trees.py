@@ -23,8 +23,9 @@ LARGEST = 1 << 22
 
 def walk(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
     """The same tree with `leaf` applied to everything that is not a list, tuple or dict."""
-    if isinstance(tree, list | tuple):
-        return type(tree)([walk(branch, leaf) for branch in tree])
+    if isinstance(tree, list | tuple):  # a named tuple becomes a tuple
+        kind = list if isinstance(tree, list) else tuple
+        return kind(walk(branch, leaf) for branch in tree)
     if isinstance(tree, dict):
         return {key: walk(branch, leaf) for key, branch in tree.items()}
     return leaf(tree)
@@ -60,7 +61,9 @@ def unpack(data: bytes) -> Tree:
     try:
         skeleton, arrays = json.loads(data[4:end]), load(data[end:])
         return _rebuild(skeleton, arrays)
-    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
+    ) as error:  # fmt: skip
         raise ValueError(f"the answer cannot be read ({type(error).__name__})") from None
 
 

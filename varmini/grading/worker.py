@@ -150,7 +150,7 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
         call: "function", "args" (a tree), "numpy" (arrays stay arrays), and "kind":
             "call"      the answer is the result;
             "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
-                        arguments at the paths call["wrt"];
+                        arguments at the paths call["wrt"]; with call["value"], that result too;
             "chain"     the function is called once for each of call["steps"], as
                         fn(step, *args, state) -> (result, state); the answer is all results.
 
@@ -227,10 +227,11 @@ def _gradient(function: Any, args: list, call: dict[str, Any]) -> list:
     if call["output"] is not None:
         result = result[call["output"]]
     total = (result * torch.from_numpy(call["weight"])).sum()
-    if not total.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    grads = torch.autograd.grad(total, leaves, allow_unused=True)
-    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
+    grads = [None] * len(leaves)
+    if total.requires_grad:
+        grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
+    return [*found, result] if call["value"] else found
 
 
 def _plain(leaf: Any) -> Any:
@@ -323,10 +324,11 @@ def main() -> None:
 def readable_paths() -> tuple[list[Path], list[Path]]:
     """(what may be read, what may be listed): Python's and the system's libraries, not varmini."""
     folders = [Path(entry) for entry in sys.path if Path(entry).is_dir()]
-    packages = [path for path in folders if path.name in ("site-packages", "dist-packages")]
-    readable = [path for path in folders if path not in packages]
-    for folder in packages:
-        readable += [path for path in folder.iterdir() if not path.name.startswith("varmini")]
+    # Entry by entry: without a virtual environment, site-packages lies inside Python's own folder,
+    # and what may be read may be read with all below it.
+    hidden = re.compile(r"varmini|(site|dist)-packages$")
+    readable = [path for folder in folders for path in folder.iterdir()]
+    readable = [path for path in readable if not hidden.match(path.name)]
     libraries = [Path("/lib64"), Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-gnu*")]
     devices = [Path("/dev", name) for name in ("null", "zero", "urandom")]
     return readable + libraries + devices + [Path("/etc/ld.so.cache")], folders
