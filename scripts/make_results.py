@@ -158,6 +158,21 @@ def comparison_rows(folder: Path) -> list[Row]:
     return found
 
 
+def plain_rows(rows: Sequence[Row]) -> list[Row]:
+    """The table as numbers: what a script, or the ledger of claims, reads."""
+    own, found = rows[0], []
+    for r in rows:
+        row = {k: v for k, v in r.items() if k != "quality"}
+        for key in ("ms_1", "ms_16", "flops", "steps"):
+            if key in r and key in own:
+                row[f"{key}_ratio"] = r[key] / own[key]
+        for key in ("frechet", "accuracy", "precision", "recall") if r["quality"] else ():
+            row[key] = mean(q[key] for q in r["quality"])
+            row[f"{key}_se"] = error_of(r["quality"], key)
+        found.append(row)
+    return found
+
+
 def _claims(rows: Sequence[Row]) -> str:
     """The paper's ratios of time, and what was found here."""
     own, cells = rows[0], []
@@ -181,6 +196,7 @@ def comparison(folder: Path, figures: Path) -> str:
     rows = comparison_rows(folder)
     if not any(len(r) > 3 for r in rows):
         return text + f"{NOT_MEASURED}: run `varmini compare train`, `measure` and `speed`\n"
+    write_rows(folder / "table.csv", plain_rows(rows))
     first = rows[0]
     cells = []
     for r in rows:
@@ -244,12 +260,18 @@ def ablation(folder: Path, figures: Path) -> str:
     if not rows:
         return text + f"{NOT_MEASURED}: run `varmini compare train` and `measure`\n"
     paper = ("18.65", "5.22", "4.95", "4.64", "3.60", "3.30")
-    cells = []
+    cells, plain = [], []
     for (name, s), fid in zip(ABLATION, paper):
         those = [r for r in rows if (r["method"], r["guidance"], r["filtered"])
                  == (s.method, s.guidance, str(s.filtered))]  # fmt: skip
         cells.append([name, *(with_error(those, m) for m in ("frechet", "precision", "recall")),
                       with_error(those, "accuracy", 1, 100), str(len(those)), fid])  # fmt: skip
+        if those:
+            about = {k: those[0][k] for k in ("command", "commit", "hardware", "date")}
+            plain.append({"row": name, "frechet": mean(r["frechet"] for r in those),
+                          "frechet_se": error_of(those, "frechet"), "seeds": len(those),
+                          "paper": float(fid), **about})  # fmt: skip
+    write_rows(folder / "comparison" / "ablation.csv", plain)
     heads = ("row", "Frechet distance", "precision", "recall", "own class, %", "seeds",
              "paper's FID")  # fmt: skip
     return text + table(heads, cells) + "\nErrors as above. One budget of training images a row.\n"

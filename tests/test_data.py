@@ -19,10 +19,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import make_tokenizer
 
 from varmini import data
 from varmini.data import ImageSet, ParquetImages, batches, load_images, to_float, to_uint8
 from varmini.sources import decode, resize_and_crop
+from varmini.token_sets import token_set
 
 REPO = Path(__file__).resolve().parent.parent
 COUNTS = {
@@ -333,6 +335,18 @@ def test_broken_pictures_are_skipped_and_counted(pictures, caplog):
     assert "pictures in a row cannot be read" in message(
         next, batches(load_images(pictures, size=8, channels=3), 4, seed=0)
     )
+
+
+def test_token_maps_report_how_many_pictures_are_broken(pictures, tmp_path, caplog):
+    for file in sorted((pictures / "cat").iterdir())[:3]:
+        file.write_bytes(b"broken")
+    dataset = load_images(pictures, size=16, channels=1)
+    with caplog.at_level(logging.WARNING, logger="varmini"):
+        tok = make_tokenizer()
+        token_set(tok, "sum", dataset, tmp_path / "tokens", "train", flip=False, shard=12)
+    said = [record.getMessage() for record in caplog.records]
+    assert 2 <= len(dataset.broken) == len(said) - 1  # at most one of each class is held out
+    assert said[-1] == f"pets: {len(dataset.broken)} of 33 pictures cannot be read"
 
 
 def test_modes(tmp_path):

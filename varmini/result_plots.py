@@ -63,9 +63,10 @@ def scaling_laws(rows: Sequence[Row], title: str | None = None) -> Figure:
     x = np.array([row["n"] / BILLION for row in end])
     grid_x = np.geomspace(x.min(), x.max(), 50)
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, 5, figsize=(16, 3.4), layout="constrained")
-        for axes, measure in zip(grid, MEASURES):
-            y = np.array([row[measure] for row in end])
+        figure = plt.figure(figsize=(12.5, 6.2), layout="constrained")
+        grid = figure.subplot_mosaic([[*MEASURES[:2], "paper"], [*MEASURES[2:], "paper"]])
+        for measure in MEASURES:
+            axes, y = grid[measure], np.array([row[measure] for row in end])
             law, rest = fit_power_law(x, y), x < x.max()
             axes.plot(grid_x, law(grid_x), color=ACCENT, label="law of all sizes")
             if len(set(x[rest])) > 1:
@@ -75,11 +76,11 @@ def scaling_laws(rows: Sequence[Row], title: str | None = None) -> Figure:
             axes.plot(x, y, "o", color=BLUE, markersize=4, alpha=0.8, label="runs")
             axes.set_title(f"{NAMES[measure]}\n∝ N^{law.b:.4f}, r = {law.pearson:.3f}")
             _log_axes(axes)
-        grid[0].legend(frameon=False, fontsize=8)
-        _paper_panel(grid[4], "n")
-        _log_axes(grid[4])
-        grid[4].legend(frameon=False, fontsize=8)
-        for axes in grid:
+        grid[MEASURES[0]].legend(frameon=False, fontsize=9)
+        _paper_panel(grid["paper"], "n")
+        _log_axes(grid["paper"])
+        grid["paper"].legend(frameon=False, fontsize=9)
+        for axes in grid.values():
             axes.set_xlabel("N, billions of parameters")
         if title:
             figure.suptitle(title, x=0.005, ha="left", fontsize=13)

@@ -101,7 +101,8 @@ class ScaleSchedule:
         """Raises a ValueError unless `tokens` is a pyramid of this schedule.
 
         Args:
-            vocab_size: also check that every token lies in [0, vocab_size).
+            vocab_size: also check that every token lies in [0, vocab_size); of maps on a CPU alone,
+                because reading values stalls a GPU.
             num_scales: how many maps are expected; None for all.
         """
         expected = len(self) if num_scales is None else num_scales
@@ -125,7 +126,6 @@ class ScaleSchedule:
                 raise ValueError(
                     f"token map {k} is {map_.dtype}, expected torch.int64: use .long()"
                 )
-            # Reading a GPU's values would stall it.
             if vocab_size is not None and map_.numel() and map_.device.type == "cpu":
                 low, high = int(map_.min()), int(map_.max())
                 if low < 0 or high >= vocab_size:

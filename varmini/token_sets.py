@@ -89,6 +89,8 @@ def token_set(
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
             encoded = (_encode(tok, *next(stream), flip) for _ in engine.progress(batches, name))
             _write(paths[i], key, *zip(*encoded))
+    if isinstance(dataset, LazyImages):
+        dataset.report_broken()
     distributed.wait()
     if distributed.is_main():
         for old in folder.glob(f"{split}-*.safetensors"):

@@ -321,13 +321,17 @@ class VAR(nn.Module, Pretrained):
         return super().train(mode)
 
     def check_labels(self, labels: Tensor) -> Tensor:
-        """Returns `labels` on this model's device, or raises a ValueError naming what is wrong."""
+        """Returns `labels` on this model's device, or raises a ValueError naming what is wrong.
+
+        The range of labels that lie on a GPU is not looked at: reading values stalls a GPU. A data
+        set's were looked at when they were read, those of `sample` are before they get there.
+        """
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.long:
             raise ValueError(
                 f"labels are {getattr(labels, 'dtype', type(labels).__name__)} of shape "
                 f"{tuple(getattr(labels, 'shape', ()))}, expected a LongTensor (B,)"
             )
-        if labels.numel() and labels.device.type == "cpu":  # reading a GPU's values would stall it
+        if labels.numel() and labels.device.type == "cpu":
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high > self.config.num_classes:
                 raise ValueError(
