@@ -125,6 +125,8 @@ def test_version(capsys):
     (["sample", "--out", "grid.jpg"], ["grid.jpg", ".png"]),
     (["sample", "--n", "0"], ["--n is 0", "at least 1"]),
     (["sample", "--out", f"{__file__}/x/grid.png"], ["grid.png cannot be written", "Not a dir"]),
+    (["scaling", "--csv", f"{__file__}/x.csv"], ["x.csv cannot be written", "Not a directory"]),
+    (["compare", "speed", "--csv", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
     (["zeroshot", "--out", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
     (["sample", "--var", "nowhere"], ["'nowhere'", "folder"]),
     (["reconstruct"], ["no picture"]),

@@ -1,5 +1,6 @@
 """The tokenizer: shapes, both paths through it, gradients, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -111,7 +112,8 @@ def test_encode_and_decode_leave_no_graph_and_no_change(tok):
         (torch.full((2, 1, 16, 16), 255.0), ["255", "[-1, 1]", "127.5"]),
         (torch.full((2, 1, 16, 16), -1.5), ["-1.5", "[-1, 1]"]),
         (torch.full((2, 1, 16, 16), torch.nan), ["nan", "[-1, 1]"]),
-        ("picture.png", ["(B, 1, 16, 16)"]),
+        ("picture.png", ["a str", "(B, 1, 16, 16)"]),
+        (np.zeros((2, 1, 16, 16)), ["a ndarray", "(B, 1, 16, 16)"]),
     ],
 )
 def test_bad_images_are_named(tok, images, words):

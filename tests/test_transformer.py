@@ -444,3 +444,8 @@ def test_bad_teacher_inputs_are_named(var, shape):
 def test_heads_must_divide_the_width(width, heads):
     with pytest.raises(ValueError, match=f"heads.*{heads}"):
         VAR(VARConfig(width=width, heads=heads))
+
+
+def test_a_feed_forward_layer_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="mlp_ratio is 0.0"):
+        VAR(VARConfig(depth=1, width=32, heads=2, mlp_ratio=0.0))

@@ -267,16 +267,12 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
 
         On a GPU the range is looked at in evaluation mode only: reading values stalls a GPU.
         """
-        expected = (self.config.image_channels, *self.image_size)
-        if (
-            not isinstance(images, Tensor)
-            or images.ndim != 4
-            or tuple(images.shape[1:]) != expected
-        ):
-            raise ValueError(
-                f"images have shape {tuple(getattr(images, 'shape', ()))}, expected "
-                f"(B, {expected[0]}, {expected[1]}, {expected[2]}) for this tokenizer"
-            )
+        own = (self.config.image_channels, *self.image_size)
+        expected = f"expected a tensor (B, {own[0]}, {own[1]}, {own[2]}) for this tokenizer"
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images are a {type(images).__name__}, {expected}")
+        if tuple(images.shape[1:]) != own:
+            raise ValueError(f"images have shape {tuple(images.shape)}, {expected}")
         if not images.is_floating_point():
             raise ValueError(
                 f"images are {images.dtype}, expected floats in [-1, 1]: use varmini.data.to_float"

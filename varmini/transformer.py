@@ -158,6 +158,8 @@ class VAR(nn.Module, Pretrained):
         for name in ("depth", "width", "heads", "vocab_size", "code_channels", "num_classes"):
             if getattr(config, name) < 1:
                 raise ValueError(f"{name} is {getattr(config, name)}, expected at least 1")
+        if round(config.width * config.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio is {config.mlp_ratio}, expected more than 0")
         for name in ("drop_path", "label_dropout"):
             if not 0 <= getattr(config, name) <= 1:
                 raise ValueError(f"{name} is {getattr(config, name)}, expected a chance in [0, 1]")

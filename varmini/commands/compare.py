@@ -15,6 +15,7 @@ from ..cli import parse
 from ..companions.bed import KINDS, Bed, Codes, claim
 from ..companions.methods import GRID
 from ..engine import device, progress
+from ..pretrained import check_writable
 from ..results import origin, write_rows
 
 
@@ -134,5 +135,6 @@ def compare_speed(args: Sequence[str], prog: str) -> None:
     o = parse(CompareSpeed, args, prog, CompareSpeed(bed=Bed()))
     from ..companions.measure import speed_rows
 
+    check_writable(o.csv / "speed.csv")
     claim(o.out, o.bed)
     _write(o.csv, "speed.csv", speed_rows(Codes(o.bed, o.out), o.rounds, o.batches))

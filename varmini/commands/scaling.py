@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from ..cli import parse
+from ..pretrained import check_writable
 from ..results import read_rows, write_rows
 from ..sweep import Sweep, laws, run_sweep
 
@@ -30,6 +31,7 @@ class Scaling:
 def scaling(args: Sequence[str], prog: str) -> None:
     """`varmini scaling`."""
     o = parse(Scaling, args, prog, Scaling(sweep=Sweep()))
+    check_writable(o.csv)
     rows = read_rows(run_sweep(o.sweep, o.out, o.csv, o.tokens))
     if len(o.sweep.depths) < 3:
         print(f"wrote {o.csv}; laws need at least three sizes")
