@@ -88,6 +88,13 @@ def test_nbgrader_metadata(assignment):
         if cell.metadata.nbgrader.grade
     }
     assert marked == points and sum(points.values()) == 25
+    texts = [c.source for c in read(assignment).cells if c.cell_type == "markdown"]
+    titles = [re.search(r"## Task (\d+) .*\(([\d +]+) points?\)", text) for text in texts]
+    said = {int(t[1]): sum(map(int, t[2].split(" + "))) for t in titles if t}
+    of_task: dict[int, int] = {}
+    for check in load(assignment).CHECKS:
+        of_task[check.task] = of_task.get(check.task, 0) + check.points
+    assert said == of_task and "**Points.** 25" in texts[0] and "**Time.** About" in texts[0]
     for cell in cells:
         assert cell.metadata.nbgrader.solution == ("BEGIN SOLUTION" in cell.source)
         skipped = "skip-grading" in cell.metadata.get("tags", [])

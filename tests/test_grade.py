@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+import torch
 from assignments import proof
 
 from varmini import cli
@@ -143,6 +144,19 @@ def test_damaged_notebooks_are_told_in_one_line(tmp_path):
             assert all(source == "" for _, source in read_submission(path))
         except ValueError as error:
             assert "n.ipynb is no notebook" in str(error)
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(tmp_path, monkeypatch):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 1")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    rows = list(public.grade_class("a4", tmp_path))
+    said = [(row["submission"], row["earned"], row["remarks"]) for row in rows]
+    assert said == [(n, 0, f"{n} cannot be read: Permission denied") for n in ("a.py", "b.py")]
 
 
 def test_too_much_code(tmp_path):
@@ -285,6 +299,16 @@ def test_the_checks_in_a_notebook(capsys, monkeypatch):
     assert check(namespace["quantize"]) == 4  # of 6: nbgrader's partial credit
     with pytest.raises(ValueError, match="a1 asks for no function 'print'"):
         check(print)
+
+
+def test_gradients_switched_off_by_the_notebook():
+    """`torch.set_grad_enabled(False)`, as for pictures, must not cost the gradient's points."""
+    torch.set_grad_enabled(False)
+    try:
+        results = proof.mark(Exam("a1", 0), proof.solution("a1"))
+    finally:
+        torch.set_grad_enabled(True)
+    assert sum(result.earned for result in results) == 25
 
 
 def test_the_public_name():

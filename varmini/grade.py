@@ -97,7 +97,7 @@ def grade(
 
     Raises:
         ValueError: when there is no such assignment, or the file is no notebook or Python file.
-        OSError: when the file cannot be read or the process for the submission does not start.
+        OSError: when the process for the submission does not start.
     """
     start = time.monotonic()
     seed = secrets.randbits(32) if seed is None else seed

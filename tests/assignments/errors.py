@@ -47,6 +47,14 @@ ERRORS = [
                   "uniform[..., None]", "uniform")),
     ("a3", Mutant("tokens left in a row", "sample", "number of dimensions in the tensor input",
                   "uniforms[k]).view(-1, h, w))", "uniforms[k]))")),
+    ("a3", Mutant("the model asked twice", "sample", "once a scale, in order",
+                  "logits = guide(*model.logits(k, x), k, len(model.sizes), cfg)\n"
+                  "        logits = keep_top_p(keep_top_k(logits, top_k), top_p)\n"
+                  "        tokens.append",
+                  "cond, uncond = model.logits(k, x)[0], model.logits(k, x)[1]\n"
+                  "        logits = guide(cond, uncond, k, len(model.sizes), cfg)\n"
+                  "        logits = keep_top_p(keep_top_k(logits, top_k), top_p)\n"
+                  "        tokens.append")),
     ("a3", Mutant("an input for scale K", "sample", "list index out of range",
                   "model.contribution(k, codes)\n        if k + 1 < len(model.sizes):",
                   "model.contribution(k, codes)\n        if True:")),

@@ -19,20 +19,25 @@ def read_submission(path: Path) -> list[tuple[str, str]]:
     (`%%bash`) are left out.
 
     Raises:
-        ValueError: on a file that is too large or no notebook; OSError when it cannot be read.
+        ValueError: on a file that cannot be read, is too large or no notebook.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path.name} is no submission: expected a .ipynb or a .py file")
     if not path.is_file():
         raise ValueError(f"no file {path}: give the notebook or .py file to grade")
-    if path.stat().st_size > LARGEST_FILE:
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from None
+    if size > LARGEST_FILE:
         raise ValueError(
-            f"{path.name} has {path.stat().st_size / 2**20:.0f} MiB, expected at most "
-            f"{LARGEST_FILE >> 20}: clear the notebook's outputs"
+            f"{path.name} has {size / 2**20:.0f} MiB, expected at most {LARGEST_FILE >> 20}: "
+            f"clear the notebook's outputs"
         )
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} is no text in UTF-8: save it again from Jupyter") from None
     if path.suffix == ".py":

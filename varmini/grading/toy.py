@@ -17,6 +17,7 @@ class ToyModel:
         self.sizes = [tuple(size) for size in sizes]
         self.codebook = codebook
         self._start, self._weight, self._bias, self._null = start, weight, bias, null
+        self._turn = 0
 
     def logits(self, k, x):
         """Two tensors (B, h_k w_k, V): logits for the class, and for no class.
@@ -24,7 +25,16 @@ class ToyModel:
         Args:
             k: the scale, from 0.
             x: (B, h_k w_k, C) from `next_input`; None at scale 0.
+
+        Raises:
+            ValueError: when it is not the turn of scale k: a real model appends to its cache.
         """
+        if k != self._turn:
+            raise ValueError(
+                f"logits of scale {k} asked for, expected scale {self._turn}: "
+                f"once a scale, in order"
+            )
+        self._turn += 1
         x = self._start if x is None else x
         return x @ self._weight + self._bias[k], x @ self._null + self._bias[k]
 

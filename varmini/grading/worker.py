@@ -216,6 +216,7 @@ def _same(a: Any, b: Any) -> bool:
     return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
 
 
+@torch.enable_grad()  # a notebook may have switched it off for its pictures
 def _gradient(function: Any, args: list, call: dict[str, Any]) -> list:
     leaves = []
     for path in call["wrt"]:
