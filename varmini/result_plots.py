@@ -152,11 +152,12 @@ def quality_and_time(rows: Sequence[Row], title: str | None = None) -> Figure:
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained", sharey=True)
         for axes, batch in zip(grid, (1, 16)):
-            for row in rows:
+            for i, row in enumerate(rows):
                 colour = ACCENT if row["name"] == "VAR" else INK
                 axes.errorbar(row[f"ms_{batch}"], row["frechet"], yerr=2 * row["frechet_se"],
                               fmt="o", color=colour, capsize=3, markersize=5)  # fmt: skip
-                axes.annotate(row["name"], (row[f"ms_{batch}"], row["frechet"]), (5, 5),
+                axes.annotate(row["name"], (row[f"ms_{batch}"], row["frechet"]),
+                              (5, 5 if i % 2 else -12),  # neighbours may be of one height
                               textcoords="offset points", fontsize=9, color=colour)  # fmt: skip
             axes.set_xscale("log")
             axes.margins(x=0.4)

@@ -283,6 +283,8 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
                     "b_low": interval["b"][0],
                     "b_high": interval["b"][1],
                     "pearson": law.pearson,
+                    "pearson_low": interval["pearson"][0],
+                    "pearson_high": interval["pearson"][1],
                     "curvature": curvature(x, y),
                     "largest_residual": max(abs(r) for r in law.residuals),
                     "predicted": ask["predicted"],
