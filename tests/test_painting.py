@@ -211,14 +211,17 @@ def test_super_resolution_from_all_maps_is_the_tokenizer(tok, var, images, judge
             super_resolution(var, tok, images, LABELS, judge, known)
 
 
-def test_repair_compares_four_arms(tok, var, images, judge):
+def test_repair_compares_its_arms(tok, var, images, judge):
     row = repair(var, tok, images, LABELS, judge, 2, 0.5, batch_size=2)
     assert row["changed"] == 0.5 and row["n"] == 5
     for space in ("features", "pixels"):
         ignored, clean = row[f"{space}_ignored"], row[f"{space}_clean"]
         expected = 1 - (row[f"{space}_corrected"] - clean) / (ignored - clean)
         assert row[f"repair_corrected_{space}"] == pytest.approx(expected, rel=1e-4)
-    assert row["features_oracle"] < row["features_ignored"]
+        own, stored = row[f"{space}_own"], row[f"{space}_stored"]
+        expected = 1 - (row[f"{space}_oracle"] - own) / (stored - own)
+        assert row[f"repair_oracle_{space}"] == pytest.approx(expected, rel=1e-4)
+    assert row["features_oracle"] < row["features_stored"]
     for scale in (0, 3):
         with pytest.raises(ValueError, match=f"scale is {scale}, expected 1 to 2"):
             repair(var, tok, images, LABELS, judge, scale, 0.5)

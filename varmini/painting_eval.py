@@ -307,12 +307,16 @@ def repair(
       clean      that map is the image's own, too; the model draws the later ones
       corrected  that map is corrupted; the model draws the later ones, seeing it
       ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
-      oracle     that map is corrupted; the tokenizer codes the rest, knowing the image
+    And what later maps could mend, by one who knows the image:
+      own        all maps are the image's own
+      stored     that map is corrupted; the later ones are the image's own
+      oracle     that map is corrupted; the tokenizer codes the rest anew
 
     Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
     pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
-    worse than no correction. Of a raster AR it is 0 by construction: no later token adds anything
-    at the place of an earlier one.
+    worse than no correction. For the oracle "own" and "stored" stand in place of "clean" and
+    "ignored". Of a raster AR it is 0 by construction: no later token adds anything at the place of
+    an earlier one.
 
     Args:
         scale: the map to corrupt, from 1 to K - 1.
@@ -339,6 +343,8 @@ def repair(
         "clean": clean,
         "corrected": _in_parts(call, labels, damaged, batch_size),
         "ignored": [*damaged, *clean[scale:]],
+        "own": own,
+        "stored": [*damaged, *own[scale:]],
         "oracle": reencode(tok, features, damaged),
     }
     changed = (wrong != own[scale - 1]).float().mean().item()
@@ -353,8 +359,8 @@ def repair(
         row |= mean_and_error(errors["pixels"][name], f"pixels_{name}")
         row |= mean_and_error(_right(classifier, drawn, labels), f"accuracy_{name}")
     for space, values in errors.items():
-        for arm in ("corrected", "oracle"):
-            row |= repaired(values["clean"], values["ignored"], values[arm], f"{arm}_{space}")
+        for clean, ignored, arm in (("clean", "ignored", "corrected"), ("own", "stored", "oracle")):
+            row |= repaired(values[clean], values[ignored], values[arm], f"{arm}_{space}")
     return row
 
 
