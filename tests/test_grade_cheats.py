@@ -239,6 +239,8 @@ def test_the_library_is_not_readable_wherever_it_is_installed(tmp_path, monkeypa
         (library / name).parent.mkdir(parents=True, exist_ok=True)
         (library / name).touch()
     site = library / "site-packages"
+    (tmp_path / "lib" / "libmkl_core.so.2").touch()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr(sys, "path", [str(library), str(site), str(library / "no.zip")])
     readable, _ = worker.readable_paths()
 
@@ -247,6 +249,7 @@ def test_the_library_is_not_readable_wherever_it_is_installed(tmp_path, monkeypa
 
     assert allowed(library / "os.py") and allowed(library / "json" / "decoder.py")
     assert allowed(site / "numpy" / "core.py")
+    assert allowed(tmp_path / "lib" / "libmkl_core.so.2")
     assert not allowed(site / "varmini" / "grade.py")
     assert not allowed(site / "varmini-0.1.dist-info" / "RECORD")
     assert not allowed(library / "dist-packages" / "varmini" / "grade.py")

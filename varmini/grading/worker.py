@@ -331,6 +331,7 @@ def readable_paths() -> tuple[list[Path], list[Path]]:
     readable = [path for folder in folders for path in folder.iterdir()]
     readable = [path for path in readable if not hidden.match(path.name)]
     libraries = [Path("/lib64"), Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-gnu*")]
+    libraries += Path(sys.base_prefix, "lib").glob("*.so*")  # conda's, loaded when first used
     devices = [Path("/dev", name) for name in ("null", "zero", "urandom")]
     return readable + libraries + devices + [Path("/etc/ld.so.cache")], folders
 
