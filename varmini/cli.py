@@ -1,6 +1,6 @@
 """The `varmini` command: finds the sub-command, reads its options, and turns errors into one line.
 
-The options of each sub-command are a dataclass in `commands/`, with a typed config of `presets.py`
+The options of each sub-command are a dataclass in `commands/`, with a typed config of `configs.py`
 inside it where something is trained; tyro makes the parser and the help out of them. What is
 imported here is light, so that `varmini --help` answers at once.
 """
