@@ -148,6 +148,25 @@ def test_asserts_stand_behind_the_pictures(path):
             assert names([ast.parse(cell.source)], ast.Load) & data, cell.source
 
 
+WIDGETS = {  # each is a thin layer over a function
+    "walk": "one_scale",
+    "sampler": "draw_growing",
+    "painter": "redraw",
+    "tokens": "one_token",
+    "scaling": "on_the_law",
+}
+
+
+@lessons
+def test_what_a_widget_shows_is_shown_without_it_as_well(path):
+    """So the page reads well where widgets do not run; a widget's cell keeps its first picture."""
+    code = cells(path, "code")
+    for name, function in WIDGETS.items():
+        shown = [cell for cell in code if f"widgets.{name}(" in cell.source]
+        assert all(pictures(cell) == 1 for cell in shown)
+        assert not shown or any(f"{function}(" in cell.source for cell in code), name
+
+
 @lessons
 def test_cells_are_small(path):
     lines = [len(cell.source.splitlines()) for cell in cells(path, "code")]
