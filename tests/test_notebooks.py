@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 import re
 import statistics
 import subprocess
@@ -22,8 +23,13 @@ everything = pytest.mark.parametrize(
 )
 
 
+@functools.cache
+def read(path: Path) -> list:
+    return nbformat.read(path, as_version=4).cells
+
+
 def cells(path: Path, kind: str) -> list:
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+    return [cell for cell in read(path) if cell.cell_type == kind]
 
 
 def outputs(path: Path) -> list:
@@ -79,13 +85,15 @@ def test_make_test_is_strict(tmp_path):
     recipe = re.search(r"\ntest:.*?\n\n", (ROOT / "Makefile").read_text(), re.S)[0]
     options = re.findall(r"--nbval\S*", recipe)
     assert "--nbval" in options and not any("lax" in o or "sanitize" in o for o in options)
-    for name, saved in (("right", "a\n"), ("wrong", "b\n")):
+    notebook = nbformat.v4.new_notebook()
+    for count, saved in ((1, "a\n"), (2, "b\n")):
         output = nbformat.v4.new_output("stream", name="stdout", text=saved)
-        cell = nbformat.v4.new_code_cell("print('a')", execution_count=1, outputs=[output])
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+        cell = nbformat.v4.new_code_cell("print('a')", execution_count=count, outputs=[output])
+        notebook.cells.append(cell)
+    nbformat.write(notebook, tmp_path / "n.ipynb")
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, tmp_path]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
-    assert "1 failed, 1 passed" in done.stdout and "wrong.ipynb" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout and "FAILED n.ipynb::Cell 1" in done.stdout
 
 
 @everything
@@ -177,8 +185,7 @@ def test_cells_are_small(path):
 
 @lessons
 def test_opening_and_end(path):
-    everything = nbformat.read(path, as_version=4).cells
-    opening, end = everything[0].source, everything[-1].source
+    opening, end = read(path)[0].source, read(path)[-1].source
     assert opening.startswith(f"# {path.stem[:2]} · ")
     for part in ("**Goals.**", "**Before you start.**", "**What it measures.**", "**Time.**"):
         assert part in opening
