@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from assignments import proof
 
-from varmini.grading import lockdown
+from varmini.grading import lockdown, runner
 from varmini.grading.runner import Call, Limits, run_isolated
 
 QUICK = Limits(call_seconds=2.0)
@@ -214,6 +214,17 @@ def test_statements_that_end_the_process_are_left_out():
     assert any("cell 2, line 2" in n and "ended the whole process" in n for n in outcome.notes)
     assert any("cell 3" in n and "KeyboardInterrupt" in n for n in outcome.notes)
     assert any("cell 4" in n for n in outcome.notes)  # garbage in the grader's pipe
+
+
+def test_a_process_that_ends_before_the_first_statement_is_told(monkeypatch):
+    def ends(job, attempt, *rest):
+        attempt.ready = attempt.deadline
+        return "died"
+
+    monkeypatch.setattr(runner, "_run_once", ends)
+    outcome = run_isolated([("cell 1", "x = 1")], [Call("f", ())])
+    assert outcome.notes == ["reading the code ended the process: nothing of it was run"]
+    assert outcome.answers == [{"status": "late"}]
 
 
 @pytest.mark.parametrize("column, architecture", lockdown.MACHINES.values())
