@@ -406,7 +406,7 @@ def test_the_command_says_who_judged_what_against_what(models, tmp_path, capsys,
         (["--out", f"{__file__}/new/rows.csv"], "cannot be written (Not a directory)"),
         (["--samples", f"{__file__}/new"], "cannot be written (Not a directory)"),
         (["--save-reference", "/proc/none/a.npz"], "cannot be written"),
-        (["--out", str(OTHER)], "no results of this kind"),
+        (["--out", str(OTHER)], "other columns"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_drawn(

@@ -26,6 +26,7 @@ from ..tokenizer import MultiScaleVQVAE
 from .draw import bed, load_pair
 
 Flat = tyro.conf.arg(name="")
+OTHER_COLUMNS = "{} holds other columns than this result: choose another --out"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -65,7 +66,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise ValueError(f"{path} cannot be read as CSV ({error}): choose another --out") from None
     if list(found) != list(columns):
-        raise ValueError(f"{path} holds other columns than this result: choose another --out")
+        raise ValueError(OTHER_COLUMNS.format(path))
     return rows
 
 
@@ -90,7 +91,7 @@ def _csv(path: Path, first: str) -> Path:
     if path.exists():
         with open(path, errors="replace") as file:
             if file.readline().split(",")[0] != first:
-                raise ValueError(f"{path} holds no results of this kind: choose another --out")
+                raise ValueError(OTHER_COLUMNS.format(path))
     return check_writable(path)
 
 
@@ -253,7 +254,6 @@ def _reference(o: EvaluateSamples, judge: Judge, tok: MultiScaleVQVAE) -> Callab
 def evaluate_samples(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate samples`."""
     o = parse(EvaluateSamples, args, prog)
-    _csv(o.out, "var")
     distributed.start()
     main, judge, reference = distributed.is_main(), None, None
     with distributed.together():  # what is wrong is told once, and before any long work
@@ -276,6 +276,7 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
             for cfg in o.cfg
         ]
         if main:
+            _csv(o.out, "var")
             check_writable(o.samples / "draw.json")
             if o.save_reference is not None:
                 check_writable(o.save_reference)
