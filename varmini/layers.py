@@ -127,15 +127,20 @@ class Conv(nn.Conv2d):
     packed = False
     """Whether `weight` is to be, or is, in the order that suits the first map that comes."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """The convolution of x, and `plus` added in the same pass over memory."""
         if not self.packed:
-            return super().forward(x)
+            y = super().forward(x)
+            return y if plus is None else y + plus
         where = list(self.padding), list(self.stride), list(self.dilation), self.groups
         x = x.to(self.bias.dtype)
         if not self.weight.is_mkldnn:
             reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
             self.weight = reorder(self.weight.to_mkldnn(), *where, list(x.shape))
         product = torch.ops.mkldnn._convolution_pointwise
+        if plus is not None:
+            plus = plus.to(self.bias.dtype)
+            return product(x, plus, self.weight, self.bias, *where, "add", 1.0, None, [], None)
         return product(x, self.weight, self.bias, *where, "none", [], "")
 
     def lay_out(self, device: str) -> None:

@@ -16,6 +16,9 @@ from .pretrained import Pretrained
 from .quantizer import MultiScaleQuantizer
 from .scales import ScaleSchedule, Size
 
+MAP_BYTES = 1 << 24
+"""Most memory of one feature map where a CPU encodes or decodes in bf16 without gradients."""
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -95,7 +98,7 @@ class ResBlock(nn.Module):
         self.shortcut = Conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        return self.conv2(self.norm2(self.conv1(self.norm1(x))), plus=self.shortcut(x))
 
 
 class SpatialAttention(nn.Module):
@@ -114,7 +117,7 @@ class SpatialAttention(nn.Module):
             mixed = torch.softmax(q * q.shape[2] ** -0.5 @ k.mT, dim=2) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]), plus=x)
 
 
 class Downsample(nn.Module):
@@ -293,7 +296,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         """
         self.check_images(images)
         images = images.to(self.pre_quant.weight)
-        return ready(self.pre_quant)(ready(self.encoder)(_fast_layout(images))).float()
+        return self._through(images, self.encoder, self.pre_quant)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Algorithm 1: images (B, C, H, W) in [-1, 1] -> K LongTensors (B, h_k, w_k).
@@ -321,9 +324,18 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
 
     def decode_features(self, f_hat: Tensor) -> Tensor:
         """The decoder alone: f_hat (B, C, h_K, w_K) -> images (B, C, H, W), not clamped."""
-        # Under bf16 autocast without gradients: weights cast and laid out once, not at every call.
-        post_quant, decoder = ready(self.post_quant), ready(self.decoder)
-        return decoder(post_quant(_fast_layout(f_hat))).float()
+        return self._through(f_hat, self.post_quant, self.decoder)
+
+    def _through(self, x: Tensor, *layers: nn.Module) -> Tensor:
+        """`layers` one after another, under bf16 autocast without gradients in their quick form."""
+        quick = [ready(layer) for layer in layers]  # weights cast and laid out once, not every call
+        few = len(x) or 1
+        if x.device.type == "cpu" and quick[0] is not layers[0]:
+            # So few images at a time that the widest map stays in the processor's cache.
+            h, w = (side // self.config.patch for side in self.image_size)
+            few = max(1, MAP_BYTES // (2 * self.config.width * h * w))
+        network = nn.Sequential(*quick)
+        return torch.cat([network(_fast_layout(part)).float() for part in x.split(few)])
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode; training drops the copies that `ready` made."""
