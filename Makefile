@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint notebooks lab book clean distclean results
+.PHONY: help setup demo test lint notebooks lab book clean distclean results bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -55,6 +55,9 @@ notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` w
 
 results: $(STAMP) ## every table and figure of results/ again, from the CSV files there
 	@"$(PY)" scripts/make_results.py $(ARGS)
+
+bench: $(STAMP) ## speed and memory, quick form against plain form and peers: data/bench/ (10 minutes)
+	@"$(PY)" -m varmini bench $(ARGS)
 
 lab: $(STAMP) ## JupyterLab with the course
 	@"$(PY)" -m jupyterlab notebooks

@@ -32,6 +32,7 @@ COMMANDS = {
     "scaling": "train one recipe at many sizes, fit power laws; goes on when stopped",
     "compare": "train and measure VAR, raster AR, MaskGIT and DiT on one bed",
     "plan": "count what a preset needs: parameters, FLOPs, memory, hours, cost",
+    "bench": "measure speed and memory, in quick and plain form, beside peers (10 minutes)",
     "data": "list the data sets: where each was found, how many images",
     "grade": "mark an assignment: one submission, or a class into a CSV file",
 }
@@ -65,6 +66,7 @@ HOME = {
     "scaling": "scaling",
     "compare": "compare",
     "plan": "plan",
+    "bench": "bench",
     "data": "data",
     "grade": "grade",
 }

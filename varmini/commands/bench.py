@@ -1,0 +1,80 @@
+"""`varmini bench`: how fast this machine trains, draws, encodes and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bench.work import PARTS
+from ..cli import parse
+from ..results import Row, origin, read_rows, write_rows
+
+OTHERS = ("profile", "cost")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measures speed and memory: quick form, plain form and peers in turn, medians of all rounds.
+
+    Models have random weights: small has 130 tokens of 6 sizes, width 384; medium 680 tokens, 512.
+    """
+
+    only: tuple[str, ...] = (*PARTS, *OTHERS)
+    """Parts: train, sample, tokenizer, peers (speed.csv); profile: where the time goes
+    (profile.csv); cost: growth with image size, depth and batch beside raster AR.
+    Other parts' rows stay in the tables."""
+    shapes: tuple[str, ...] = ("small", "medium")
+    """Of tiny, small, medium and d16 (the paper's); profile takes the first."""
+    batches: tuple[int, ...] = ()
+    """Images drawn, encoded and decoded together; none: 1, 16, 64 (medium: 1, 16; d16: 1, 64)."""
+    rounds: int = 5
+    """Rounds, at most; in each, every variant runs once."""
+    limit: float = 20
+    """Seconds after which no further round of a task begins."""
+    clock: str = "wall"
+    """"wall", or "cpu": the seconds of all threads, for a machine that is shared."""
+    threads: int = 0
+    """Threads of a CPU; 0 leaves torch's own number."""
+    out: Path = Path("data/bench")
+    """Folder of the tables; they grow row by row."""
+    cost: Path = Path("results/cost.csv")
+    """Table of the growth of cost, from which `make results` draws its figure."""
+
+
+def bench(args: Sequence[str], prog: str) -> None:
+    """`varmini bench`."""
+    import torch
+
+    o = parse(Bench, args, prog)
+    for part in o.only:
+        if part not in (*PARTS, *OTHERS):
+            raise ValueError(f"{part!r} is unknown, expected of {', '.join((*PARTS, *OTHERS))}")
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    from ..bench.cost import cost_rows
+    from ..bench.profiles import profile_rows
+    from ..bench.speed import speed_rows
+
+    parts = [part for part in PARTS if part in o.only]
+    if parts:
+        rows = speed_rows(o.shapes, o.batches, parts, o.rounds, o.limit, o.clock)
+        _write(o.out / "speed.csv", rows, ("ceiling", *parts))
+    if "profile" in o.only:
+        _write(o.out / "profile.csv", profile_rows(o.shapes[0], o.batches or (1, 64), o.clock))
+    if "cost" in o.only:
+        _write(o.cost, cost_rows(o.rounds, o.clock))
+
+
+def _write(path: Path, found: Iterable[Row], parts: Sequence[str] = ()) -> None:
+    """Writes rows as they come, before rows of other parts that stand there, and tells them."""
+    import torch
+
+    about = origin() | {"torch": torch.__version__}
+    kept = read_rows(path) if parts and path.exists() else []
+    kept, rows = [r for r in kept if r.get("part") not in parts], []
+    for row in found:
+        rows.append(row | about)
+        write_rows(path, rows + kept)
+        print("  ".join(f"{v}" for k, v in row.items() if v != "" and not k.startswith("ms_")))
+    print(f"wrote {path}")
