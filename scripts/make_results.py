@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from varmini import result_plots
+from varmini.bench.cost import exponents
 from varmini.companions.methods import ABLATION, DRAWINGS
 from varmini.plots import save
 from varmini.pretrained import write_atomic
@@ -329,7 +330,34 @@ def zero_shot(folder: Path, figures: Path) -> str:
     return text + provenance([*painting, *finer, *mended])
 
 
-SECTIONS: tuple[Callable[[Path, Path], str], ...] = (scaling, comparison, ablation, zero_shot)
+def cost(folder: Path, figures: Path) -> str:
+    """How time and memory grow with image size, depth and batch."""
+    text, rows = "## Growth of cost\n\n", rows_of(folder / "cost.csv")
+    if not rows:
+        return text + f"{NOT_MEASURED}: run `varmini bench --only cost`\n"
+    paper = {"VAR": "n^4", "raster AR, no cache": "n^6"}
+    found = [(axis, r) for axis in ("side", "depth", "batch") for r in exponents(rows, axis)]
+    cells = [
+        [axis, r["method"], f"{r['from']} to {r['to']}", number(r["steps"], 1),
+         number(r["pairs"]), paper.get(r["method"], "") if axis == "side" else "",
+         number(r["seconds"])]
+        for axis, r in found
+    ]  # fmt: skip
+    text += (
+        "Drawing tokens, guided, without the decoder: exponents b of cost = a x^b, fitted to the "
+        "three largest x. The paper counts pairs of attention; with a key-value cache raster AR "
+        "has n^4 as well, but takes n^2 steps one after the other. Time follows the steps until "
+        "a step's own arithmetic outweighs the price of a call.\n\n"
+    )
+    heads = ("x", "method", "range", "steps", "pairs", "paper", "seconds")
+    text += table(heads, cells) + "\n"
+    save(result_plots.cost_growth(rows), figures / "cost.png")
+    return text + "![growth of cost](figures/cost.png)\n\n" + provenance(rows)
+
+
+SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
+    scaling, comparison, ablation, zero_shot, cost,
+)  # fmt: skip
 
 
 def make(folder: Path) -> Path:

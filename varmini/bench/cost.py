@@ -16,6 +16,7 @@ import torch
 
 from .. import scaling
 from ..companions.raster_ar import RasterAR, RasterARConfig
+from ..fits import fit_power_law
 from ..machine import device
 from ..precision import autocast, precision
 from ..results import Row
@@ -149,3 +150,28 @@ def cost_rows(rounds: int, kind: str, limit: float = 20, **axes: Sequence[int]) 
                 "peak_mib": short(memory[case.method]),
                 "cache_mib": short(case.cache_bytes() / 2**20),
             }
+
+
+def exponents(rows: Sequence[Row], axis: str, largest: int = 3) -> list[Row]:
+    """How cost grows along an axis: b of cost = a x^b, fitted on log values, a row a method.
+
+    Args:
+        rows: of `cost_rows`.
+        axis: "side", "depth" or "batch".
+        largest: the fit takes the so many largest x that the method was run at, because a call has
+            a price of its own that hides the growth at small x.
+
+    Returns:
+        Rows with method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
+    """
+    found = []
+    for method in METHODS:
+        of = sorted((r for r in rows if (r["axis"], r["method"]) == (axis, method)),
+                    key=lambda r: r[axis])[-largest:]  # fmt: skip
+        if len(of) > 1:
+            x = [r[axis] for r in of]
+            fits = {
+                c: fit_power_law(x, [r[c] for r in of]).b for c in ("steps", "pairs", "seconds")
+            }
+            found.append({"method": method, "from": x[0], "to": x[-1]} | fits)
+    return found

@@ -47,7 +47,12 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float, kind: str) -> di
         rounds: at most so many, and at least one.
         limit: no further round begins when this many seconds have passed.
         kind: of `clock`.
+
+    Raises:
+        ValueError: on less than one round, or a clock of another kind.
     """
+    if rounds < 1 or kind not in ("wall", "cpu"):
+        raise ValueError(f"{rounds} rounds by {kind!r}: expected at least 1, by 'wall' or 'cpu'")
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for done in range(rounds):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import median
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,7 +16,7 @@ from ..precision import precision
 from ..results import Row
 from .measure import Run, ceilings, name_of
 from .shapes import SHAPES, models
-from .speed import short
+from .speed import known, short
 from .work import sampling, training
 
 KINDS = {
@@ -97,67 +97,72 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
     return 0
 
 
-def profile_run(run: Run, repeats: int = 1) -> list[Row]:
+def profile_run(run: Run, rounds: int) -> list[Row]:
     """Time, calls, FLOPs and bytes of a run, a row a kind of operation, largest time first.
 
     Args:
         run: what to profile; it is run twice before, without the profiler.
-        repeats: runs that the times are averaged over.
+        rounds: profiles, of which the median time of each kind counts.
     """
-    from torch.profiler import ProfilerActivity, profile, record_function
-
     run()
     with Traffic() as traffic:
         run()
+    found = [_milliseconds(run) for _ in range(rounds)]
+    ms = {kind: median(each.get(kind, 0.0) for each in found) for kind in found[0]}
+    total = sum(ms.values())
+    return [
+        {
+            "kind": kind,
+            "calls": traffic.calls[kind],
+            "ms": short(ms[kind]),
+            "share": short(ms[kind] / total),
+            "flops": traffic.flops[kind],
+            "bytes": traffic.bytes[kind],
+        }
+        for kind in sorted(ms, key=ms.__getitem__, reverse=True)
+    ]
+
+
+def _milliseconds(run: Run) -> dict[str, float]:
+    """By kind of operation, what torch's profiler finds."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
     activities, time = [ProfilerActivity.CPU], "self_cpu_time_total"
     if device().type == "cuda":
         activities, time = [*activities, ProfilerActivity.CUDA], "self_device_time_total"
-    with profile(activities=activities) as found:
-        for _ in range(repeats):
-            with record_function(BETWEEN):
-                run()
+    with profile(activities=activities) as found, record_function(BETWEEN):
+        run()
     ms: dict[str, float] = defaultdict(float)
     for event in found.key_averages():
         kind = BETWEEN if event.key == BETWEEN else kind_of(event.key)
-        ms[kind] += getattr(event, time) / 1e3 / repeats
-    total = sum(ms.values())
-    rows = []
-    for kind in sorted(ms, key=ms.__getitem__, reverse=True):
-        flops, moved = traffic.flops[kind], traffic.bytes[kind]
-        rows.append(
-            {
-                "kind": kind,
-                "calls": traffic.calls[kind],
-                "ms": short(ms[kind]),
-                "share": short(ms[kind] / total),
-                "flops": flops,
-                "bytes": moved,
-            }
-        )
-    return rows
+        ms[kind] += getattr(event, time) / 1e3
+    return ms
 
 
-def profile_rows(shape: str, batches: Sequence[int], kind: str = "wall") -> Iterator[Row]:
+def profile_rows(shape: str, batches: Sequence[int], rounds: int, kind: str) -> Iterator[Row]:
     """Profiles a training step and a sample with decoding: rows by kind, and one of all kinds.
 
     Args:
         shape: a name of `SHAPES`.
         batches: images in the step, and drawn together.
+        rounds: as in `profile_run`.
         kind: clock of the ceilings, see `measure.clock`.
+
+    Raises:
+        ValueError: on an unknown shape.
     """
     most, dtype = ceilings(kind), name_of(precision(device().type))
-    var, tok = models(SHAPES[shape])
+    var, tok = models(SHAPES[known(shape, SHAPES)])
     for batch in batches:
         for work in (training(var, batch), sampling(var, tok, batch)):
-            rows = profile_run(work.runs["quick"], 3 if batch == 1 else 1)
-            whole = {"kind": "all", "share": 1} | {
-                name: sum(float(r[name]) for r in rows)
-                for name in ("calls", "ms", "flops", "bytes")
-            }
-            for row in (*rows, whole | {"ms": short(whole["ms"])}):
-                seconds = float(row["ms"]) / 1e3
+            rows = profile_run(work.runs["quick"], rounds)
+            total = sum(float(row["ms"]) for row in rows)
+            whole: Row = {"kind": "all", "ms": short(total), "share": 1}
+            whole |= {name: sum(r[name] for r in rows) for name in ("calls", "flops", "bytes")}
+            for row in (*rows, whole):
+                flops, moved, seconds = row["flops"], row["bytes"], float(row["ms"]) / 1e3
                 yield {"shape": shape, "what": work.what, "batch": batch} | row | {
-                    "flop_per_byte": short(row["flops"] / row["bytes"]) if row["bytes"] else "",
-                    "share_of_products": short(row["flops"] / most[dtype] / seconds),
+                    "flop_per_byte": short(flops / moved) if moved else "",
+                    "share_of_products": short(flops / most[dtype] / seconds),
                     "ceiling_flop_per_byte": short(most[dtype] / most["bandwidth"]),
                 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..machine import device
 from ..precision import precision
@@ -29,12 +29,11 @@ def speed_rows(
     Raises:
         ValueError: on an unknown shape, part or clock, or a number below 1.
     """
-    for given, known in ((shapes, SHAPES), (parts, PARTS), ([kind], ("wall", "cpu"))):
+    for given, names in ((shapes, SHAPES), (parts, PARTS)):
         for one in given:
-            if one not in known:
-                raise ValueError(f"{one!r} is unknown, expected one of {', '.join(known)}")
-    if min([rounds, *batches]) < 1:
-        raise ValueError(f"rounds {rounds}, batches {list(batches)}: expected at least 1")
+            known(one, names)
+    if min(batches, default=1) < 1:
+        raise ValueError(f"batches are {list(batches)}, expected at least 1 image")
     most = ceilings(kind)
     for what, value in most.items():
         unit = "bytes/s" if what == "bandwidth" else "FLOP/s"
@@ -57,7 +56,7 @@ def rows_of(
     """
     about = {"what": work.what, "batch": work.batch}
     if work.missing:
-        yield about | {"variant": f"{work.missing}", "per_second": "not measured"}
+        yield about | {"variant": work.missing, "per_second": "not measured"}
         return
     memory = {name: peak_memory(run) for name, run in work.runs.items()}  # also warms up
     seconds = in_turn(work.runs, rounds, limit, kind)
@@ -86,6 +85,13 @@ def rows_of(
                 moved = work.weights * dtype.itemsize / middle[name]
                 row["share_of_bandwidth"] = short(moved / most["bandwidth"])
         yield row
+
+
+def known(one: str, names: Collection[str]) -> str:
+    """`one`, or a ValueError that tells what there is."""
+    if one not in names:
+        raise ValueError(f"{one!r} is unknown, expected one of {', '.join(names)}")
+    return one
 
 
 def short(value: float | None) -> str:

@@ -21,7 +21,7 @@ from .shapes import Shape
 
 PARTS = ("train", "sample", "tokenizer", "peers")
 GUIDED = {"cfg": 1.5, "top_k": 900, "top_p": 0.96}
-"""How pictures are drawn: the official demonstration's settings, or all codes if there are fewer."""
+"""How pictures are drawn: as in the official demonstration, or by all codes if there are fewer."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,13 @@ from ..cli import parse
 from ..results import Row, origin, read_rows, write_rows
 
 OTHERS = ("profile", "cost")
+SHOWN = (
+    *((n, "") for n in ("shape", "what", "axis", "method", "side", "depth", "batch", "variant")),
+    *((n, "") for n in ("kind", "per_second", "unit")), ("ms", " ms"), ("seconds", " s"),
+    ("quick_is_faster", "x the quick form's time"), ("share", " of the time"),
+    ("share_of_products", " of the products' ceiling"), ("peak_mib", " MiB"),
+)  # fmt: skip
+"""What a line on the screen tells of a row, and in which unit."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +54,21 @@ def bench(args: Sequence[str], prog: str) -> None:
     import torch
 
     o = parse(Bench, args, prog)
-    for part in o.only:
-        if part not in (*PARTS, *OTHERS):
-            raise ValueError(f"{part!r} is unknown, expected of {', '.join((*PARTS, *OTHERS))}")
-    if o.threads:
-        torch.set_num_threads(o.threads)
     from ..bench.cost import cost_rows
     from ..bench.profiles import profile_rows
-    from ..bench.speed import speed_rows
+    from ..bench.speed import known, speed_rows
 
+    for part in o.only:
+        known(part, (*PARTS, *OTHERS))
+    if o.threads:
+        torch.set_num_threads(o.threads)
     parts = [part for part in PARTS if part in o.only]
     if parts:
         rows = speed_rows(o.shapes, o.batches, parts, o.rounds, o.limit, o.clock)
         _write(o.out / "speed.csv", rows, ("ceiling", *parts))
     if "profile" in o.only:
-        _write(o.out / "profile.csv", profile_rows(o.shapes[0], o.batches or (1, 64), o.clock))
+        rows = profile_rows(o.shapes[0], o.batches or (1, 64), o.rounds, o.clock)
+        _write(o.out / "profile.csv", rows)
     if "cost" in o.only:
         _write(o.cost, cost_rows(o.rounds, o.clock))
 
@@ -76,5 +83,5 @@ def _write(path: Path, found: Iterable[Row], parts: Sequence[str] = ()) -> None:
     for row in found:
         rows.append(row | about)
         write_rows(path, rows + kept)
-        print("  ".join(f"{v}" for k, v in row.items() if v != "" and not k.startswith("ms_")))
+        print("  ".join(f"{row[name]}{unit}" for name, unit in SHOWN if row.get(name, "") != ""))
     print(f"wrote {path}")
