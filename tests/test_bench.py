@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from varmini import cli, scaling
 from varmini.bench import measure, peers, profiles, work
 from varmini.bench.cost import METHODS, Case, cost_rows, exponents, sizes_for
+from varmini.bench.forms import form_rows
 from varmini.bench.shapes import SHAPES, models
 from varmini.bench.speed import rows_of, speed_rows
 from varmini.precision import autocast, precision
@@ -60,7 +61,7 @@ def test_rows_hold_ratios_shares_and_the_count_of_the_formula(quick_ceilings):
     for row in rows[3:]:
         assert float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"])
         if row["variant"] == "quick":
-            assert float(row["quick_is_faster"]) == 1
+            assert float(row["times_quick"]) == 1
             assert float(row["flops_counted"]) == pytest.approx(
                 float(row["flops_formula"]), rel=0.01
             )
@@ -94,12 +95,12 @@ def test_a_profile_counts_what_ran(tiny):
     assert traffic.bytes["linear layers"] == 4 * (8 * 16 + 4 * 16 + 8 * 4)
     assert traffic.calls["linear layers"] == 1
     var, tok = tiny
-    rows = profiles.profile_run(work.sampling(var, tok, 2).runs["quick"], rounds=1)
+    rows = profiles.profile_run(work.sampling(var, tok, 2).runs["quick"], 1, "cpu")
     total = sum(float(r["share"]) for r in rows)
     assert total == pytest.approx(1, abs=0.01)
     formula = 2 * (scaling.var_sampling_flops(var.config) + work.decoded_flops(tok))
     assert sum(r["flops"] for r in rows) == pytest.approx(formula, rel=0.01)
-    train = profiles.profile_run(work.training(var, 2).runs["quick"], rounds=1)
+    train = profiles.profile_run(work.training(var, 2).runs["quick"], 1, "wall")
     formula = 2 * scaling.var_training_flops(var.config, computed=True)
     assert sum(r["flops"] for r in train) == pytest.approx(formula, rel=0.01)
 
@@ -114,6 +115,11 @@ def test_packed_products_are_counted_as_plain_ones(tiny):
         with profiles.Traffic() as usual:
             tok.decode_features(f_hat)
     assert packed.flops["convolutions"] == usual.flops["convolutions"] > 0
+
+
+def test_every_quick_form_has_a_row():
+    rows = list(form_rows(1, 0, "cpu", "tiny", "tiny"))
+    assert len({r["form"] for r in rows}) == 12 and all(float(r["times_as_fast"]) > 0 for r in rows)
 
 
 def test_cost_of_methods():
@@ -158,7 +164,7 @@ def test_the_command_writes_tables_and_keeps_other_parts(tmp_path, quick_ceiling
     (["--batches", "0"], "batches are [0]"), (["--rounds", "0"], "0 rounds"),
     (["--clock", "sundial"], "'sundial'"),
 ], ids=lambda x: None)  # fmt: skip
-def test_bad_options_are_one_line(bad, named, capsys, tmp_path):
+def test_bad_options_are_one_line(bad, named, capsys, tmp_path, quick_ceilings):
     command = ["bench", "--shapes", "tiny", "--only", "train", "--out", str(tmp_path), *bad]
     assert cli.main(command) == 2
     err = capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""Attention between token maps: the formula, and the same written out for a quick training step."""
+"""Attention between token maps: the formula, and the same written out for a quick training step.
+
+What each quick form gains is measured by `varmini bench` and stands in data/bench/forms.csv.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,7 @@ def spans(schedule: ScaleSchedule, mask: Tensor, large: int = 128) -> list[Span]
     """Cuts the block-causal mask into rectangles: all small scales together, each large one alone.
 
     A scale sees exactly what stands before its end, so alone it needs no mask, and what it may not
-    see is not computed: 1.8x the attention at 680 tokens. Cutting small scales as well costs more
-    in calls than it saves.
+    see is not computed. Cutting small scales as well costs more in calls than it saves.
 
     Args:
         mask: (L, L) bool of the schedule.
@@ -44,7 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         mask: (L_q, L_k) bool, True where a query may look; None for everywhere.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        # Plain products are 1.1 to 1.25x as fast as the fused kernel in bf16 on a CPU.
+        # In bf16 on a CPU, plain products are quicker than the fused kernel (forms.csv).
         scores = q @ k.mT
         if mask is not None:
             scores.masked_fill_(~mask, -math.inf)
@@ -65,7 +67,7 @@ def block_causal(qkv: Tensor, temperature: Tensor | None, parts: list[Span]) -> 
         (B, L, heads d).
     """
     if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
-        # 1.3x a whole training step: the fused kernel's bf16 backward is slow on a CPU.
+        # By hand: the fused kernel's bf16 backward is slow on a CPU (forms.csv).
         return _BlockCausal.apply(qkv, temperature, parts)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, d)
     q, k = normalised(q, k, temperature)

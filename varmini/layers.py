@@ -2,7 +2,8 @@
 
 Each is torch's own layer by its weights and its result. In bf16 on a CPU it goes through oneDNN's
 operators, which torch.compile uses too; where this torch lacks them, the plain form runs. `lay_out`
-prepares the copy of a finished model that `precision.ready` makes.
+prepares the copy of a finished model that `precision.ready` makes. What each form gains is measured
+by `varmini bench`: data/bench/forms.csv.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
         bias = self.bias if bias is None else bias
         if self.packed:
-            # Weights laid out once: 1.2x; with GELU in the same pass: 1.6x (bf16, 128 to 512 rows).
+            # Weights laid out once, GELU in the same pass over memory (forms.csv).
             form = ("gelu", [], "tanh") if gelu else ("none", [], "")
             x = x.to(self.weight.dtype)
             bias = None if bias is None else bias.to(self.weight.dtype)
@@ -69,7 +70,7 @@ def _quick(x: Tensor) -> bool:
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b in bf16 by oneDNN, bias in the same pass: 1.2x forward, 1.05x a step.
+    """x W^T + b in bf16 by oneDNN, bias in the same pass over memory.
 
     Gradients as under autocast: products in bf16, those of W and b handed on in float32.
     """
@@ -94,7 +95,7 @@ class _Product(torch.autograd.Function):
 
 
 class _GELU(torch.autograd.Function):
-    """GELU in tanh form, with its slope computed along the way: 1.5x forward and backward together.
+    """GELU in tanh form, with its slope computed along the way: backward is one product.
 
     gelu(x) = x s with s = sigmoid(v), v = x (a + b x^2), a = sqrt(8 / pi), b = 0.044715 a;
     slope = s + x s (1 - s) (a + 3 b x^2). In float32, by pieces that stay in the core's cache.
@@ -122,7 +123,7 @@ class _GELU(torch.autograd.Function):
 
 
 class Conv(nn.Conv2d):
-    """`nn.Conv2d`; in a copy that `ready` made, weights stay in oneDNN's order: 1.7x at 8x8."""
+    """`nn.Conv2d`; in a copy that `ready` made, weights stay in oneDNN's order."""
 
     packed = False
     """Whether `weight` is to be, or is, in the order that suits the first map that comes."""
@@ -155,7 +156,7 @@ class Doubling(nn.Module):
     """Doubles a map by repeating pixels, then convolves it 3x3.
 
     Of the nine products for an output pixel only four see different inputs, so both together are
-    one transposed convolution with 4x4 summed weights: 4/9 of the work (2.3x on a CPU in bf16).
+    one transposed convolution with 4x4 summed weights: 4/9 of the work.
     """
 
     WHERE = [1, 1], [0, 0], [2, 2], [1, 1], 1

@@ -78,8 +78,8 @@ class NormSiLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.shape[2] * x.shape[3] < 1024 and not x.is_contiguous():
-            # Below 1,024 positions a CPU's group_norm is up to 10x slower in channels-last bf16;
-            # above, changing the order would cost 10x the norm.
+            # On small maps a CPU's group_norm is slow in channels-last bf16 (forms.csv); on large
+            # ones, changing the order would cost more than the norm.
             h = super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
         else:
             h = super().forward(x)
@@ -113,7 +113,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, HW, C)
         if q.device.type == "cpu" and q.dtype is torch.bfloat16:
-            # Plain products: 1.13x a tokenizer's training step, as the fused backward is slow here.
+            # Plain products, as the fused kernel's bf16 backward is slow here (see `attention`).
             mixed = torch.softmax(q * q.shape[2] ** -0.5 @ k.mT, dim=2) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
@@ -331,7 +331,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         quick = [ready(layer) for layer in layers]  # weights cast and laid out once, not every call
         few = len(x) or 1
         if x.device.type == "cpu" and quick[0] is not layers[0]:
-            # So few images at a time that the widest map stays in the processor's cache.
+            # So few images at a time that the widest map stays in the cache (forms.csv).
             h, w = (side // self.config.patch for side in self.image_size)
             few = max(1, MAP_BYTES // (2 * self.config.width * h * w))
         network = nn.Sequential(*quick)

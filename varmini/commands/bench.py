@@ -10,13 +10,19 @@ from ..bench.work import PARTS
 from ..cli import parse
 from ..results import Row, origin, read_rows, write_rows
 
-OTHERS = ("profile", "cost")
-SHOWN = (
-    *((n, "") for n in ("shape", "what", "axis", "method", "side", "depth", "batch", "variant")),
-    *((n, "") for n in ("kind", "per_second", "unit")), ("ms", " ms"), ("seconds", " s"),
-    ("quick_is_faster", "x the quick form's time"), ("share", " of the time"),
-    ("share_of_products", " of the products' ceiling"), ("peak_mib", " MiB"),
-)  # fmt: skip
+OTHERS = ("forms", "profile", "cost")
+SHOWN = {name: "" for name in "shape form what axis method side depth batch variant kind".split()}
+SHOWN |= {
+    "per_second": "",
+    "unit": "",
+    "ms": " ms",
+    "seconds": " s",
+    "times_as_fast": "x as fast",
+    "times_quick": "x the quick form's time",
+    "share": " of the time",
+    "share_of_products": " of the products' ceiling",
+    "peak_mib": " MiB",
+}
 """What a line on the screen tells of a row, and in which unit."""
 
 
@@ -28,8 +34,9 @@ class Bench:
     """
 
     only: tuple[str, ...] = (*PARTS, *OTHERS)
-    """Parts: train, sample, tokenizer, peers (speed.csv); profile: where the time goes
-    (profile.csv); cost: growth with image size, depth and batch beside raster AR.
+    """Parts: train, sample, tokenizer, peers (speed.csv); forms: each quick form beside its plain
+    one (forms.csv); profile: where the time goes (profile.csv); cost: growth with image size, depth
+    and batch beside raster AR.
     Other parts' rows stay in the tables."""
     shapes: tuple[str, ...] = ("small", "medium")
     """Of tiny, small, medium and d16 (the paper's); profile takes the first."""
@@ -55,6 +62,7 @@ def bench(args: Sequence[str], prog: str) -> None:
 
     o = parse(Bench, args, prog)
     from ..bench.cost import cost_rows
+    from ..bench.forms import form_rows
     from ..bench.profiles import profile_rows
     from ..bench.speed import known, speed_rows
 
@@ -66,6 +74,8 @@ def bench(args: Sequence[str], prog: str) -> None:
     if parts:
         rows = speed_rows(o.shapes, o.batches, parts, o.rounds, o.limit, o.clock)
         _write(o.out / "speed.csv", rows, ("ceiling", *parts))
+    if "forms" in o.only:
+        _write(o.out / "forms.csv", form_rows(o.rounds, o.limit, o.clock))
     if "profile" in o.only:
         rows = profile_rows(o.shapes[0], o.batches or (1, 64), o.rounds, o.clock)
         _write(o.out / "profile.csv", rows)
@@ -83,5 +93,6 @@ def _write(path: Path, found: Iterable[Row], parts: Sequence[str] = ()) -> None:
     for row in found:
         rows.append(row | about)
         write_rows(path, rows + kept)
-        print("  ".join(f"{row[name]}{unit}" for name, unit in SHOWN if row.get(name, "") != ""))
+        told = [f"{row[n]}{unit}" for n, unit in SHOWN.items() if row.get(n, "") != ""]
+        print("  ".join(told))
     print(f"wrote {path}")
