@@ -347,7 +347,8 @@ def cost(folder: Path, figures: Path) -> str:
         "Drawing tokens, guided, without the decoder: exponents b of cost = a x^b, fitted to the "
         "three largest x. The paper counts pairs of attention; with a key-value cache raster AR "
         "has n^4 as well, but takes n^2 steps one after the other. Time follows the steps until "
-        "a step's own arithmetic outweighs the price of a call.\n\n"
+        "a step's own arithmetic outweighs the price of a call. Peak memory is that of a first run "
+        "and counts the kernels that are compiled for every new length.\n\n"
     )
     heads = ("x", "method", "range", "steps", "pairs", "paper", "seconds")
     text += table(heads, cells) + "\n"

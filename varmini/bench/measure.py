@@ -64,7 +64,10 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float, kind: str) -> di
 
 
 def peak_memory(run: Run) -> float | None:
-    """Most memory during `run` above what was held before, in MiB; None where it cannot be read."""
+    """Most memory during `run` above what was held before, in MiB; None where it cannot be read.
+
+    On a CPU that is all the process holds, so a first run counts the kernels compiled for it, too.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
