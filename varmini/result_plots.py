@@ -206,15 +206,16 @@ def cost_growth(rows: Sequence[Row], title: str | None = None) -> Figure:
     rows: of `bench.cost.cost_rows`.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     colours = {"VAR": ACCENT, "raster AR, cache": BLUE, "raster AR, no cache": MUTED}
     panels = (
         ("side", "pairs", "query-key pairs of attention"),
         ("side", "seconds", "seconds"),
-        ("side", "peak_mib", "peak memory, MiB"),
+        ("side", "peak_mib", "peak memory, MiB (dots: cache)"),
         ("depth", "seconds", "seconds"),
         ("batch", "seconds", "seconds a batch"),
-        ("batch", "peak_mib", "peak memory, MiB"),
+        ("batch", "peak_mib", "peak memory, MiB (dots: cache)"),
     )
     names = {"side": "side n of an n x n map", "depth": "blocks", "batch": "images at once"}
     with plt.rc_context(STYLE):
@@ -225,6 +226,10 @@ def cost_growth(rows: Sequence[Row], title: str | None = None) -> Figure:
                                 and r["method"] == method and r.get(value))  # fmt: skip
                 if points:
                     axes.plot(*zip(*points), "o-", color=colour, markersize=4, label=method)
+                if value == "peak_mib":
+                    cache = sorted((r[axis], r["cache_mib"]) for r in rows if r["axis"] == axis
+                                   and r["method"] == method and r["cache_mib"])  # fmt: skip
+                    axes.plot(*zip(*cache), ":", color=colour) if cache else None
             if value == "pairs":
                 for power, start in ((4, 2.0), (6, 0.35)):
                     x = np.array([4.0, 32.0 if power == 4 else 16.0])
@@ -233,6 +238,10 @@ def cost_growth(rows: Sequence[Row], title: str | None = None) -> Figure:
                                   textcoords="offset points")  # fmt: skip
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            if value != "pairs":
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             ticks = sorted({r[axis] for r in rows if r["axis"] == axis})
             axes.set_xticks(ticks, [str(t) for t in ticks])
             axes.set_xticks([], minor=True)
