@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint notebooks lab book clean distclean results bench
+.PHONY: help setup demo test versions torture lint notebooks lab book clean distclean results bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -45,6 +45,9 @@ lint: $(STAMP) ## ruff
 test: lint ## ruff, the tests and every notebook (nbval)
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=600 \
 	  tests $(NOTEBOOKS) $(ASSIGNMENTS) $(ARGS)
+
+torture: $(STAMP) ## kill, starve and feed rubbish, within an hour: data/torture.csv
+	@PYTHONPATH=tests "$(PY)" -m torture --out data/torture.csv $(ARGS)
 
 # VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them

@@ -338,6 +338,7 @@ def test_the_tokenizer_log_shows_every_scale(tokenizer_config, tmp_path):
         "usage_1",
         "usage_2",
         "usage_all",
+        "skipped",
     }
     for row in rows:
         assert all(0 < float(row[k]) <= 1 for k in ("usage_1", "usage_2", "usage_all"))

@@ -134,9 +134,26 @@ def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int, on_device
         num_workers=workers,
         generator=torch.Generator(),
     )
-    for result in loader:
+    for result in _watched(iter(loader), workers):
         if isinstance(result, ValueError):
             raise result
         images, labels, mirrored, passed = result
         dataset.note_broken(passed)
         yield _finish(images, mirrored, flip, on_device), labels
+
+
+def _watched(loader: Iterator, workers: int) -> Iterator:
+    """What a loader gives; the death of one of its processes becomes one line."""
+    while True:
+        try:
+            result = next(loader, None)
+        except (RuntimeError, EOFError, OSError) as error:  # whichever notices first
+            if not workers:
+                raise
+            raise ValueError(
+                f"one of the {workers} processes that decode pictures died, perhaps for want of "
+                f"memory: lower --workers ({str(error).partition(chr(10))[0]})"
+            ) from None
+        if result is None:
+            return
+        yield result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import warnings
@@ -21,7 +22,10 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from .pretrained import file_checksum, read_json, write_atomic
+from .pretrained import check_finite, check_format, file_checksum, read_json, write_atomic
+
+FORMAT_VERSION = 1
+"""Of the files that `save` writes; index.json tells it. Index files without one have format 1."""
 
 
 def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -62,11 +66,15 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
         keep: how many checkpoints stay on disk.
 
     Raises:
-        OSError: when the disk is full or read-only; earlier checkpoints are then intact.
+        ValueError: when something is NaN or infinite; earlier checkpoints are then intact.
+        OSError: when the disk is full or read-only; likewise.
     """
     tensors: dict[str, Tensor] = {}
     state = {name: part.state_dict() for name, part in parts.items()}
     tree = flatten_state({"step": step, "rng": _random_state(), "parts": state}, tensors)
+    with distributed.together():
+        own = {k: t.to_local() if _is_split(t) else t for k, t in tensors.items()}
+        check_finite(own, f"step {step} was not saved")
     if any(_is_split(t) for t in tensors.values()):
         path = folder / f"step-{step:08d}"
         _write_split(path, tree, tensors)
@@ -147,13 +155,15 @@ def _list(folder: Path, entry: dict[str, Any], keep: int) -> None:
         # What is newer than this step was damaged and passed over.
         entries += [c for c in earlier if _step(c["file"]) < _step(entry["file"])]
     entries = entries[:keep]
-    write_atomic(folder / "index.json", json.dumps({"checkpoints": entries}, indent=1).encode())
+    index = {"format": FORMAT_VERSION, "checkpoints": entries}
+    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
     kept = {c["file"] for c in entries}
     for old in folder.glob("step-*"):
         if old.name not in kept:
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    for left_over in folder.glob(".step-*.tmp"):  # of a process that died while it wrote
-        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink(missing_ok=True)
+    for left_over in folder.glob(".step-*.tmp"):  # a split one, of a run that died while it wrote
+        if left_over.is_dir():
+            shutil.rmtree(left_over)
 
 
 def _step(name: str) -> str:
@@ -169,15 +179,21 @@ def newest(folder: Path) -> Path | None:
     A damaged one is passed over with a warning on stderr.
 
     Raises:
-        ValueError: when checkpoints are listed but every one is damaged.
+        ValueError: when checkpoints are listed but every one is damaged, or a newer varmini wrote
+            them.
     """
     if not (folder / "index.json").exists():
         return None
-    entries = read_json(folder / "index.json").get("checkpoints")
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+    index = read_json(folder / "index.json")
+    check_format(index.get("format", 1), FORMAT_VERSION, f"{folder}/index.json")
+    entries = index.get("checkpoints")
+    known = re.compile(r"step-\d+(\.safetensors)?")  # nothing outside the folder
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and known.fullmatch(str(e.get("file"))) for e in entries
+    ):
         raise ValueError(f"{folder}/index.json is damaged: start again with --overwrite")
     for entry in entries:
-        path = folder / str(entry.get("file"))
+        path = folder / entry["file"]
         if path.is_dir():
             intact = _folder_checksums(path) == entry.get("sha256")
         else:

@@ -223,4 +223,13 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU
+        words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
+        if not isinstance(error, MemoryError) and not any(w in str(error).lower() for w in words):
+            raise
+        return fail(
+            "memory ran out; what was saved before is intact: lower --batch-size, or for "
+            "`train var` raise --accumulate or add --recompute"
+        )
     return 0

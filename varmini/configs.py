@@ -11,7 +11,7 @@ from .transformer import VARConfig
 
 
 class _Checked:
-    """Checks that what counts something is at least 1."""
+    """Checks that what counts something is at least 1, and that numbers are numbers in range."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -26,6 +26,17 @@ class _Checked:
         ):
             if getattr(self, name, 1) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+        for name in ("lr", "clip"):
+            if getattr(self, name, 1) == 0:
+                raise ValueError(f"{name} is 0, expected more")
+        for name in ("warmup", "decay", "final", "ema", "adversarial_start"):
+            if getattr(self, name, 0) > 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at most 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from . import distributed
 from .machine import batch_for, can_compile, device, provenance, to_device
 from .precision import autocast, precision
 from .run_folder import Run, check_folder, make_folder
+from .updater import Updater
 
 __all__ = [
     "Run", "StopSignal", "Updater", "autocast", "averaged", "batch_for", "blockwise",
@@ -140,71 +141,6 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool) ->
             )
         if compile and can_compile():
             block.forward = torch.compile(block.forward)
-
-
-class Updater:
-    """Clips the gradient and steps the optimizers; a step with a non-finite gradient is skipped.
-
-    With a fused optimizer the decision falls on the device: the host does not wait for it.
-
-    Args:
-        clip: gradient norm, over all processes' shares, above which gradients are scaled down.
-        patience: so many skipped steps in a row end the run.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        clip: float,
-        patience: int = 20,
-    ) -> None:
-        self.model, self.optimizers, self.clip, self.patience = model, optimizers, clip, patience
-        self.steps, self.skipped_in_a_row = 0, torch.zeros((), device=device())
-
-    def step(self) -> None:
-        """One update, then clears the gradients.
-
-        Raises:
-            ValueError: after `patience` skipped steps in a row (on a GPU up to twice as many),
-                naming the first parameter whose gradient is not finite.
-        """
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        if hasattr(norm, "full_tensor"):  # of FSDP2's shares
-            norm = norm.full_tensor()
-        finite = torch.isfinite(norm)
-        for optimizer in self.optimizers:
-            if optimizer.param_groups[0].get("fused"):
-                optimizer.found_inf = (~finite).float()
-                optimizer.step()
-            elif finite:
-                optimizer.step()
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * ~finite
-        self.steps += 1
-        if finite.device.type == "cpu" or self.steps % self.patience == 0:
-            self._give_up()
-        self.model.zero_grad(set_to_none=True)
-
-    def _give_up(self) -> None:
-        if self.skipped_in_a_row < self.patience:
-            return
-        bad = next(
-            (
-                name
-                for name, p in self.model.named_parameters()
-                if p.grad is not None and not _own(p.grad).isfinite().all()
-            ),
-            "?",
-        )
-        raise ValueError(
-            f"the gradient of {bad} was not finite {self.patience} steps in a row: resume from "
-            f"the last checkpoint with a lower --lr"
-        )
-
-
-def _own(x: torch.Tensor) -> torch.Tensor:
-    """This process's share of a tensor that FSDP2 splits; any other as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x
 
 
 # --------------------------------------------------------------------------- stopping and progress

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import math
 import os
 import platform
 import shutil
@@ -34,6 +36,55 @@ def to_device(x: Tensor) -> Tensor:
 def batch_for(image_size: tuple[int, int]) -> int:
     """Images to encode or decode at a time without a gradient: four million pixels, at most 250."""
     return max(1, min(250, 2**22 // (image_size[0] * image_size[1])))
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take: of the machine, its container and its own limit."""
+
+    def number(file: str) -> float:
+        try:
+            return float(Path(file).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            return math.inf
+
+    free = math.inf
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    used = number(f"{group}/memory.current")
+    if math.isfinite(used):
+        free = min(free, number(f"{group}/memory.max") - used)
+    with contextlib.suppress(ImportError, OSError):  # not Linux
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            free = min(free, limit - pages * resource.getpagesize())
+    return max(free, 0.0)
+
+
+def check_memory(what: str, option: str, count: int, each: float, fixed: float = 0.0) -> None:
+    """Refuses on a CPU what its memory does not hold, before any is taken.
+
+    Args:
+        what: that takes memory, in words; option: how the command calls its number.
+        count: how many are asked for.
+        each, fixed: bytes for each of them, and for all else.
+
+    Raises:
+        ValueError: naming the largest count that would fit.
+    """
+    free = free_memory() / distributed.world()
+    if device().type != "cpu" or fixed + count * each <= free:
+        return
+    fits = int((free - fixed) // each)
+    advice = f"{option} {fits} would fit" if fits > 0 else "a smaller model is needed"
+    raise ValueError(
+        f"{count} {what} need about {(fixed + count * each) / 1e9:,.1f} GB, {free / 1e9:,.1f} GB "
+        f"of memory are free: {advice}"
+    )
 
 
 def can_compile() -> bool:

@@ -8,29 +8,17 @@ statistics `mu` and `sigma` of its features.
 from __future__ import annotations
 
 import math
-import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from .pretrained import atomic
+
 PART = 1 << 28  # bytes of pictures held in memory at once
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator:
-    """A binary file under a temporary name that becomes `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_images(
@@ -86,7 +74,7 @@ def _entry(path: Path, name: str) -> Iterator[tuple]:
                 raise ValueError(f"its header claims {dtype} {shape}, in {size} bytes")
             yield entry, shape, dtype
     except (OSError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError,
-            NotImplementedError, SyntaxError) as error:  # fmt: skip
+            NotImplementedError, SyntaxError, zlib.error) as error:  # fmt: skip
         raise ValueError(f"{path}: cannot read {name} ({_reason(error)}); make it again") from None
 
 

@@ -106,7 +106,8 @@ def _sheet(
         axes = figure.add_axes(tuple(np.array(place) / (full_w, full_h, full_w, full_h)))
         axes.imshow(sheet, interpolation="nearest", aspect="auto")
         axes.axis("off")
-        text = {"ha": "center", "fontsize": size, "color": MUTED}
+        # Names of classes and folders are shown as they are: "$" begins no formula.
+        text = {"ha": "center", "fontsize": size, "color": MUTED, "parse_math": False}
         for j, heading in enumerate(headings):
             axes.text(j * step_x + w / 2, -8, heading, va="bottom", **text)
         for i, row in enumerate(captions):
@@ -115,7 +116,8 @@ def _sheet(
         for (i, j), numbers in (codes or {}).items():
             _write_codes(axes, numbers, cells[i][j], j * step_x, tops[i], h, w)
         if title:
-            figure.text(edge / full_w, 1 - 12 / full_h, title, va="top", fontsize=13)
+            at = edge / full_w, 1 - 12 / full_h
+            figure.text(*at, title, va="top", fontsize=13, parse_math=False)
     return figure
 
 

@@ -6,19 +6,54 @@ that a crash never leaves half a file under a final name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 FORMAT_VERSION = 1
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "models"
+
+
+_HOST = platform.node()
+_SWEPT: set[Path] = set()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file under a temporary name that becomes `path`, on disk, when the block ends well.
+
+    Raises:
+        OSError: when the folder cannot be written; the old file is then untouched.
+    """
+    path = Path(path)
+    _sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if hasattr(os, "O_DIRECTORY"):  # the new name, too, survives a power cut
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -27,16 +62,29 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: when the folder cannot be written; the old file is then untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with atomic(path) as file:
+        file.write(content)
+
+
+def _sweep(folder: Path) -> None:
+    """Once a process and folder: removes what processes of this machine left that died writing."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for path in folder.glob(".*.tmp"):
+        machine, _, number = path.name.removesuffix(".tmp").rpartition("-")
+        if machine.endswith(f".{_HOST}") and number.isdigit() and not _runs(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def check_writable(path: Path) -> Path:
@@ -59,6 +107,16 @@ def file_checksum(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_format(found: Any, known: int, source: str) -> None:
+    """Raises a ValueError unless `source` has the format that this varmini reads."""
+    if found != known:
+        newer = isinstance(found, int) and found > known
+        raise ValueError(
+            f"{source} has format {found!r}, this varmini reads {known}: "
+            + ("a newer one wrote it; update varmini" if newer else "write it again")
+        )
 
 
 def resolve_folder(name: str | os.PathLike, kind: str) -> Path:
@@ -140,6 +198,8 @@ def build_config(cls: type, values: dict[str, Any], source: str = "config") -> A
         )
         if kind in (int, float, bool, str, tuple) and not fits:
             raise ValueError(f"{source}: {name} is {value!r}, expected {kind.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{source}: {name} is {value}, expected a finite number")
     try:
         return cls(**{k: _as_tuple(v) for k, v in values.items()})
     except TypeError as error:
@@ -156,7 +216,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object, or raises a ValueError that names the file."""
     try:
         values = json.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read as JSON ({error}): restore the file or train again"
         ) from None
@@ -165,36 +225,108 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file, or raises a ValueError that names it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+class _Unfilled(TorchFunctionMode):
+    """Leaves out numbers, which tensors on the meta device lack.
+
+    Without it torch would first import all of dynamo, which takes a second.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, func.__name__
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if name.endswith("_") and name[0] != "_" and name != "requires_grad_":
+            return args[0]  # changed in place, were there numbers
+        if name in ("ge", "__ge__"):  # of the mask
+            return torch.empty(len(args[0]), args[1].shape[-1], dtype=torch.bool, device="meta")
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def whole_tensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file, of which only the header is read so far.
+
+    Raises:
+        ValueError: naming the file, also for what fails inside the block on damaged content.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is missing or damaged ({error}): copy it again or resume the "
             f"training that wrote it"
         ) from None
 
 
-def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Loads `tensors` into `model`, or names all that does not fit in one ValueError."""
-    own = model.state_dict()
-    problems = [f"missing {k}" for k in own if k not in tensors]
-    problems += [f"unknown {k}" for k in tensors if k not in own]
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file, or raises a ValueError that names it."""
+    with whole_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def check_finite(tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Raises a ValueError that names the first tensor with NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ValueError(
+                f"{source}: {name} holds NaN or infinity: resume the training from its last "
+                f"checkpoint, with a lower --lr"
+            )
+
+
+def build_fitting(cls: type, config: Any, weights: Path, source: str) -> nn.Module:
+    """Builds cls(config) once the header of its weights shows that both belong together.
+
+    A config may ask for any size; memory is taken only for what the weights' file really holds.
+
+    Raises:
+        ValueError: naming the config when it describes no model, or all that does not fit.
+    """
+    with whole_tensors(weights) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    most = max(1024, len(shapes), *(side for shape in shapes.values() for side in shape))
+    for name, value in _integers(dataclasses.asdict(config)):
+        if value > most:
+            raise ValueError(f"{source}: {name} is {value}, more than anything in {weights}")
+    try:
+        with torch.device("meta"), _Unfilled():
+            model = cls(config)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch's layers raise many kinds on odd sizes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
+    check_shapes(model, shapes, str(weights))
+    return cls(config)
+
+
+def _integers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _integers(part, key)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _integers(part, name)
+    elif isinstance(value, int):
+        yield name, value
+
+
+def check_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    """Names all in which a model and the tensors for it differ in one ValueError."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"missing {k}" for k in own if k not in shapes]
+    problems += [f"unknown {k}" for k in shapes if k not in own]
     problems += [
-        f"{k} is {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own
-        if k in tensors and own[k].shape != tensors[k].shape
+        f"{k} is {shapes[k]}, expected {own[k]}" for k in own if shapes.get(k, own[k]) != own[k]
     ]
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(
             f"{source} does not fit this {type(model).__name__}: " + "; ".join(problems[:8]) + more
         )
-    model.load_state_dict(tensors)
 
 
 class Pretrained:
@@ -213,6 +345,9 @@ class Pretrained:
         Args:
             dtype: store floating tensors in this type (for example torch.bfloat16 halves the file);
                 None keeps each tensor's own.
+
+        Raises:
+            ValueError: when a weight is NaN or infinite; an earlier model is then untouched.
         """
         from safetensors.torch import save
 
@@ -224,6 +359,7 @@ class Pretrained:
             .contiguous()
             for k, v in self.state_dict().items()
         }
+        check_finite(tensors, f"{folder}/model.safetensors, not written")
         write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
         config = {"format": FORMAT_VERSION, "kind": self.kind} | dataclasses.asdict(self.config)
         write_atomic(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
@@ -240,20 +376,15 @@ class Pretrained:
             ValueError: no such model, a damaged file, or weights that do not fit the config.
         """
         folder = resolve_folder(name, cls.kind)
-        values = read_json(folder / "config.json")
+        source, weights = folder / "config.json", folder / "model.safetensors"
+        values = read_json(source)
         version, kind = values.pop("format", None), values.pop("kind", None)
+        check_format(version, FORMAT_VERSION, f"{source}")
         if kind != cls.kind:
-            raise ValueError(f"{folder}/config.json is of kind {kind!r}, expected {cls.kind!r}")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{folder}/config.json has format {version!r}, this varmini reads "
-                f"{FORMAT_VERSION}: update varmini or export the model again"
-            )
-        model = cls(build_config(cls.config_class, values, f"{folder}/config.json"))
-        tensors = read_tensors(folder / "model.safetensors")
-        load_tensors(
-            model,
-            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()},
-            f"{folder}/model.safetensors",
-        )
+            raise ValueError(f"{source} is of kind {kind!r}, expected {cls.kind!r}")
+        config = build_config(cls.config_class, values, f"{source}")
+        model = build_fitting(cls, config, weights, f"{source}")
+        tensors = read_tensors(weights)
+        check_finite(tensors, f"{weights}")
+        model.load_state_dict(tensors)  # copies into float32, whatever the file's type
         return model.eval()

@@ -57,6 +57,8 @@ def read_rows(path: str | Path) -> list[Row]:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV ({error}): measure it again") from None
+    if any(None in row for row in rows):
+        raise ValueError(f"{path} has a row with more cells than columns: measure it again")
     return [{k: _value(v) for k, v in row.items() if k and v not in ("", None)} for row in rows]
 
 

@@ -40,6 +40,8 @@ class CodeRevival:
     @torch.no_grad()
     def start(self, f: Tensor) -> None:
         """Places the codebook on the vectors of a first batch, scale after scale."""
+        if not f.isfinite().all():
+            return
         quantizer = self.quantizer
         scales = len(quantizer.schedule)
         for k, part in enumerate(torch.arange(quantizer.vocab_size).tensor_split(scales)):
@@ -72,7 +74,12 @@ class CodeRevival:
 
     @torch.no_grad()
     def revive(self, f: Tensor) -> int:
-        """Moves the dead codes onto vectors of this batch; returns how many there were."""
+        """Moves the dead codes onto vectors of this batch; returns how many there were.
+
+        A batch that is not finite moves none.
+        """
+        if not f.isfinite().all():
+            return 0
         even = 1.0 / self.quantizer.vocab_size
         share = self.share.cpu()  # where the random numbers come from
         dead = (share.amax(0) < self.threshold * even).nonzero().flatten()

@@ -48,7 +48,8 @@ def check_folder(
     existing = next(p for p in (out, *out.absolute().parents) if p.exists())
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"{existing} cannot be written: choose another --out")
-    if not out.is_dir() or not any(out.iterdir()):
+    # A first start that was killed may have left an empty folder or a half-written hidden file.
+    if not out.is_dir() or all(p.match(".*.tmp") for p in out.iterdir()):
         if resume:
             raise ValueError(f"{out} holds no run to resume: check --out, or leave out --resume")
         return out
@@ -63,7 +64,9 @@ def check_folder(
             f"so it is left alone: choose another --out"
         )
     if resume:
-        before = read_json(out / "run.json").get("config", {})
+        before = read_json(out / "run.json").get("config")
+        if not isinstance(before, dict):
+            raise ValueError(f"{out}/run.json tells no configuration: start again with --overwrite")
         for name, old, new in _changes(config, before):
             if name not in FREE_ON_RESUME and name not in follows:
                 raise ValueError(
@@ -78,7 +81,8 @@ def _changes(config: Any, before: dict[str, Any], path: str = "") -> Iterator[tu
     for field in dataclasses.fields(config):
         name, new = path + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(new):
-            yield from _changes(new, before.get(field.name) or {}, f"{name}.")
+            inner = before.get(field.name)
+            yield from _changes(new, inner if isinstance(inner, dict) else {}, f"{name}.")
             continue
         # A run that is older than a setting had what is the default now.
         usual = None if field.default is dataclasses.MISSING else field.default
@@ -115,6 +119,21 @@ def _make_folder(out: Path, clear: bool) -> None:
         raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from None
 
 
+def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of a log up to a step; ValueError when it is damaged."""
+    try:
+        with open(path, newline="") as file:
+            rows = [r for r in csv.DictReader(file, strict=True) if int(r["step"]) <= step]
+        if any(None in r or None in r.values() or float(r["seconds"]) < 0 for r in rows):
+            raise ValueError("a row has too many or too few cells")
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): the weights are intact; move this file away to go on "
+            f"with a new log"
+        ) from None
+    return rows
+
+
 class Run:
     """The folder of one training run: `run.json` (config and provenance) and `log.csv`.
 
@@ -123,6 +142,9 @@ class Run:
     Args:
         start_step: rows after this step are dropped from an earlier log, as they will come again.
         kind: of the model that is trained, "tokenizer" or "var", for `varmini consolidate`.
+
+    Raises:
+        ValueError: when an earlier log.csv or run.json is damaged.
     """
 
     def __init__(self, out: Path, config: Any, start_step: int = 0, kind: str = "") -> None:
@@ -131,10 +153,9 @@ class Run:
         self.seconds_before = 0.0
         sessions = []
         if start_step and (out / "run.json").exists():
-            sessions = read_json(out / "run.json")["sessions"]
+            sessions = list(read_json(out / "run.json").get("sessions") or ())
         if start_step and self.path.exists():
-            with open(self.path, newline="") as file:
-                self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= start_step]
+            self.rows = _rows_until(self.path, start_step)
             self.seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         if distributed.is_main():
             sessions.append({"from_step": start_step} | provenance())

@@ -69,7 +69,15 @@ class ScaleSchedule:
 
         mask[i, j] = level(i) >= level(j): a token sees its own map and all coarser ones
         (VAR, section 3.2 and figure 4).
+
+        Raises:
+            ValueError: when L^2 bytes would be more than a gigabyte.
         """
+        if self.num_tokens > 2**15:
+            raise ValueError(
+                f"{self.num_tokens} tokens make a mask of {self.num_tokens**2 / 2**30:.0f} GiB, "
+                f"expected at most {2**15} tokens: choose smaller sizes"
+            )
         level = self.level_ids()
         return level[:, None] >= level[None, :]
 

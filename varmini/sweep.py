@@ -191,7 +191,7 @@ def collect(
     `parameters` counts all.
     `flops` are those of the training so far, by the formula of `varmini.scaling`.
     """
-    rows, origin = [], ("threads", "date", "hardware", "command", "commit")
+    rows: list[dict[str, Any]] = []
     for depth in sorted(sweep.depths):
         config = sweep.model(depth, tok, num_classes)
         sizes, flops = var_parameters(config), var_training_flops(config)
@@ -207,24 +207,37 @@ def collect(
             folder = out / f"d{depth}-s{seed}"
             if not finished(folder, sweep.training(depth, seed)):
                 continue
-            session = read_json(folder / "run.json")["sessions"][-1]
-            for row in read_rows(folder / "log.csv"):
-                measured = {
-                    "seed": seed,
-                    "step": row["step"],
-                    "images": row["images"],
-                    "flops": row["images"] * flops,
-                    "lr": row["lr"],
-                    "muon_lr": sweep.muon_lr,
-                    "loss": row["val_loss"],
-                    "loss_last": row["val_loss_last"],
-                    "error": 1 - row["val_accuracy"],
-                    "error_last": 1 - row["val_accuracy_last"],
-                    "seconds": row["seconds"],
-                    "arithmetic": session["precision"],
-                }
-                rows.append(about | measured | {name: session[name] for name in origin})
+            try:
+                rows += [about | {"seed": seed} | row for row in _measured(folder, flops, sweep)]
+            except (KeyError, IndexError, TypeError) as error:
+                raise ValueError(
+                    f"{folder}: its log.csv or run.json is damaged (no {error}): remove the folder "
+                    f"to train this size again"
+                ) from None
     return rows
+
+
+def _measured(folder: Path, flops: float, sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of one finished run, and where they come from."""
+    session = read_json(folder / "run.json")["sessions"][-1]
+    origin = ("threads", "date", "hardware", "command", "commit")
+    return [
+        {
+            "step": row["step"],
+            "images": row["images"],
+            "flops": row["images"] * flops,
+            "lr": row["lr"],
+            "muon_lr": sweep.muon_lr,
+            "loss": row["val_loss"],
+            "loss_last": row["val_loss_last"],
+            "error": 1 - row["val_accuracy"],
+            "error_last": 1 - row["val_accuracy_last"],
+            "seconds": row["seconds"],
+            "arithmetic": session["precision"],
+        }
+        | {name: session[name] for name in origin}
+        for row in read_rows(folder / "log.csv")
+    ]
 
 
 def frontier(rows: Sequence[dict[str, Any]], measure: str) -> tuple[np.ndarray, np.ndarray]:

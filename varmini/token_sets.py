@@ -14,7 +14,7 @@ from . import distributed, engine
 from .batching import check_batch_size, in_order
 from .data import ImageSet
 from .lazy import LazyImages
-from .pretrained import write_atomic
+from .pretrained import whole_tensors, write_atomic
 from .tokenizer import MultiScaleVQVAE
 
 SHARD = 32_768
@@ -83,7 +83,8 @@ def token_set(
     paths = [folder / f"{split}-{i:05d}-of-{len(parts):05d}.safetensors" for i, _ in parts]
     folder.mkdir(parents=True, exist_ok=True)
     for i, rows in parts[distributed.rank() :: distributed.world()]:
-        if not _intact(paths[i], key):
+        shape = (2 if flip else 1, len(rows), tok.schedule.num_tokens)
+        if not _intact(paths[i], key, shape):
             stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
             batches = range(0, len(rows), batch_size)
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
@@ -129,18 +130,19 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
         return file.get_tensor("tokens"), file.get_tensor("labels")
 
 
-def _intact(path: Path, key: dict[str, str]) -> bool:
-    """Whether a shard is there, whole, and made of what `key` says."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return False
+def _intact(path: Path, key: dict[str, str], shape: tuple[int, int, int]) -> bool:
+    """Whether a shard is there, whole, of this shape, and made of what `key` says."""
     try:
-        with safe_open(path, "pt") as file:
-            known = file.metadata()
+        with whole_tensors(path) as file:
+            known = file.metadata() or {}
+            found = {name: file.get_slice(name) for name in file.keys()}
+            kinds = {k: (v.get_dtype(), tuple(v.get_shape())) for k, v in found.items()}
+        wanted = {"tokens": ("I32", shape), "labels": ("I64", shape[1:2])}
+        if kinds != wanted or known.keys() != key.keys() | {"crc32"}:
+            return False
         return known == key | {"crc32": _crc(*_read(path))}
-    except SafetensorError:
-        return False  # half a file from a full disk
+    except ValueError:
+        return False  # not there yet, or half a file from a full disk
 
 
 def token_batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from pathlib import Path
 
 import torch
@@ -12,8 +14,10 @@ from . import checkpoint, distributed, engine
 from .classifier import Classifier
 from .data import batches, check_batch_size, fitted
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
+from .planner import check_batch, tokenizer_memory
 from .presets import TokenizerTraining
 from .quantizer import CodeRevival, MultiScaleQuantizer
+from .symptoms import Symptoms
 from .tokenizer import MultiScaleVQVAE
 
 
@@ -105,12 +109,18 @@ def train(
         The folder, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
 
     Raises:
-        ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
+        ValueError: on a folder in use, unknown data, a schedule that does not fit the images, or a
+            batch that memory does not hold.
     """
     distributed.start()
     device = engine.device()
     with distributed.together():
         out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
+        need = functools.partial(
+            tokenizer_memory, config.model, bf16=engine.precision() is torch.bfloat16,
+            recompute=config.recompute,
+        )  # fmt: skip
+        check_batch(need, config.batch_size // distributed.world())
         torch.manual_seed(config.seed)
         model = MultiScaleVQVAE(config.model).to(device)
         train_set, test_set = (
@@ -152,6 +162,10 @@ def train(
     network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
     judge = distributed.replicate(discriminator)
     updater = engine.Updater(model, [optimizer], config.clip)
+    judge_updater = engine.Updater(discriminator, [adversary], math.inf)
+    symptoms = Symptoms(config.lr)
+    around = held_out - held_out.mean()
+    grey = config.l1 * around.abs().mean().item() + config.l2 * around.square().mean().item()
     revival = CodeRevival(model.quantizer)
     parts = {
         "model": model,
@@ -213,16 +227,15 @@ def train(
                 weight = adaptive_weight(reconstruction, fooling, model.decoder.last_layer)
                 loss = loss + config.adversarial * weight * fooling
             loss.backward()
-            updater.step()
+            updater.step(loss)
             ema.update_parameters(model)
 
             if config.adversarial > 0 and step >= adversarial_from:
                 discriminator.requires_grad_(True)
                 with engine.autocast():
                     scores = judge(torch.cat([images, result.images.detach()])).float()
-                adversary.zero_grad(set_to_none=True)
                 hinge_loss(*scores.chunk(2)).backward()
-                adversary.step()
+                judge_updater.step()
 
             revival.update(result.tokens)
             # Codes stop moving by force once the learning rate falls, so that the average settles.
@@ -239,21 +252,28 @@ def train(
                     images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
                 )
             if done % config.log_every == 0 or done == total:
-                usage, usage_all = revival.usage(
-                    config.batch_size * ((step % config.log_every) + 1)
-                )
+                seen = config.batch_size * ((step % config.log_every) + 1)
+                usage, usage_all = revival.usage(seen)
                 names = ("loss", "reconstruction", "vq", "perceptual", "adversarial")
                 values = torch.stack([loss, reconstruction, result.loss, far, fooling]).detach()
+                values = dict(zip(names, distributed.mean(values).tolist()))
+                skipped = max(updater.take_skipped(), judge_updater.take_skipped())
+                symptoms.skipped(done, skipped)
+                pixels = values["reconstruction"] - config.perceptual * values["perceptual"]
+                symptoms.of_tokenizer(done, pixels, grey)
+                tokens = seen * model.schedule.num_tokens
+                symptoms.of_codebook(done, usage_all, model.vocab_size, tokens)
                 psnr = held_out_psnr(ema.module, held_out)
                 run.log(
                     done,
                     done * config.batch_size,
                     {
                         "lr": config.lr * share,
-                        **dict(zip(names, distributed.mean(values).tolist())),
+                        **values,
                         "psnr": psnr,
                         **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
                         "usage_all": usage_all,
+                        "skipped": skipped,
                     },
                 )
             stop.agree(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from . import checkpoint, distributed, engine
 from .consolidate import consolidate
 from .data import check_batch_size, fitted
+from .planner import check_batch, var_memory
 from .presets import VARTraining
 from .pretrained import file_checksum, resolve_folder
 from .scales import ScaleSchedule
+from .symptoms import Symptoms
 from .token_sets import TokenSet, token_batches, token_set
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
@@ -112,7 +115,8 @@ def train(
         The folder, which `VAR.from_pretrained` loads (averaged weights).
 
     Raises:
-        ValueError: on a folder in use, an unknown tokenizer or data, or images that do not fit.
+        ValueError: on a folder in use, an unknown tokenizer or data, images that do not fit, or a
+            batch that memory does not hold.
     """
     distributed.start()
     device = engine.device()
@@ -136,6 +140,12 @@ def train(
         num_classes=len(images["train"].classes),
     )
     config = dataclasses.replace(config, model=shape)
+    need = functools.partial(
+        var_memory, shape, bf16=engine.precision() is torch.bfloat16,
+        recompute=config.recompute, cpu=True,
+    )  # fmt: skip
+    with distributed.together():
+        check_batch(need, config.batch_size // distributed.world(), config.accumulate)
     torch.manual_seed(config.seed)
     model = VAR(config.model).to(device)
     ema = engine.averaged(model, config.ema)
@@ -148,6 +158,7 @@ def train(
         )
     optimizers = engine.make_optimizers(model, config.lr, config.weight_decay, config.muon_lr)
     updater = engine.Updater(model, list(optimizers.values()), config.clip)
+    symptoms = Symptoms(config.lr)
     parts = {"model": model, "ema": ema, **optimizers}
     out = engine.make_folder(out, clear=overwrite and not resume)
     start = checkpoint.restore(out / "state", parts) if resume else 0
@@ -197,7 +208,7 @@ def train(
                 loss = loss + piece.detach()
                 if logged:
                     terms.append(loss_terms(logits.detach(), tokens, model.schedule))
-            updater.step()
+            updater.step(loss)
             ema.update_parameters(model)
 
             if done % 10 == 0:
@@ -206,7 +217,9 @@ def train(
                     images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
                 )
             if logged:
-                terms = averages(terms)
+                terms, skipped = averages(terms), updater.take_skipped()
+                symptoms.skipped(done, skipped)
+                symptoms.of_transformer(done, terms["loss"], logits.detach(), tok.vocab_size)
                 held = held_out_terms(ema.module, tok, held_out, config.held_out)
                 run.log(
                     done,
@@ -215,6 +228,7 @@ def train(
                         "lr": config.lr * share,
                         **{k: terms[k] for k in ("loss", "loss_last", "accuracy", "accuracy_last")},
                         **{f"val_{k}": v for k, v in held.items()},
+                        "skipped": skipped,
                     },
                 )
             stop.agree(done)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import engine
 from ..cli import nearest, parse
 from ..data import class_names as known_names
+from ..machine import check_memory
 from ..pretrained import check_writable, read_json, resolve_folder
 from ..sampler import inpaint as redraw
 from ..sampler import sample as draw
@@ -186,6 +187,7 @@ def sample(args: Sequence[str], prog: str) -> None:
     var, tok, names = load_pair(o.var, o.tokenizer)
     classes = var.config.num_classes
     labels = [class_label(word, names, classes) for word in o.labels] or range(min(10, classes))
+    check_memory("images a class", "--n", o.n, len(labels) * _image_bytes(tok))
     each = [label for label in labels for _ in range(o.n)]
     with engine.autocast():
         images = draw(var, tok, each, **dataclasses.asdict(o.sampling))
@@ -262,6 +264,7 @@ def inpaint(args: Sequence[str], prog: str) -> None:
     images = read_images(o.images, tok)
     mask = _mask(o, tok)
     label = class_label(o.label, names, var.config.num_classes)
+    check_memory("versions a picture", "--n", o.n, len(images) * _image_bytes(tok))
     repeated = images.repeat_interleave(o.n, 0)
     with engine.autocast():
         drawn = redraw(
@@ -281,6 +284,12 @@ def inpaint(args: Sequence[str], prog: str) -> None:
     headings = ["original", "kept", *(f"drawn {i + 1}" for i in range(o.n))]
     title = f"{o.var}: {caption(label, names)}, guidance {o.sampling.cfg:g}"
     _save(image_grid(torch.cat(rows), o.n + 2, headings, title), o.out)
+
+
+def _image_bytes(tok: MultiScaleVQVAE) -> float:
+    """What a picture takes from its drawing to the figure: some eight copies in float32."""
+    height, width = tok.image_size
+    return 32.0 * 3 * height * width
 
 
 def _mask(o: Inpaint, tok: MultiScaleVQVAE) -> Tensor:

@@ -61,6 +61,8 @@ class Training:
             )
         if not 0 < self.lr < 1:
             raise ValueError(f"lr is {self.lr}, expected a learning rate between 0 and 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def finished(out: Path, training: Training) -> bool:
     if not (out / "model.safetensors").exists() or not (out / "log.csv").exists():
         return False
     rows = read_rows(out / "log.csv")
-    return bool(rows) and rows[-1]["step"] >= training.images // training.batch_size
+    last = rows[-1].get("step") if rows else None
+    return isinstance(last, int) and last >= training.images // training.batch_size
 
 
 def train(
@@ -172,7 +175,7 @@ def train(
             with engine.autocast():
                 value = loss(model, *batch)
             value.backward()
-            updater.step()
+            updater.step(value)
             ema.update_parameters(model)
 
             done = step + 1
@@ -185,7 +188,8 @@ def train(
                 run.log(
                     done,
                     done * training.batch_size,
-                    {"lr": training.lr * share, "loss": value.item(), **measured},
+                    {"lr": training.lr * share, "loss": value.item(), **measured,
+                     "skipped": updater.take_skipped()},
                 )
             if done % training.checkpoint_every == 0 or done == total or stop.received:
                 checkpoint.save(out / "state", done, parts)

@@ -1,0 +1,150 @@
+"""Nothing executes: pickles, paths and names in what was only to be read.
+
+Submissions that reach for network, grader or disk: test_grade_isolation.py.
+"""
+
+import io
+import json
+import os
+import pickle
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import varmini
+from varmini import checkpoint, fid, npz, sampling_run
+from varmini.data import load_images
+from varmini.demo_page import Chapter, Picture, render
+from varmini.grading.submission import read_submission
+from varmini.judges import Judge
+from varmini.official import load_official
+from varmini.plots import image_grid, save
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder that must not appear; the test first sees that unpickling would make it."""
+    path = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Evil(path)))
+    path.rmdir()
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: {"pos_1LC": e}, lambda e: {"a": [e]}])
+def test_a_malicious_pth_is_refused(victim, tmp_path, new, wrap):
+    options = {"_use_new_zipfile_serialization": new, "pickle_protocol": 2}
+    torch.save(wrap(Evil(victim)), tmp_path / "a.pth", **options)
+    with pytest.raises(ValueError, match="does not unpickle") as error:
+        load_official(None, tmp_path / "a.pth", (1, 2))
+    assert "\n" not in str(error.value)
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(wrap(Evil(victim)), 2))
+    with pytest.raises(ValueError, match="does not unpickle"):
+        load_official(tmp_path / "b.pth", None, (1, 2))
+
+
+def test_object_arrays_are_neither_samples_nor_a_reference(victim, tmp_path, tok, var):
+    part, draw = range(0, 3), sampling_run.Draw("v", "t", 3, 1, top_k=0)
+    array = np.array([Evil(victim)] * 3, dtype=object)
+    np.save(tmp_path / "part-000000-000003.npy", array, allow_pickle=True)
+    assert not sampling_run._finished(tmp_path, part)
+    np.savez(tmp_path / "stats.npz", mu=array, sigma=array)
+    judge = Judge("j", "j", 3, lambda x: (x, x))
+    with pytest.raises(ValueError, match=r"stats.npz"):
+        fid.load_reference(tmp_path / "stats.npz", judge)
+    with pytest.raises(ValueError, match="cannot read mu"):
+        npz.read_array(tmp_path / "stats.npz", "mu", (3,))
+    # A draw that finds such a shard draws it again.
+    whole = sampling_run.draw_samples(var, tok, draw, tmp_path / "samples")
+    assert npz.image_shape(whole)[0] == 3
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "step-1/../../x", "index.json", ""])
+def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path, name):
+    state = tmp_path / "run" / "state"
+    checkpoint.save(state, 1, {"model": torch.nn.Linear(1, 1)})
+    (state / "index.json").write_text(json.dumps({"checkpoints": [{"file": name, "sha256": "0"}]}))
+    with pytest.raises(ValueError, match="index.json is damaged"):
+        checkpoint.newest(state)
+
+
+def test_nothing_in_the_package_unpickles_or_evaluates():
+    """By its source: no pickle, no eval, and torch.load and numpy.load only without pickles."""
+    package = Path(varmini.__file__).parent
+    graded = {"worker.py", "runner.py"}  # the process that runs submissions
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill)\b", text, re.M), path
+        if path.name not in graded:
+            assert not re.search(r"(?<![\w.])(eval|exec)\(", text), path
+        for call in re.findall(r"(?:torch|np)\.load\([^\n]*", text):
+            assert "weights_only=True" in call or "allow_pickle=False" in call, (path, call)
+
+
+NASTY = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac{", "{{7*7}}"]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_class_names_are_shown_as_they_are(tmp_path, name):
+    picture = Picture("a.png", (1, 1), name, name)
+    page = render(title=name, subtitle=name, facts=[(name, name)], table=[(name, name)],
+                  chapters=[Chapter("one", name, name, [picture])], code=name,
+                  footer=name)  # fmt: skip
+    assert "<script" not in page and "<img src=x" not in page
+    save(image_grid(torch.zeros(2, 1, 8, 8), 2, [name, name], title=name), tmp_path / "a.png")
+
+
+def test_folders_named_like_tags_are_classes_like_others(tmp_path):
+    for name in ("<script>x<", "a$b", "b' OR 1"):
+        for i in range(3):
+            path = tmp_path / "set" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
+    assert load_images(str(tmp_path / "set"), "train").classes == ("<script>x<", "a$b", "b' OR 1")
+
+
+def test_a_notebook_handed_in_is_read_not_run(victim, tmp_path):
+    code = f"import os; os.mkdir({str(victim)!r})"
+    cell = {"cell_type": "code", "metadata": {}, "source": code, "outputs": []}
+    notebook = {"cells": [cell], "metadata": {"kernelspec": {"argv": ["sh"]}}, "nbformat": 4}
+    (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
+    assert read_submission(tmp_path / "a.ipynb") == [("cell 1", code)]
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    from varmini.sources import decode
+
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    assert len(buffer.getvalue()) < 100_000
+    with pytest.raises(ValueError, match="10000x10000 pixels, at most"):
+        decode(buffer.getvalue(), "bomb.png")
+
+
+@pytest.mark.parametrize("address", [("192.0.2.1", 80), ("2001:db8::1", 80), ("example.org", 443)])
+def test_the_suite_reaches_nothing_outside_this_machine(address):
+    """conftest.py sees to it; the addresses are reserved for documents."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as outside, pytest.raises(PermissionError, match="no network"):
+        outside.connect(address)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://{address[0] if family == socket.AF_INET else 'x.invalid'}")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()

@@ -1,0 +1,1 @@
+"""Kills, starves and feeds rubbish to varmini, and counts: `make torture`."""

@@ -1,0 +1,283 @@
+"""Kill and resume: SIGKILL at random moments, then the same command again, to the last bit.
+
+One process imports torch and forks a child for every command, so that a kill costs a fraction of a
+second. A kill falls by the clock, at any moment of the run, or by the hand of the run itself: at a
+write drawn at random the child cuts the file short, or stops before or after the rename.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import toy_world
+from safetensors import safe_open
+from tiny import make_tokenizer, make_var
+
+import varmini.commands.evaluate
+import varmini.commands.scaling
+import varmini.commands.train
+from varmini import cli, run_folder, sampling_run, sweep, token_sets, train_tokenizer, train_var
+from varmini.classifier import Classifier, ClassifierConfig
+from varmini.machine import provenance
+from varmini.pretrained import file_checksum
+from varmini.scales import ScaleSchedule
+
+from .table import Tried
+
+SIZES = ["--model.sizes", "1", "2"]
+
+
+@dataclass
+class Task:
+    """A command that is killed."""
+
+    name: str
+    args: Callable[[Path], list[str]]
+    result: Callable[[Path], dict]
+    """What must be equal in the end, by name."""
+    resume: bool = False
+    """Whether going on needs --resume; else the same command does."""
+    run: Callable[[Path], int] | None = None
+    """Instead of a command."""
+
+
+def prepare(folder: Path) -> list[Task]:
+    """Makes the toy world in this process, before any fork, and the commands on it."""
+    toy_world.install(setattr, {})
+    here = provenance()
+    run_folder.provenance = lambda: dict(here)  # asks git, which takes longer than a toy run
+    sampling_run.engine.provenance = run_folder.provenance
+    toy_world.models(folder)
+    for module in (sweep, train_tokenizer, train_var):
+        module.fitted = toy_world.image_set
+    sampling_run.SHARD = 4
+    make = sweep.token_set
+    sweep.token_set = lambda *a, **k: make(*a, **k, shard=10)
+    varmini.commands.evaluate.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
+    tok = folder / "tok"
+    schedule = ScaleSchedule((1, 2))
+    make_var(schedule, vocab_size=24).save_pretrained(folder / "pair" / "var")
+    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(folder / "pair" / "tokenizer")
+    Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).save_pretrained(
+        folder / "judge")  # fmt: skip
+
+    often = ["--data", "toy", "--images", "48", "--batch-size", "4", "--held-out", "5",
+             "--checkpoint-every", "1", "--log-every", "3"]  # fmt: skip
+    shape = [*SIZES, "--model.vocab-size", "24", "--model.width", "32", "--model.multipliers", "1",
+             "1", "--model.num-res-blocks", "1", "--model.patch", "2", "--model.norm-groups", "8",
+             "--model.image-channels", "1", "--model.code-channels", "4"]  # fmt: skip
+
+    def tokenizer(out: Path) -> list[str]:
+        return ["train", "tokenizer", *often, *shape, "--perceptual-network", str(folder / "net"),
+                "--adversarial", "0.5", "--revive-every", "2", "--out", str(out)]  # fmt: skip
+
+    def var(out: Path) -> list[str]:
+        return ["train", "var", *often, "--tokenizer", str(tok), "--model.depth", "2",
+                "--model.width", "16", "--model.heads", "2", "--model.drop-path", "0.3",
+                "--accumulate", "2", "--muon-lr", "0.01", "--out", str(out)]  # fmt: skip
+
+    def scaling(out: Path) -> list[str]:
+        return ["scaling", "--depths", "1", "2", "--unit", "8", "--seeds", "0", "--images", "24",
+                "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
+                "--tokenizer", str(tok), "--out", str(out), "--csv",
+                str(out / "a.csv")]  # fmt: skip
+
+    def evaluate(out: Path) -> list[str]:
+        return ["evaluate", "samples", "--var", str(folder / "pair" / "var"), "--classifier",
+                str(folder / "judge"), "--per-class", "9", "--batch-size", "4", "--top-k", "0",
+                "--png", "--cfg", "0", "1.5", "--samples", str(out / "samples"), "--out",
+                str(out / "a.csv")]  # fmt: skip
+
+    def cache(out: Path) -> int:
+        model = train_var.MultiScaleVQVAE.from_pretrained(tok)
+        for split in ("train", "test"):
+            token_sets.token_set(model, "x", toy_world.image_set("toy", split), out, split,
+                                 flip=True, batch_size=1, shard=2)  # fmt: skip
+        return 0
+
+    return [
+        Task("train tokenizer", tokenizer, trained, resume=True),
+        Task("train var", var, trained, resume=True),
+        Task("token cache", lambda out: [], files("*.safetensors"), run=cache),
+        Task("scaling sweep", scaling, swept),
+        Task("sharded evaluation", evaluate, evaluated),
+    ]
+
+
+# ---------------------------------------------------------------------- what must be equal at last
+
+
+def files(pattern: str) -> Callable[[Path], dict]:
+    mark = tensors if pattern == "*.safetensors" else file_checksum
+    return lambda out: {
+        str(p.relative_to(out)): mark(p)
+        for p in sorted(out.rglob(pattern))
+        if p.is_file() and not p.name.startswith(".")
+    }
+
+
+def tensors(path: Path) -> list:
+    """What a safetensors file says; the order of its header differs from process to process."""
+    with safe_open(path, "pt") as file:
+        told = sorted((file.metadata() or {}).items())
+        held = {k: file.get_tensor(k) for k in sorted(file.keys())}
+    return [told, [(k, str(t.dtype), t.shape, t.numpy().tobytes()) for k, t in held.items()]]
+
+
+def rows(path: Path, *free: str) -> list[dict]:
+    free = {"seconds", "date", "command", *free}
+    with open(path, newline="") as file:
+        return [{k: v for k, v in r.items() if k not in free} for r in csv.DictReader(file)]
+
+
+def trained(out: Path) -> dict:
+    """Weights, averages, optimizer, random numbers, token maps and log of a run."""
+    return files("*.safetensors")(out) | {"log": rows(out / "log.csv")}
+
+
+def swept(out: Path) -> dict:
+    return files("*.safetensors")(out) | {"rows": rows(out / "a.csv")}
+
+
+def evaluated(out: Path) -> dict:
+    """Samples; a run that was killed after its row and started again adds the same rows again."""
+    found = {tuple(row.items()): row for row in rows(out / "a.csv")}
+    return files("*.npz")(out) | files("*.png")(out) | {"rows": sorted(found)}
+
+
+# ---------------------------------------------------------------------------- children and kills
+
+
+def child(
+    task: Task,
+    out: Path,
+    log: Path,
+    cut: tuple[int, float] | None = None,
+    count: Path | None = None,
+    before: Callable[[], object] = int,
+) -> int:
+    """Runs the command in a forked process; returns its number at once.
+
+    cut: as for `watch_writes`. count: a file for the number of its writes. before: called there.
+    """
+    sys.stdout.flush()
+    number = os.fork()
+    if number:
+        return number
+    code = 70
+    try:
+        with open(log, "ab", buffering=0) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        random.seed(0)  # nothing uses it, but its state is in the checkpoints
+        done = watch_writes(cut)
+        before()
+        if task.run:
+            code = task.run(out)
+        else:
+            again = task.resume and (out / "run.json").exists()
+            code = cli.main(task.args(out) + (["--resume"] if again else []))
+        if count:
+            count.write_text(str(done[0]))
+    except BaseException:  # noqa: B902  a forked child must not run its parent's code
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def watch_writes(cut: tuple[int, float] | None) -> list[int]:
+    """Counts flushes, renames and removals, and kills this process in the one that `cut` names.
+
+    cut: (number of the event, share of a file that is written by then or, above a half, whether
+    the rename has happened).
+    """
+    done = [0]
+
+    def at(event: Callable, *args, **options):
+        done[0] += 1
+        if cut and done[0] == cut[0]:
+            found = os.fstat(args[0]) if event is fsync else None
+            if found and stat.S_ISREG(found.st_mode):
+                os.truncate(args[0], int(found.st_size * cut[1]))
+            elif cut[1] > 0.5:
+                event(*args, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return event(*args, **options)
+
+    fsync, replace, unlink = os.fsync, os.replace, Path.unlink
+    os.fsync = lambda fd: at(fsync, fd)
+    os.replace = lambda a, b: at(replace, a, b)
+    Path.unlink = lambda self, missing_ok=False: at(unlink, self, missing_ok=missing_ok)
+    return done
+
+
+def ended(number: int) -> int:
+    """Waits for a child: its exit code, or minus the signal that ended it."""
+    status = os.waitpid(number, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+def kill_and_resume(seed: int, kills: int, only: str = "") -> list[Tried]:
+    """At least `kills` kills, shared among the commands."""
+    lines = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        tasks = [t for t in prepare(folder) if only in t.name]
+        for task in tasks:
+            lines.append(one_task(task, folder, seed, -(-kills // len(tasks))))
+            lines[-1].say()
+    return lines
+
+
+def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
+    line = Tried("kill", f"SIGKILL during {task.name}, then resume", seed=seed)
+    rng = random.Random(f"{seed} {task.name}")
+    whole, log, count = (folder / f"{task.name}-{x}" for x in ("whole", "log", "count"))
+    start = time.monotonic()
+    if code := ended(child(task, whole, log, count=count)):
+        line.fail(f"the uninterrupted run ended with {code}: {log.read_text()[-2000:]}")
+        return line
+    length, writes = time.monotonic() - start, int(count.read_text())
+    wanted, inside, sequence = task.result(whole), 0, 0
+    while line.tried < kills:
+        out, sequence = folder / f"{task.name}-{sequence}", sequence + 1
+        log.write_text("")
+        for _ in range(rng.randint(1, 4)):
+            cut = (rng.randint(1, writes), rng.random()) if rng.random() < 0.6 else None
+            number = child(task, out, log, cut)
+            if cut is None:
+                time.sleep(rng.random() * length)
+                os.kill(number, signal.SIGKILL)
+            code = ended(number)
+            inside += any(out.rglob(".*.tmp"))
+            line.tried += code == -signal.SIGKILL
+            if code not in (0, -signal.SIGKILL):
+                line.fail(f"ended with {code} after {sequence} kills: {log.read_text()[-2000:]}")
+                break
+        if code := ended(child(task, out, log)):
+            line.fail(f"going on ended with {code}: {log.read_text()[-2000:]}")
+            continue
+        if "damaged" in (told := log.read_text()):
+            line.fail(f"a checkpoint was unreadable: {told[-2000:]}")
+        found = task.result(out)
+        unequal = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        if unequal:
+            line.fail(f"not equal to the uninterrupted run: {', '.join(unequal)}")
+        if left := [str(p.relative_to(out)) for p in out.rglob(".*.tmp")]:
+            line.fail(f"left behind: {', '.join(left)}")
+        shutil.rmtree(out)
+    line.note = f"{inside} of them left a half-written temporary file"
+    return line

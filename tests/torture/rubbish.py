@@ -1,0 +1,378 @@
+"""Rubbish in: spoiled files and command lines, each ending well or in one ValueError of ours.
+
+The cases run in forked children under a limit of memory, with an alarm a case; what a child died
+of is known from the number of the case it had begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import mmap
+import os
+import random
+import resource
+import signal
+import struct
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from tiny import make_tokenizer, make_var
+
+import varmini
+from varmini import (
+    VAR,
+    MultiScaleVQVAE,
+    ScaleSchedule,
+    checkpoint,
+    cli,
+    engine,
+    fid,
+    judges,
+    npz,
+    results,
+    token_sets,
+)
+from varmini.classifier import Classifier, ClassifierConfig
+from varmini.commands import draw, evaluate
+from varmini.data import ImageSet, load_images, to_float
+from varmini.grading.submission import read_submission
+from varmini.official import load_official, to_official
+from varmini.presets import preset
+
+from .mutations import spoil, spoil_json, spoil_safetensors, spoil_words
+from .table import Tried
+
+SECONDS, MEMORY, BATCH = 20, 1 << 30, 250
+"""Allowed to a case, on top of what is mapped before; cases a child."""
+PACKAGE = str(Path(varmini.__file__).parent)
+
+
+@dataclass
+class Target:
+    """Something that reads what others wrote."""
+
+    name: str
+    share: float
+    """Of all cases."""
+    originals: list[Path]
+    spoil: Callable
+    read: Callable[[Path], object]
+    """Called with the spoiled file, which lies where the original was, in a folder of its own."""
+
+
+class TooSlow(BaseException):
+    """A case took longer than SECONDS."""
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+def targets(folder: Path) -> list[Target]:
+    """Writes an honest file of every kind, and says how each is read."""
+    torch.manual_seed(0)
+    tok = make_tokenizer(sizes=(1, 2), vocab_size=24)
+    tok.save_pretrained(folder / "tok" / "tokenizer")
+    var = make_var(ScaleSchedule((1, 2)), vocab_size=24, depth=1, width=16)
+    var.save_pretrained(folder / "tok" / "var")
+    judge = Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).eval()
+    judge.save_pretrained(folder / "tok" / "classifier")
+    models = {"tokenizer": MultiScaleVQVAE, "var": VAR, "classifier": Classifier}
+    weights = [folder / "tok" / kind / "model.safetensors" for kind in models]
+    own = weights[2].parent
+    configs = [folder / "tok" / kind / "config.json" for kind in models]
+
+    def model(path: Path):
+        return models[path.parent.name].from_pretrained(path.parent)
+
+    return [
+        Target("model.safetensors", 0.14, weights, spoil_safetensors, model),
+        Target("config.json", 0.16, configs, spoil_json, model),
+        Target("picture", 0.18, pictures(folder), spoil,
+               lambda path: draw.read_images([path], tok)),
+        Target("parquet", 0.10, [parquet(folder / "set" / "train.parquet")], spoil,
+               lambda path: load_images("fashion", "train", root=path.parent)),
+        Target("token cache", 0.05, caches(folder / "cache", tok), spoil_safetensors,
+               lambda path: recached(path.parent, tok)),
+        *logs(folder / "run", tok),
+        Target("notebook handed in", 0.10, [notebook(folder / "nb" / "a.ipynb")], spoil_json,
+               read_submission),
+        Target("official checkpoint", 0.05, officials(folder / "official", var), spoil,
+               lambda path: official(path)),
+        Target("reference .npz", 0.05, references(folder / "npz", judge), spoil,
+               lambda path: fid.load_reference(path, judges.classifier_judge(str(own)))),
+        Target("command line", 0.03, commands(folder), spoil_line, command_line),
+    ]  # fmt: skip
+
+
+def pictures(folder: Path) -> list[Path]:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
+    made = []
+    for name, mode in (("a.png", "RGBA"), ("b.jpg", "RGB"), ("c.gif", "P"), ("d.webp", "RGB"),
+                       ("e.bmp", "RGB"), ("f.tiff", "L"), ("g.ppm", "RGB"), ("h.png", "I;16"),
+                       ("i.png", "1"), ("j.tiff", "CMYK"), ("k.tiff", "F")):  # fmt: skip
+        path = folder / "pictures" / name
+        path.parent.mkdir(exist_ok=True)
+        image = Image.fromarray(pixels)
+        image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+        image.save(path)
+        made.append(path)
+    return made
+
+
+def parquet(path: Path) -> Path:
+    path.parent.mkdir()
+    cells = []
+    for i in range(3):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((28, 28), 40 * i, np.uint8)).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    names = {"info": {"features": {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": cells, "label": pa.array([0, 1, 2], pa.int64())})
+    table = table.replace_schema_metadata({b"huggingface": json.dumps(names).encode()})
+    pq.write_table(table, path)
+    return path
+
+
+def toy_set() -> ImageSet:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (5, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(5) % 3, ("a", "b", "c"), "toy")
+
+
+def cached(folder: Path, tok: MultiScaleVQVAE) -> torch.Tensor:
+    data = token_sets.token_set(tok, "x", toy_set(), folder, "train", flip=True, shard=3)
+    return torch.cat([data.rows(torch.arange(5), kind) for kind in (0, 1)])
+
+
+def caches(folder: Path, tok: MultiScaleVQVAE) -> list[Path]:
+    cached(folder, tok)
+    return sorted(folder.glob("*.safetensors"))
+
+
+def recached(folder: Path, tok: MultiScaleVQVAE) -> None:
+    """A spoiled shard is made anew: the tokens are always the true ones."""
+    images = to_float(toy_set().images)
+    with engine.autocast():
+        wanted = [tok.schedule.flatten(tok.encode(x)) for x in (images, images.flip(3))]
+    if not cached(folder, tok).equal(torch.cat(wanted)):
+        raise AssertionError("the tokens of a spoiled cache are not the true ones")
+
+
+def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
+    config = preset("fashion").var
+    run = engine.Run(folder, config, kind="var") if folder.mkdir() is None else None
+    for step in (10, 20):
+        run.log(step, 8 * step, {"loss": 1.0 / step, "val_loss": 2.0, "psnr": None})
+        checkpoint.save(folder / "state", step, {"model": tok})
+    row = {"var": "x", "fid": 1.5}
+    evaluate.append_row(folder / "rows.csv", row)
+
+    def log(path: Path) -> None:
+        engine.Run(path.parent, config, start_step=20).log(30, 240, {"loss": 0.1})
+
+    def resume(path: Path) -> None:
+        run = path.parent.parent if path.name == "index.json" else path.parent
+        engine.check_folder(run, config, overwrite=False, resume=True)
+        if checkpoint.restore(run / "state", {"model": tok}) not in (10, 20):
+            raise AssertionError("a checkpoint that is none was restored")
+
+    return [
+        Target("CSV log", 0.07, [folder / "log.csv"], spoil, log),
+        Target("CSV table", 0.05, [folder / "rows.csv"], spoil,
+               lambda path: (results.read_rows(path), evaluate.append_row(path, row))),
+        Target("run.json, index.json", 0.02,
+               [folder / "run.json", folder / "state" / "index.json"], spoil_json, resume),
+    ]  # fmt: skip
+
+
+def notebook(path: Path) -> Path:
+    path.parent.mkdir()
+    cell = {"cell_type": "code", "metadata": {"tags": ["a"]}, "source": ["x = 1\n", "y = 2"],
+            "outputs": [], "execution_count": None}  # fmt: skip
+    text = {"cell_type": "markdown", "metadata": {}, "source": "words"}
+    path.write_text(json.dumps({"cells": [cell, text, cell], "metadata": {}, "nbformat": 4,
+                                "nbformat_minor": 5}))  # fmt: skip
+    return path
+
+
+def officials(folder: Path, var: VAR) -> list[Path]:
+    folder.mkdir()
+    unfolded = make_tokenizer(sizes=(1, 2), vocab_size=24, patch=1, attention=True)
+    for name, state in zip(("vae", "var"), to_official(unfolded, var)):
+        torch.save(state, folder / f"{name}.pth")
+        torch.save(state, folder / f"{name}-old.pth", _use_new_zipfile_serialization=False)
+    return sorted(folder.iterdir())
+
+
+def official(path: Path) -> None:
+    vae, var = (path, None) if path.name.startswith("vae") else (None, path)
+    load_official(vae, var, sizes=(1, 2))
+
+
+def references(folder: Path, judge: Classifier) -> list[Path]:
+    folder.mkdir()
+    d = judge.config.widths[-1]
+    npz.write_arrays(folder / "stats.npz", {"mu": np.zeros(d), "sigma": np.eye(d)})
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    np.savez_compressed(folder / "images.npz", arr_0=pixels)
+    return sorted(folder.iterdir())
+
+
+def commands(folder: Path) -> list[Path]:
+    """Command lines as files of words; whatever would train or draw for long is cut out."""
+    def stub(*args, **options):
+        raise ValueError("stub: here the work would begin")
+
+    import varmini.commands.scaling as scaling
+    import varmini.train_classifier
+    import varmini.train_tokenizer
+    import varmini.train_var
+    for module in (varmini.train_classifier, varmini.train_tokenizer, varmini.train_var):
+        module.train = stub
+    scaling.run_sweep = evaluate.draw_samples = stub
+    pair = ["--var", str(folder / "tok" / "var"), "--tokenizer", str(folder / "tok" / "tokenizer")]
+    picture, out = str(folder / "pictures" / "a.png"), ["--out", "out/x.png", "--overwrite"]
+    lines = [
+        ["train", "tokenizer", "--images", "100", "--lr", "0.01", "--model.sizes", "1", "2", "4"],
+        ["train", "var", "--preset", "cifar10", "--batch-size", "8", "--model.depth", "2"],
+        ["train", "classifier", "--epochs", "1", "--lr", "0.1"],
+        ["sample", *pair, "--n", "1", "--labels", "0", "--top-p", "0.9", "--seed", "3", *out],
+        ["reconstruct", picture, *pair[2:], *out],
+        ["inpaint", picture, *pair, "--n", "1", "--box", "0", "0", "0.5", "0.5", *out],
+        ["scaling", "--depths", "1", "2", "--seeds", "0", "--images", "100", "--lr", "0.001"],
+        ["evaluate", "samples", *pair, "--cfg", "0", "1.5", "--per-class", "5", "--classifier",
+         str(folder / "tok" / "classifier")],
+        ["plan", "imagenet256-d16", "--gpus", "8"],
+        ["consolidate", str(folder / "run")],
+        ["data", str(folder / "pictures")],
+        ["grade", "a1", str(folder / "nb" / "none.ipynb")],
+    ]  # fmt: skip
+    place = folder / "commands"
+    place.mkdir()
+    for i, line in enumerate(lines):
+        (place / f"{i:02}.json").write_text(json.dumps(line))
+    return sorted(place.iterdir())
+
+
+def spoil_line(content: bytes, rng: random.Random) -> bytes:
+    return json.dumps(spoil_words(json.loads(content), rng)).encode()
+
+
+def command_line(path: Path) -> None:
+    told, args = io.StringIO(), json.loads(path.read_text())
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main(args)
+    lines = [x for x in told.getvalue().splitlines() if x.startswith("varmini: error: ")]
+    if code not in (0, 2) or len(lines) != (code == 2):
+        raise AssertionError(f"{args}: code {code}, {told.getvalue()[-500:]!r}")
+
+
+# -------------------------------------------------------------------------------------------- cases
+
+
+def one_case(target: Target, number: int, seed: int) -> str:
+    """Spoils a file and reads it; an empty text, or what was wrong with the end."""
+    rng = random.Random(f"{seed} {target.name} {number}")
+    path = rng.choice(target.originals)
+    honest = path.read_bytes()
+    others = {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file() and p != path}
+    content = target.spoil(honest, rng)
+    path.write_bytes(content)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    refused = False
+    try:
+        target.read(path)
+        return ""
+    except ValueError as error:
+        refused = True
+        inside = traceback.extract_tb(error.__traceback__)[-1].filename
+        if "\n" in str(error) or not str(error):
+            return f"not one line: {str(error)[:300]!r}"
+        return "" if inside.startswith(PACKAGE) else f"of {inside}: {str(error)[:300]}"
+    except TooSlow:
+        return f"longer than {SECONDS} s"
+    except BaseException as error:  # noqa: B902  the very question
+        where = traceback.extract_tb(error.__traceback__)
+        own = [f for f in where if f.filename.startswith(PACKAGE)][-1:]
+        return f"{type(error).__name__}: {str(error)[:300]} at {own}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if refused and path.read_bytes() != content:
+            raise AssertionError(f"{target.name} {number}: a refused file was overwritten")
+        path.write_bytes(honest)
+        for other, before in others.items():
+            if not other.exists() or other.read_bytes() != before:
+                other.write_bytes(before)
+
+
+def child(target: Target, numbers: range, seed: int, now: mmap.mmap, out: Path) -> None:
+    """Runs some cases; writes a line a failure."""
+    def slow(*_):
+        raise TooSlow
+
+    signal.signal(signal.SIGALRM, slow)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with open(out, "a") as file:
+        for number in numbers:
+            now[:8] = struct.pack("<q", number)
+            if text := one_case(target, number, seed):
+                file.write(json.dumps([number, text]) + "\n")
+                file.flush()
+
+
+def throw_rubbish(seed: int, cases: int, only: str = "") -> list[Tried]:
+    """About `cases` spoiled inputs, shared among the targets."""
+    lines = []
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as place:
+        home = os.getcwd()
+        for target in targets(Path(place)):
+            if only in target.name:
+                os.chdir(place)
+                lines.append(one_target(target, seed, max(1, round(cases * target.share)), place))
+                os.chdir(home)
+                lines[-1].say()
+    return lines
+
+
+def one_target(target: Target, seed: int, cases: int, place: str) -> Tried:
+    line = Tried("rubbish", f"spoiled {target.name}", seed=seed)
+    found, now = Path(place, "failures"), mmap.mmap(-1, 8)
+    start = 0
+    while start < cases:
+        found.write_text("")
+        numbers = range(start, min(start + BATCH, cases))
+        process = os.fork()
+        if not process:
+            try:
+                child(target, numbers, seed, now, found)
+                os._exit(0)
+            except BaseException:  # noqa: B902
+                traceback.print_exc()
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        for text in found.read_text().splitlines():
+            number, text = json.loads(text)
+            line.fail(f"case {number}: {text}")
+        at = struct.unpack("<q", now[:8])[0]
+        start = numbers.stop if code == 0 else at + 1
+        if code:
+            line.fail(f"case {at}: the process ended with {code}")
+        line.tried = start
+    line.note = f"{len(target.originals)} originals"
+    return line
