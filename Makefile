@@ -49,6 +49,9 @@ test: lint ## ruff, the tests and every notebook (nbval)
 torture: $(STAMP) ## kill, starve and feed rubbish, within an hour: data/torture.csv
 	@PYTHONPATH=tests "$(PY)" -m torture --out data/torture.csv $(ARGS)
 
+versions: $(STAMP) ## the tests with the lowest, pinned and newest torch and numpy: data/versions.csv
+	@"$(PY)" scripts/try_versions.py --pip-flags "$(PIP_FLAGS)" $(ARGS)
+
 # VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them
 	@for notebook in $(NOTEBOOKS); do \

@@ -57,21 +57,28 @@ Log = str | os.PathLike | Iterable[Mapping[str, object]]
 
 
 def read_log(log: Log) -> dict[str, np.ndarray]:
-    """Columns of a training log (a log.csv or its rows) as floats; an empty cell is NaN."""
-    if isinstance(log, str | os.PathLike):
-        with open(log, newline="") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        rows = list(log)
-    if not rows or "step" not in rows[0] or "loss" not in rows[0]:
-        raise ValueError(f"{log!s:.80} holds no rows with step and loss, expected a log.csv")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {
-        name: np.array(
-            [np.nan if row.get(name) in (None, "") else float(row[name]) for row in rows]
-        )
-        for name in names
-    }
+    """Columns of a training log (a log.csv or its rows) as floats; an empty cell is NaN.
+
+    Raises:
+        ValueError: when it is no such log, or damaged.
+    """
+    try:
+        if isinstance(log, str | os.PathLike):
+            with open(log, newline="") as file:
+                rows = list(csv.DictReader(file, strict=True))
+        else:
+            rows = list(log)
+        names = dict.fromkeys(name for row in rows for name in row)
+        if not {"step", "loss"} <= names.keys():
+            raise ValueError("no rows with step and loss")
+        return {
+            name: np.array(
+                [np.nan if row.get(name) in (None, "") else float(row[name]) for row in rows]
+            )
+            for name in names
+        }
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{log!s:.80} is no log ({error}), expected a log.csv") from None
 
 
 def _spread(values: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:

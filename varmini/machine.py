@@ -41,20 +41,15 @@ def batch_for(image_size: tuple[int, int]) -> int:
 def free_memory() -> float:
     """Bytes that this process may still take: of the machine, its container and its own limit."""
 
-    def number(file: str) -> float:
-        try:
-            return float(Path(file).read_text())
-        except (OSError, ValueError):  # no such file, or "max"
-            return math.inf
-
-    free = math.inf
+    free, group = math.inf, Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
-    group = Path("/sys/fs/cgroup")
-    used = number(f"{group}/memory.current")
-    if math.isfinite(used):
-        free = min(free, number(f"{group}/memory.max") - used)
+    with contextlib.suppress(OSError, ValueError):  # no container, or one whose limit is "max"
+        most, used = (int((group / f"memory.{x}").read_text()) for x in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = sum(int(stat.get(f"{x}_file", 0)) for x in ("active", "inactive"))
+        free = min(free, most - used + cached)  # what only mirrors files makes room
     with contextlib.suppress(ImportError, OSError):  # not Linux
         import resource
 

@@ -35,6 +35,7 @@ from varmini import (
     VAR,
     MultiScaleVQVAE,
     ScaleSchedule,
+    charts,
     checkpoint,
     cli,
     engine,
@@ -180,6 +181,7 @@ def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
     evaluate.append_row(folder / "rows.csv", row)
 
     def log(path: Path) -> None:
+        charts.read_log(path)
         engine.Run(path.parent, config, start_step=20).log(30, 240, {"loss": 0.1})
 
     def resume(path: Path) -> None:

@@ -67,6 +67,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise ValueError(f"{path} cannot be read as CSV ({error}): choose another --out") from None
     if list(found) != list(columns):
         raise ValueError(OTHER_COLUMNS.format(path))
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} has a row with too many or too few cells: choose another --out")
     return rows
 
 
