@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint, distributed
-from .pretrained import build_config, read_json
+from .pretrained import Unfilled, build_config, read_json
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
 
@@ -45,7 +45,7 @@ def consolidate(run: Path) -> Path:
         raise ValueError(f"{run} has no checkpoint yet: wait for the first one")
     if distributed.is_main():
         cls = kinds[told["kind"]]
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(build_config(cls.config_class, told["config"]["model"], f"{run}/run.json"))
         weights = checkpoint.read(path, prefix=AVERAGES)[1]
         weights = {name.removeprefix(AVERAGES): t for name, t in weights.items()}

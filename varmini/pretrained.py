@@ -225,7 +225,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Leaves out numbers, which tensors on the meta device lack.
 
     Without it torch would first import all of dynamo, which takes a second.
@@ -292,7 +292,7 @@ def build_fitting(cls: type, config: Any, weights: Path, source: str) -> nn.Modu
         if value > most:
             raise ValueError(f"{source}: {name} is {value}, more than anything in {weights}")
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             model = cls(config)
     except MemoryError:
         raise

@@ -1,6 +1,6 @@
 """Rubbish in: spoiled files and command lines, each ending well or in one ValueError of ours.
 
-The cases run in forked children under a limit of memory, with an alarm a case; what a child died
+The cases run in forked children under a limit of memory, with a limit of time a case; what a child died
 of is known from the number of the case it had begun.
 """
 
@@ -56,7 +56,7 @@ from .mutations import spoil, spoil_json, spoil_safetensors, spoil_words
 from .table import Tried
 
 SECONDS, MEMORY, BATCH = 20, 1 << 30, 250
-"""Allowed to a case, on top of what is mapped before; cases a child."""
+"""Allowed to a case: processor time, and bytes on top of what is mapped before; cases a child."""
 PACKAGE = str(Path(varmini.__file__).parent)
 
 
@@ -292,7 +292,8 @@ def one_case(target: Target, number: int, seed: int) -> str:
     others = {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file() and p != path}
     content = target.spoil(honest, rng)
     path.write_bytes(content)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 30 * SECONDS)  # the machine may be busy with other work
     refused = False
     try:
         target.read(path)
@@ -310,7 +311,8 @@ def one_case(target: Target, number: int, seed: int) -> str:
         own = [f for f in where if f.filename.startswith(PACKAGE)][-1:]
         return f"{type(error).__name__}: {str(error)[:300]} at {own}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
         if refused and path.read_bytes() != content:
             raise AssertionError(f"{target.name} {number}: a refused file was overwritten")
         path.write_bytes(honest)
@@ -324,7 +326,8 @@ def child(target: Target, numbers: range, seed: int, now: mmap.mmap, out: Path) 
     def slow(*_):
         raise TooSlow
 
-    signal.signal(signal.SIGALRM, slow)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, slow)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
