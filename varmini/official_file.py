@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .official_names import State
-from .pretrained import read_tensors
+from .pretrained import Unfilled, read_tensors
 from .tokenizer import MultiScaleVQVAE, TokenizerConfig
 from .transformer import VAR, VARConfig
 
@@ -95,7 +95,8 @@ class Checkpoint:
         self, cls: type, config: TokenizerConfig | VARConfig, views_of: Callable[[State], State]
     ) -> MultiScaleVQVAE | VAR:
         """Builds cls(config) with these weights, or names all that is wrong in one ValueError."""
-        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+        # No memory and no time for weights that are replaced at once.
+        with torch.device("meta"), Unfilled():
             model = cls(config)
         own = {
             name: torch.empty(t.shape, dtype=torch.float32)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .attention import spans
+from .pretrained import Unfilled
 from .scales import ScaleSchedule
 from .tokenizer import MultiScaleVQVAE, TokenizerConfig
 from .transformer import VAR, VARConfig
@@ -22,7 +23,7 @@ from .transformer import VAR, VARConfig
 def exact_parameters(config: VARConfig | TokenizerConfig) -> int:
     """Parameters of the real network, built without memory on the meta device."""
     build = VAR if isinstance(config, VARConfig) else MultiScaleVQVAE
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         return sum(p.numel() for p in build(config).parameters())
 
 

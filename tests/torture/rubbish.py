@@ -1,7 +1,7 @@
 """Rubbish in: spoiled files and command lines, each ending well or in one ValueError of ours.
 
-The cases run in forked children under a limit of memory, with a limit of time a case; what a child died
-of is known from the number of the case it had begun.
+The cases run in forked children under limits of memory and time; what a child died of is known from
+the number of the case it had begun.
 """
 
 from __future__ import annotations
