@@ -29,9 +29,6 @@ class _Checked:
         for name, value in vars(self).items():
             if isinstance(value, float) and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
-        for name in ("lr", "clip"):
-            if getattr(self, name, 1) == 0:
-                raise ValueError(f"{name} is 0, expected more")
         for name in ("warmup", "decay", "final", "ema", "adversarial_start"):
             if getattr(self, name, 0) > 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at most 1")
