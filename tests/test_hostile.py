@@ -120,6 +120,13 @@ def test_folders_named_like_tags_are_classes_like_others(tmp_path):
     assert load_images(str(tmp_path / "set"), "train").classes == ("<script>x<", "a$b", "b' OR 1")
 
 
+def test_names_of_arrays_are_printed_in_one_line_or_not_at_all(tmp_path):
+    np.savez(tmp_path / "a.npz", **{"mu\n\x1b[31m": np.zeros(2)})
+    with pytest.raises(ValueError, match="name of an array is damaged") as error:
+        npz.names(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+
+
 def test_a_notebook_handed_in_is_read_not_run(victim, tmp_path):
     code = f"import os; os.mkdir({str(victim)!r})"
     cell = {"cell_type": "code", "metadata": {}, "source": code, "outputs": []}

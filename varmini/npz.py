@@ -82,7 +82,10 @@ def names(path: Path) -> list[str]:
     """The arrays that a .npz file holds; ValueError when it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist()]
+            found = [n.removesuffix(".npy") for n in archive.namelist()]
+            if not all(n.isprintable() for n in found):
+                raise zipfile.BadZipFile("the name of an array is damaged")
+            return found
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz file ({_reason(error)})") from None
 
