@@ -75,6 +75,13 @@ def test_saving_again_replaces_both_files(folder, tok):
     assert not MultiScaleVQVAE.from_pretrained(folder).quantizer.codebook.weight.any()
 
 
+def test_weights_are_written_last_so_that_they_mark_a_whole_model(monkeypatch, tmp_path, tok):
+    order = []
+    monkeypatch.setattr(pretrained, "write_atomic", lambda path, content: order.append(path.name))
+    tok.save_pretrained(tmp_path)
+    assert order == ["config.json", "model.safetensors"]
+
+
 def test_a_shipped_name_is_found(monkeypatch, tmp_path, tok):
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     tok.save_pretrained(tmp_path / "toy" / "tokenizer")

@@ -360,9 +360,10 @@ class Pretrained:
             for k, v in self.state_dict().items()
         }
         check_finite(tensors, f"{folder}/model.safetensors, not written")
-        write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
         config = {"format": FORMAT_VERSION, "kind": self.kind} | dataclasses.asdict(self.config)
         write_atomic(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+        # The weights come last: where they are, the model is whole.
+        write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
         return folder
 
     @classmethod
