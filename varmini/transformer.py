@@ -61,6 +61,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
+        self.fixed: tuple[Tensor, Tensor | None] | None = None
         self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -82,9 +83,8 @@ class Attention(nn.Module):
             parts: who sees whom, from `attention.spans`; None for everyone everyone.
             cache, block, part: with a cache, x is scale `part` and sees all before.
         """
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias, temperature = self.fixed or self.bias_and_temperature()
         qkv = self.qkv(x, bias).unflatten(2, (3, self.heads, -1))
-        temperature = self.log_scale.clamp(max=self.LARGEST).exp() if self.qk_norm else None
         if cache is None:
             everyone = [(slice(0, x.shape[1]), x.shape[1], None)]
             return self.proj(block_causal(qkv, temperature, parts or everyone))
@@ -92,6 +92,15 @@ class Attention(nn.Module):
         q, k = normalised(q, k, temperature)
         k, v = cache.append(block, part, k, v)
         return self.proj(attend(q, k.to(q.dtype), v.to(q.dtype)).transpose(1, 2).flatten(2))
+
+    def bias_and_temperature(self) -> tuple[Tensor, Tensor | None]:
+        """Bias of queries, keys and values (3 width,), and s_h (heads, 1, 1) if q/k normalised."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return bias, self.log_scale.clamp(max=self.LARGEST).exp() if self.qk_norm else None
+
+    def lay_out(self, device: str) -> None:
+        """Keeps what every call would compute again, in a copy that `precision.ready` makes."""
+        self.fixed = tuple(t if t is None else t.bfloat16() for t in self.bias_and_temperature())
 
 
 class Block(nn.Module):
