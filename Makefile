@@ -59,8 +59,9 @@ notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` w
 	    --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
 	    "$$notebook" || exit 1; done
 
-results: $(STAMP) ## every table and figure of results/ again, from the CSV files there
+results: $(STAMP) ## tables and figures of results/ and the ledger of claims again, from the CSV files
 	@"$(PY)" scripts/make_results.py $(ARGS)
+	@"$(PY)" scripts/make_claims.py
 
 bench: $(STAMP) ## speed and memory, quick form against plain form and peers: data/bench/ (10 minutes)
 	@"$(PY)" -m varmini bench $(ARGS)

@@ -1,0 +1,161 @@
+"""The ledger: in step with its data and the results, and every way in which it can be wrong."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from varmini.results import read_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_claims", ROOT / "scripts/make_claims.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_claims"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_ledger_is_in_step_and_whole(script):
+    again = script.ledger(ROOT)
+    committed = (ROOT / "notebooks" / "CLAIMS.md").read_text()
+    assert committed == again, "run `make results` to write notebooks/CLAIMS.md anew"
+    claims = script.read_claims(ROOT / "notebooks" / "claims.toml")
+    assert len(claims) >= 30 and len({c.claim for c in claims}) == len(claims)
+    assert {c.status for c in claims} <= set(script.STATUSES)
+    sources = " ".join(c.source for c in claims)
+    numbers = {"equation": range(1, 11), "table": (1, 2, 3), "figure": range(2, 10)}
+    missing = [f"{kind} {n}" for kind, ns in numbers.items() for n in ns
+               if not stated(sources, kind, n)]  # fmt: skip
+    assert not missing and "algorithm 1" in sources and "algorithm 2" in sources
+
+
+def stated(sources: str, kind: str, number: int) -> bool:
+    """Whether "equations 2 to 4", "equations 9 and 10" or "equation 5" names this one."""
+    for match in re.finditer(rf"{kind}s? (\d+)(?: (to|and) (\d+))?", sources):
+        first, last = int(match[1]), int(match[3] or match[1])
+        if number in (range(first, last + 1) if match[2] == "to" else (first, last)):
+            return True
+    return False
+
+
+def test_the_counts_are_those_of_the_script(script):
+    for kept, row in zip(read_rows(ROOT / "results" / "counts.csv"), script.counts(), strict=True):
+        assert kept.pop("what") == row.pop("what") and kept == pytest.approx(row)
+
+
+CLAIM = """
+[[claim]]
+source = "equation 1"
+part = "the paper"
+claim = "It is so."
+status = "contradicted"
+why = "It is not"
+taught = [["lesson", "one such cell"]]
+tests = ["test_x.py::test_y"]
+figures = [{ csv = "results/t.csv", where = { name = "a" }, text = "{value:.2f} of them" }]
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A repository with one notebook, one test, one table and one claim."""
+    for folder in ("notebooks", "tests", "results"):
+        (tmp_path / folder).mkdir()
+    sources = {"h": "## 1 · Head", "c": "one such cell", "d": "twice", "e": "twice"}
+    cells = [{"cell_type": "markdown" if name == "h" else "code", "id": name, "source": [source]}
+             for name, source in sources.items()]  # fmt: skip
+    (tmp_path / "notebooks" / "lesson.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "tests" / "test_x.py").write_text("def test_y():\n    pass\n")
+    (tmp_path / "results" / "t.csv").write_text("name,value\na,0.256\nb,1\nb,2\n")
+    (tmp_path / "notebooks" / "claims.toml").write_text(CLAIM)
+    return tmp_path
+
+
+def test_a_claim_becomes_a_row(script, small):
+    text = script.ledger(small)
+    assert "| 1 | equation 1 | It is so. | **contradicted** |" in text
+    assert "0.26 of them ([CSV](../results/t.csv)). It is not" in text
+    assert "[le · 1 · Head](lesson.ipynb#cell-id=c)" in text
+    assert "[y](../tests/test_x.py)" in text and "**contradicted** (1)" in text
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"lesson"', '"lessen"', "notebook lessen does not exist"),
+        ("one such cell", "no such cell", "0 cells of notebook lesson hold"),
+        ("one such cell", "twice", "2 cells of notebook lesson hold"),
+        ("test_x.py::", "test_z.py::", "test test_z.py::test_y does not exist"),
+        ("::test_y", "::test_z", "test test_x.py::test_z does not exist"),
+        ('status = "contradicted"\n', "", "has no status"),
+        ('"contradicted"', '"true"', "status 'true', expected one of"),
+        ('part = "the paper"', 'part = "a dream"', "part 'a dream'"),
+        ("tests = [", 'verdict = { csv = "x" }\ntests = [', "a status and a verdict"),
+        ('why = "It is not"\n', "", "does not say why"),
+        ('taught = [["lesson", "one such cell"]]', "taught = []", "has no taught"),
+        ('tests = ["test_x.py::test_y"]', "tests = []", "has no tests"),
+        ("results/t.csv", "results/u.csv", "cannot be read as CSV"),
+        ('name = "a"', 'name = "c"', "0 rows of results/t.csv"),
+        ('name = "a"', 'name = "b"', "2 rows of results/t.csv"),
+        ("{value:.2f}", "{worth:.2f}", "'worth'"),
+    ],
+)
+def test_what_is_wrong_with_a_claim_is_named(script, small, capsys, old, new, message):
+    path = small / "notebooks" / "claims.toml"
+    assert old in CLAIM
+    path.write_text(CLAIM.replace(old, new))
+    assert script.main(["--root", str(small)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (small / "notebooks" / "CLAIMS.md").exists()
+
+
+@pytest.mark.parametrize(
+    "lower, than, status, sentence",
+    [
+        ("a", "b", "toy-scale trend", "7.1 standard errors apart"),
+        ("b", "a", "contradicted", "7.1 standard errors apart"),
+        ("b", "c", "not reproducible here", "No difference was measured: 0.7"),
+    ],
+)
+def test_a_verdict_counts_standard_errors(script, small, lower, than, status, sentence):
+    (small / "results" / "t.csv").write_text("name,x,x_se\na,1,0.1\nb,2,0.1\nc,2.1,0.1\n")
+    rule = f'verdict = {{ csv = "results/t.csv", column = "x", lower = {{ name = "{lower}" }}, '
+    rule += f'than = {{ name = "{than}" }} }}'
+    claim = CLAIM.replace('status = "contradicted"', rule).replace("{value:.2f}", "{x:.2f}")
+    (small / "notebooks" / "claims.toml").write_text(claim)
+    text = script.ledger(small)
+    assert f"| **{status}** |" in text and sentence in text
+
+
+def test_a_verdict_on_ratios_wants_all_of_them(script, small):
+    (small / "results" / "t.csv").write_text("name,one,many\na,3,1.5\n")
+    rule = {"csv": "results/t.csv", "where": {"name": "a"}, "columns": ["one", "many"]}
+    assert script.judged(small, rule | {"above": 1})[0] == script.TREND
+    assert script.judged(small, rule | {"above": 2})[0] == script.CONTRADICTED
+
+
+def test_the_mean_of_several_rows_has_to_be_asked_for(script, small):
+    spec = {"csv": "results/t.csv", "where": {"name": "b"}, "text": "{value:.1f}", "mean": True}
+    assert script.figure_of(small, spec) == "1.5"
+
+
+def test_every_figure_of_the_ledger_has_its_provenance(script):
+    for claim in script.read_claims(ROOT / "notebooks" / "claims.toml"):
+        for spec in claim.figures:
+            if spec["csv"] in ("results/counts.csv", "results/scaling/laws.csv"):
+                continue  # worked out by a script, from formulas or from a table beside it
+            row = read_rows(ROOT / spec["csv"])[0]
+            assert row["command"] and row["commit"] and row["hardware"] and row["date"]
+
+
+def test_a_figure_is_read_anew_every_time(script, small):
+    before = script.ledger(small)
+    (small / "results" / "t.csv").write_text("name,value\na,0.5\n")
+    assert script.ledger(small) != before and "0.50 of them" in script.ledger(small)
