@@ -40,7 +40,6 @@ def batch_for(image_size: tuple[int, int]) -> int:
 
 def free_memory() -> float:
     """Bytes that this process may still take: of the machine, its container and its own limit."""
-
     free, group = math.inf, Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -65,20 +64,21 @@ def check_memory(what: str, option: str, count: int, each: float, fixed: float =
 
     Args:
         what: that takes memory, in words; option: how the command calls its number.
-        count: how many are asked for.
+        count: how many are asked for, on this process.
         each, fixed: bytes for each of them, and for all else.
 
     Raises:
-        ValueError: naming the largest count that would fit.
+        ValueError: naming the largest count that would fit, on all processes together.
     """
-    free = free_memory() / distributed.world()
-    if device().type != "cpu" or fixed + count * each <= free:
+    world, free = distributed.world(), free_memory()
+    need = world * (fixed + count * each)
+    if device().type != "cpu" or need <= free:
         return
-    fits = int((free - fixed) // each)
+    fits = world * int((free / world - fixed) // each)
     advice = f"{option} {fits} would fit" if fits > 0 else "a smaller model is needed"
     raise ValueError(
-        f"{count} {what} need about {(fixed + count * each) / 1e9:,.1f} GB, {free / 1e9:,.1f} GB "
-        f"of memory are free: {advice}"
+        f"{world * count} {what} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory "
+        f"are free: {advice}"
     )
 
 
