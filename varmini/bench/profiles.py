@@ -165,10 +165,13 @@ def profile_rows(shape: str, batches: Sequence[int], rounds: int, kind: str) -> 
         rounds, kind: as in `profile_run`.
 
     Raises:
-        ValueError: on an unknown shape.
+        ValueError: on an unknown shape, or a number below 1.
     """
+    known(shape, SHAPES)
+    if min(*batches, rounds) < 1:
+        raise ValueError(f"batches are {list(batches)}, {rounds} rounds: expected at least 1")
     most, dtype = ceilings(kind), name_of(precision(device().type))
-    var, tok = models(SHAPES[known(shape, SHAPES)])
+    var, tok = models(SHAPES[shape])
     for batch in batches:
         for work in (training(var, batch), sampling(var, tok, batch)):
             rows = profile_run(work.runs["quick"], rounds, kind)

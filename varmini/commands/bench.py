@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..bench.work import PARTS
 from ..cli import parse
+from ..pretrained import check_writable
 from ..results import Row, origin, read_rows, write_rows
 
 OTHERS = ("forms", "profile", "cost")
@@ -68,6 +69,13 @@ def bench(args: Sequence[str], prog: str) -> None:
 
     for part in o.only:
         known(part, (*PARTS, *OTHERS))
+    if o.threads < 0 or not o.shapes:
+        raise ValueError(
+            f"threads is {o.threads} and shapes are {list(o.shapes)}, expected 0 (torch's own) "
+            f"or more, and at least one shape"
+        )
+    for part in o.only:
+        check_writable(o.cost if part == "cost" else o.out / "speed.csv")
     if o.threads:
         torch.set_num_threads(o.threads)
     parts = [part for part in PARTS if part in o.only]

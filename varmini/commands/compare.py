@@ -86,6 +86,7 @@ def compare_train(args: Sequence[str], prog: str) -> None:
     o = parse(CompareTrain, args, prog, CompareTrain(bed=Bed()))
     from ..companions.measure import train_all
 
+    check_writable(o.csv / "training.csv")
     claim(o.out, o.bed)
     codes = Codes(o.bed, o.out)
     for kind in KINDS:
@@ -101,6 +102,7 @@ def compare_measure(args: Sequence[str], prog: str) -> None:
     from ..companions.measure import Reference, autoencoder_rows, cost_rows, quality_row
     from ..companions.methods import settings
 
+    check_writable(o.csv / "quality.csv")
     claim(o.out, o.bed)
     codes = Codes(o.bed, o.out)
     _write(o.csv, "cost.csv", cost_rows(codes))
