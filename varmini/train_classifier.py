@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .classifier import Classifier
+from .configs import ClassifierTraining
 from .data import batches, in_order, load_images
 from .engine import Run, autocast, check_folder, device, make_folder, progress
-from .presets import ClassifierTraining
 
 
 def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from . import checkpoint, distributed, engine
 from .classifier import Classifier
+from .configs import TokenizerTraining
 from .data import batches, check_batch_size, fitted
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
 from .planner import check_batch, tokenizer_memory
-from .presets import TokenizerTraining
 from .quantizer import CodeRevival, MultiScaleQuantizer
 from .symptoms import Symptoms
 from .tokenizer import MultiScaleVQVAE

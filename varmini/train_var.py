@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint, distributed, engine
+from .configs import VARTraining
 from .consolidate import consolidate
 from .data import check_batch_size, fitted
 from .planner import check_batch, var_memory
-from .presets import VARTraining
 from .pretrained import file_checksum, resolve_folder
 from .scales import ScaleSchedule
 from .symptoms import Symptoms

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from ..cli import parse
-from ..presets import PRESETS, ClassifierTraining, TokenizerTraining, VARTraining, preset
+from ..configs import ClassifierTraining, TokenizerTraining, VARTraining
+from ..presets import PRESETS, preset
 
 Flat = tyro.conf.arg(name="")
 PresetName = Annotated[

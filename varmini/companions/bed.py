@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import engine
+from ..configs import TokenizerTraining
 from ..data import batches, fitted, in_order
-from ..presets import TokenizerTraining
 from ..pretrained import file_checksum, read_json, write_atomic
 from ..tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..train_tokenizer import perceptual_network
