@@ -50,7 +50,7 @@ torture: $(STAMP) ## kill, starve and feed rubbish, within an hour: data/torture
 	@PYTHONPATH=tests "$(PY)" -m torture --out data/torture.csv $(ARGS)
 
 versions: $(STAMP) ## the tests with the lowest, pinned and newest torch and numpy: data/versions.csv
-	@"$(PY)" scripts/try_versions.py --pip-flags "$(PIP_FLAGS)" $(ARGS)
+	@"$(PY)" scripts/try_versions.py --pip-flags="$(PIP_FLAGS)" $(ARGS)
 
 # VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them

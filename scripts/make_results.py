@@ -160,7 +160,7 @@ def comparison_rows(folder: Path) -> list[Row]:
 
 
 def plain_rows(rows: Sequence[Row]) -> list[Row]:
-    """The table as numbers: what a script, or the ledger of claims, reads."""
+    """The table as numbers, for a script to read."""
     own, found = rows[0], []
     for r in rows:
         row = {k: v for k, v in r.items() if k != "quality"}
@@ -312,7 +312,8 @@ def zero_shot(folder: Path, figures: Path) -> str:
                                with_error([r], "accuracy_drawn", 1, 100)]
                               for r in finer]) + "\n"  # fmt: skip
         text += "![super-resolution](zero_shot/super-resolution.png)\n\n"
-    mended = rows_of(folder / "repair.csv")
+    # The map of one token is corrupted whole, whatever the share: it is shown once.
+    mended = list({(r["scale"], r["changed"]): r for r in rows_of(folder / "repair.csv")}.values())
     if mended:
         text += "Error repair: a share of one map is corrupted; how much of the damage is gone "
         text += "after the later maps (1: all, 0: no better than maps drawn without seeing it)?\n\n"

@@ -1,11 +1,11 @@
-"""The test suite with the lowest and the newest supported torch and numpy: `make versions`.
+"""The test suite with the lowest, pinned and newest torch and numpy: `make versions`.
 
     python scripts/try_versions.py [--only NAME ...] [--tests "tests/test_quantizer.py"]
 
 Makes an environment for each pair, installs varmini there, runs `pip check` and the tests without
-any network (`unshare -n` where that is allowed), then asks `pip-audit` about the newest pair. Adds
-a row for each pair to data/versions.csv; a pair that cannot be installed is `not measured`, with
-the reason.
+any network (`unshare -n` where that is allowed), then asks `pip-audit` about all but the lowest.
+Writes a row for each pair to data/versions.csv; a pair that cannot be installed is `not measured`,
+with the reason.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ PAIRS = {
 
 
 def run(*command: str, **options) -> subprocess.CompletedProcess:
+    """A command in the checkout, with its output caught."""
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
+    """What a command said last, or its code when it said nothing."""
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1].strip() if lines else f"code {done.returncode}"
 
@@ -59,7 +61,7 @@ def try_pair(name: str, tests: list[str], flags: list[str], folder: Path) -> dic
     inside += " ".join([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
     row["tests"] = last_line(run(*alone, "sh", "-c", inside)).strip("= ")
     if name != "lowest":
-        run(python, "-m", "pip", "install", "--quiet", "pip-audit")
+        run(python, "-m", "pip", "install", "--quiet", *flags, "pip-audit")
         row["pip-audit"] = last_line(run(python, "-m", "pip_audit", "--skip-editable"))
     return row
 

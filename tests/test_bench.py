@@ -79,8 +79,8 @@ def test_a_peer_that_is_missing_was_not_measured(monkeypatch, tiny):
 
 
 def test_peers_do_as_much(tiny):
-    """Where they are installed: the residual VQ quantizes as many vectors, DiT as many places."""
-    pytest.importorskip("vector_quantize_pytorch")
+    """Where it is installed: the residual VQ quantizes as many vectors."""
+    pytest.importorskip("vector_quantize_pytorch", reason="a peer, of the extra [bench]")
     f = torch.randn(2, 16, 32)
     runs, missing = peers.residual_vq(SHAPES["tiny"], f)
     assert not missing and len(runs) == 1

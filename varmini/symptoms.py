@@ -10,7 +10,7 @@ from torch import Tensor
 from . import distributed
 
 LARGEST_LOGIT = 100.0
-"""e^100 to 1 for a token; trained models stay below a third of it."""
+"""e^100 to 1 for a token."""
 FEW_CODES = 0.1
 """Share of the codebook; below it a codebook counts as collapsed."""
 

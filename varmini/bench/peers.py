@@ -1,4 +1,4 @@
-"""What one can install from the package index for the same job; `pip install varmini[bench]`."""
+"""What one can install from the package index for the same job; `pip install -e '.[bench]'`."""
 
 from __future__ import annotations
 
