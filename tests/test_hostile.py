@@ -155,3 +155,15 @@ def test_the_suite_reaches_nothing_outside_this_machine(address):
         urllib.request.urlopen(f"http://{address[0] if family == socket.AF_INET else 'x.invalid'}")
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
+
+
+def test_a_column_whose_name_is_no_text_is_one_line(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"image": pa.array([{"bytes": b"", "path": "name"}]), "label": pa.array([0])}
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table(columns), file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"path", b"p\xffth"))
+    with pytest.raises(ValueError, match="train.parquet.*fetch it again"):
+        load_images(str(tmp_path), "train")

@@ -133,7 +133,7 @@ def _whole(file: Path):
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{file}: not a whole parquet file ({reason}); fetch it again") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -52,9 +53,9 @@ def spoil_json(content: bytes, rng: random.Random) -> bytes:
         if rng.random() < 0.15:
             del holder[key]
         elif rng.random() < 0.1 and isinstance(holder, dict):
-            holder[f"{key}{rng.randrange(9)}"] = rng.choice(ODD)
+            holder[f"{key}{rng.randrange(9)}"] = copy.deepcopy(rng.choice(ODD))
         else:
-            holder[key] = rng.choice(ODD)
+            holder[key] = copy.deepcopy(rng.choice(ODD))  # or a list may come to hold itself
         if not list(_places(tree)):
             break
     return json.dumps(tree).encode()

@@ -53,6 +53,8 @@ def one(line: Tried, task: kills.Task, number: int, code: int, second: bool, fol
             save(*args, **options)
 
         checkpoint.save = slow
+        # What a shell starts in the background ignores Ctrl-C from birth.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     process = kills.child(task, out, log, before=before)
     look = os.WEXITED | os.WNOWAIT | os.WNOHANG
