@@ -206,7 +206,8 @@ def ledger(root: Path) -> str:
     text = "# The claims, one by one\n\nMade by `make results` from claims.toml: what the paper "
     text += "(Tian et al. 2024, arXiv:2404.02905), talks and articles say about VAR, where this "
     text += "course teaches it, what tests it, and what was found here. Every figure is read from "
-    text += "a committed CSV file, which holds its command, commit, machine and date.\n\n"
+    text += "a committed CSV file; what was measured has command, commit, machine and date there, "
+    text += "or in the table that a fit is made from.\n\n"
     for status, meaning in zip(STATUSES, MEANINGS):
         number = sum(c.status == status for c in claims)
         text += f"- **{status}** ({number}): {meaning}\n"
