@@ -19,6 +19,7 @@ from PIL import Image
 
 import varmini
 from varmini import checkpoint, fid, npz, sampling_run
+from varmini.consolidate import consolidate
 from varmini.data import load_images
 from varmini.demo_page import Chapter, Picture, render
 from varmini.grading.submission import read_submission
@@ -167,3 +168,13 @@ def test_a_column_whose_name_is_no_text_is_one_line(tmp_path):
     file.write_bytes(file.read_bytes().replace(b"path", b"p\xffth"))
     with pytest.raises(ValueError, match="train.parquet.*fetch it again"):
         load_images(str(tmp_path), "train")
+
+
+def test_a_checkpoint_of_another_run_is_one_line(tmp_path):
+    config = {"depth": 1, "width": 8, "heads": 1, "sizes": [1, 2], "vocab_size": 4}
+    told = {"kind": "var", "config": {"model": config}}
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    other = varmini.MultiScaleVQVAE(varmini.tokenizer.TokenizerConfig(width=32, sizes=(1, 2)))
+    checkpoint.save(tmp_path / "state", 1, {"ema": other})
+    with pytest.raises(ValueError, match="does not hold a var"):
+        consolidate(tmp_path)

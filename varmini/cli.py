@@ -223,8 +223,9 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
-    except (MemoryError, RuntimeError) as error:
-        # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU
+    except (MemoryError, RuntimeError, ImportError) as error:
+        # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU; a
+        # library that no longer fits is an ImportError
         words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
         if not isinstance(error, MemoryError) and not any(w in str(error).lower() for w in words):
             raise

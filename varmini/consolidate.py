@@ -49,7 +49,13 @@ def consolidate(run: Path) -> Path:
             model = cls(build_config(cls.config_class, told["config"]["model"], f"{run}/run.json"))
         weights = checkpoint.read(path, prefix=AVERAGES)[1]
         weights = {name.removeprefix(AVERAGES): t for name, t in weights.items()}
-        model.load_state_dict(weights, assign=True)
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError:
+            raise ValueError(
+                f"{path} does not hold a {told['kind']} as {run}/run.json describes it: the two "
+                f"are of different runs, restore the folder"
+            ) from None
         model.save_pretrained(run)
     distributed.wait()
     return run
