@@ -98,7 +98,7 @@ PRESETS: dict[str, Preset] = {
     "fashion": Preset(
         tokenizer=TokenizerTraining(
             data="fashion-subset",
-            images=66_000,
+            images=64_000,
             batch_size=32,
             lr=2e-3,
             quantizer_lr=5.0,
@@ -125,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         var=VARTraining(
             data="fashion-subset",
             tokenizer="fashion",
-            images=32_000,
+            images=28_800,
             batch_size=32,
             lr=2e-3,
             muon_lr=0.03,
