@@ -184,7 +184,11 @@ def child(
         done = watch_writes(cut)
         before()
         if task.run:
-            code = task.run(out)
+            try:
+                code = task.run(out)
+            except (ValueError, OSError) as error:  # a function's word, where a command has its line
+                print(f"varmini: error: {error}", file=sys.stderr, flush=True)
+                code = 2
         else:
             again = task.resume and (out / "run.json").exists()
             code = cli.main(task.args(out) + (["--resume"] if again else []))
