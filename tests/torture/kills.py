@@ -186,7 +186,7 @@ def child(
         if task.run:
             try:
                 code = task.run(out)
-            except (ValueError, OSError) as error:  # a function's word, where a command has its line
+            except (ValueError, OSError) as error:  # where a command has its line
                 print(f"varmini: error: {error}", file=sys.stderr, flush=True)
                 code = 2
         else:
