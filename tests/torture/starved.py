@@ -272,6 +272,7 @@ def no_memory(tasks: list[Task], folder: Path) -> Tried:
             planner.check_memory = check
 
         def limited() -> None:
+
             machine.free_memory = lambda: 1e15  # the forecast is wrong
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             most = pages * resource.getpagesize() + 2**20
