@@ -6,8 +6,8 @@ Each case runs a command of `kills.prepare` in a forked child and looks at what 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import csv
+import importlib
 import json
 import os
 import random
