@@ -5,15 +5,18 @@
 Makes an environment for each pair, installs varmini there, runs `pip check` and the tests without
 any network (`unshare -n` where that is allowed), then asks `pip-audit` about all but the lowest.
 Writes a row for each pair to data/versions.csv; a pair that cannot be installed is `not measured`,
-with the reason.
+with the reason; of tests that fail, the names are the reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from varmini.machine import provenance
@@ -36,8 +39,22 @@ def run(*command: str, **options) -> subprocess.CompletedProcess:
 
 def last_line(done: subprocess.CompletedProcess) -> str:
     """What a command said last, or its code when it said nothing."""
-    lines = (done.stdout + done.stderr).strip().splitlines()
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines()
     return lines[-1].strip() if lines else f"code {done.returncode}"
+
+
+def audit(python: str, flags: list[str]) -> str:
+    """What pip-audit says of an environment; it calls clean what its service knows nothing of."""
+    run(python, "-m", "pip", "install", "--quiet", *flags, "pip-audit")
+    done = run(python, "-m", "pip_audit", "--skip-editable", "--format", "json")
+    if not done.stdout.startswith("{"):
+        return f"not measured: {last_line(done)}"
+    found = json.loads(done.stdout)["dependencies"]
+    asked = [d for d in found if "vulns" in d]
+    bad = [f"{d['name']} {d['version']}: {v['id']}" for d in asked for v in d["vulns"]]
+    if not asked:
+        return f"not measured: the service knew none of {len(found)} packages"
+    return f"{len(bad)} in {len(asked)} of {len(found)} packages {' '.join(bad)}".strip()
 
 
 def try_pair(name: str, tests: list[str], flags: list[str], folder: Path) -> dict[str, str]:
@@ -59,10 +76,12 @@ def try_pair(name: str, tests: list[str], flags: list[str], folder: Path) -> dic
     # A namespace of its own comes with its loopback down, and torchrun's processes meet there.
     inside = "ip link set lo up 2>/dev/null; " if alone else ""
     inside += " ".join([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
-    row["tests"] = last_line(run(*alone, "sh", "-c", inside)).strip("= ")
-    if name != "lowest":
-        run(python, "-m", "pip", "install", "--quiet", *flags, "pip-audit")
-        row["pip-audit"] = last_line(run(python, "-m", "pip_audit", "--skip-editable"))
+    begin = time.monotonic()
+    done = run(*alone, "sh", "-c", inside)
+    row["tests"] = last_line(done).strip("= ")
+    row["minutes"] = f"{(time.monotonic() - begin) / 60:.1f}"
+    row["reason"] = "; ".join(re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M))
+    row["pip-audit"] = audit(python, flags) if name != "lowest" else "not asked"
     return row
 
 

@@ -162,7 +162,11 @@ def test_without_a_command(args, capsys):
 @pytest.mark.parametrize("error, code, text", [
     (ValueError("two\nlines"), 2, "two lines"), (KeyboardInterrupt(), 130, "Ctrl-C"),
     (OSError(28, "No space left on device"), 2, "No space left"), (SystemExit(143), 143, ""),
-    (ModuleNotFoundError("no", name="pyarrow"), 2, "'pyarrow' is not installed")])
+    (ModuleNotFoundError("no", name="pyarrow"), 2, "'pyarrow' is not installed"),
+    (MemoryError(), 2, "memory ran out"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "lower --batch-size"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "lower --batch-size"),
+    (ImportError("libx.so: failed to map segment from shared object"), 2, "memory ran out")])
 def test_errors_from_inside(error, code, text, capsys, monkeypatch):
     def run(args):
         raise error

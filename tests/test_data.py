@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -335,6 +336,17 @@ def test_broken_pictures_are_skipped_and_counted(pictures, caplog):
     assert "pictures in a row cannot be read" in message(
         next, batches(load_images(pictures, size=8, channels=3), 4, seed=0)
     )
+
+
+def test_a_decoding_process_that_dies_is_one_line(pictures):
+    stream = batches(load_images(str(pictures), "train", size=8), 2, seed=0, workers=1)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(ValueError, match="1 processes that decode pictures died.*--workers") as e:
+        for _ in range(50):  # what was decoded ahead still comes
+            next(stream)
+    assert "\n" not in str(e.value)
 
 
 def test_token_maps_report_how_many_pictures_are_broken(pictures, tmp_path, caplog):

@@ -194,6 +194,14 @@ def test_an_empty_or_missing_folder_is_taken(tmp_path):
     assert prepare_folder(out, overwrite=False, resume=False) == out
 
 
+def test_a_folder_of_a_first_start_that_was_killed_is_taken(tmp_path):
+    """It had time for a half-written hidden file at most; there is nothing to resume."""
+    (tmp_path / ".run.json.host-123.tmp").write_bytes(b"{")
+    with pytest.raises(ValueError, match="no run to resume"):
+        prepare_folder(tmp_path, overwrite=False, resume=True)
+    assert prepare_folder(tmp_path, overwrite=False, resume=False) == tmp_path
+
+
 def a_run(folder):
     out = prepare_folder(folder, overwrite=False, resume=False)
     Run(out, Config()).log(1, 8, {"loss": 1.0})
@@ -292,6 +300,20 @@ def test_the_log_grows_row_by_row_and_goes_on_after_a_resume(tmp_path):
     assert log[0]["usage"] == "" and log[2]["psnr"] == "" and log[2]["usage"] == "1"
     seconds = [float(r["seconds"]) for r in log]
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["step,images,seconds\n1,8\n", "step\n\0", "a,b\n1,2\n", "step,seconds\n1,x\n"]
+)
+def test_a_damaged_log_or_run_json_is_one_line_and_stays(tmp_path, text):
+    Run(tmp_path, Config()).log(1, 8, {})
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(ValueError, match="log.csv is damaged.*weights are intact") as error:
+        Run(tmp_path, Config(), start_step=5)
+    assert "\n" not in str(error.value) and (tmp_path / "log.csv").read_text() == text
+    (tmp_path / "run.json").write_text('{"config": 3}')
+    with pytest.raises(ValueError, match="run.json tells no configuration"):
+        prepare_folder(tmp_path, overwrite=False, resume=True)
 
 
 def test_run_json_tells_the_configuration_and_where_it_ran(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import varmini
-from varmini import checkpoint, fid, npz, sampling_run
+from varmini import checkpoint, cli, fid, npz, sampling_run
 from varmini.consolidate import consolidate
 from varmini.data import load_images
 from varmini.demo_page import Chapter, Picture, render
@@ -126,6 +126,31 @@ def test_names_of_arrays_are_printed_in_one_line_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="name of an array is damaged") as error:
         npz.names(tmp_path / "a.npz")
     assert "\n" not in str(error.value)
+
+
+def test_a_compressed_array_with_a_flipped_bit_is_one_line(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, mu=np.arange(500.0))
+    content = bytearray(path.read_bytes())
+    content[30 + len("mu.npy") + content[28]] |= 6  # a kind of block that deflate does not know
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot read mu.*make it again") as error:
+        npz.read_array(path, "mu", (500,))
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_are_no_text_do_not_reach_the_terminal(tmp_path, capsys):
+    assert cli.main(["reconstruct", "no\x1b[31m\udcff.png"]) == 2
+    assert "no\\x1b[31m\\udcff.png: no such file" in capsys.readouterr().err
+    for folder, file in ((b"a", b"\xff.png"), (b"b\xff", b"0.png")):
+        path = os.path.join(os.fsencode(tmp_path), b"set", folder)
+        os.makedirs(path)
+        for name in (file, b"1.png"):
+            Image.new("L", (8, 8)).save(os.fsdecode(os.path.join(path, name)))
+        if folder == b"a":  # a file may have any name
+            assert load_images(str(tmp_path / "set"), "train").classes == ("a",)
+    with pytest.raises(ValueError, match=r"'b\\udcff' is no text: rename it"):
+        load_images(str(tmp_path / "set"), "train")
 
 
 def test_a_notebook_handed_in_is_read_not_run(victim, tmp_path):

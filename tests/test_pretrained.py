@@ -148,8 +148,11 @@ def cut(path, share):
         (lambda f: change_config(f, width="32"), ["width", "32"]),
         (lambda f: change_config(f, sizes="124"), ["size"]),
         (lambda f: change_config(f, sizes=None), ["sizes"]),
+        # No memory is taken for what the weights do not hold, and torch's reasons are one line.
+        (lambda f: change_config(f, vocab_size=10**12), ["vocab_size is 10000", "more than any"]),
+        (lambda f: change_config(f, norm_groups=7), ["describes no MultiScaleVQVAE"]),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_a_damaged_model_is_one_clear_line(folder, damage, words):
     damage(folder)
@@ -201,6 +204,16 @@ def test_the_file_is_on_disk_before_it_gets_its_name(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "replace", lambda a, b: order.append("replace") or replace(a, b))
     write_atomic(tmp_path / "file", b"content")
     assert order[:2] == ["fsync", "replace"]
+
+
+def test_the_next_write_removes_what_dead_processes_of_this_machine_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "_runs", lambda process: process == 7)
+    left = {n: tmp_path / f".a.safetensors.{pretrained._HOST}-{n}.tmp" for n in (7, 8)}
+    left["elsewhere"] = tmp_path / ".a.safetensors.another-machine-8.tmp"
+    for path in left.values():
+        path.write_bytes(b"half")
+    write_atomic(tmp_path / "b", b"")
+    assert [n for n, path in left.items() if path.exists()] == [7, "elsewhere"]
 
 
 def test_checksums_are_sha256(tmp_path):

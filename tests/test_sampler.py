@@ -14,6 +14,7 @@ from varmini import (
     ScaleSchedule,
     TokenizerConfig,
     inpaint,
+    machine,
     precision,
     sample,
     sampler,
@@ -460,6 +461,15 @@ def test_bad_arguments_are_named(var, tok, options, words):
         sample(var, tok, labels, **options)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(var, tok, monkeypatch):
+    # 4 bytes x 2 (keys, values) x 2 (guidance) x 2 layers x 32 channels x 21 tokens, and logits
+    image = 4 * 2 * 2 * 2 * 32 * 21 + 24 * 16 * 12
+    monkeypatch.setattr(machine, "free_memory", lambda: 2.5 * image)
+    with pytest.raises(ValueError, match="3 images at a time need .*: batch_size 2 would fit"):
+        sample(var, tok, LABELS, batch_size=3)
+    assert len(sample(var, tok, LABELS, batch_size=2)) == 5
 
 
 @pytest.mark.parametrize("other", [dict(sizes=(1, 2)), dict(vocab_size=13), dict(code_channels=8)])

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import make_tokenizer
 
 from varmini import (
@@ -18,6 +19,8 @@ from varmini import (
     MultiScaleVQVAE,
     VARConfig,
     engine,
+    machine,
+    planner,
     train_tokenizer,
     train_var,
 )
@@ -555,6 +558,24 @@ def test_other_images_of_the_same_name_and_number_are_encoded_again(tok, tmp_pat
         assert data.rows(torch.arange(3)).equal(wanted)
 
 
+def test_a_spoiled_token_cache_is_made_again_whatever_its_checksum_says(tmp_path):
+    tok = make_tokenizer(sizes=(1, 2), vocab_size=24)
+    cached = functools.partial(
+        token_set, tok, "x", image_set("test"), tmp_path, "test", flip=True
+    )
+    wanted = cached().shards[0].clone()
+    path = next(tmp_path.iterdir())
+    with safe_open(path, "pt") as file:
+        key, tokens, labels = file.metadata(), file.get_tensor("tokens"), file.get_tensor("labels")
+    for spoiled in (  # the checksum covers the bytes: neither their shape nor their type
+        tokens.view(tokens.shape[1], -1, tokens.shape[2]),
+        tokens.view(torch.float32),
+        tokens.view(-1),
+    ):
+        save_file({"tokens": spoiled.clone(), "labels": labels}, path, key)
+        assert cached().shards[0].equal(wanted)
+
+
 def test_a_large_codebook_fits_the_cached_token_maps(tmp_path):
     tok = make_tokenizer(sizes=(1, 2), vocab_size=70_000)
     images = image_set("train").images.float() / 127.5 - 1
@@ -650,6 +671,24 @@ def test_bad_input_is_one_line_and_costs_nothing_on_disk(loop, tmp_path, changes
         )
     assert "\n" not in str(error.value)
     assert contents(out) == before
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(
+    loop, tmp_path, monkeypatch
+):
+    train, config, _ = loop
+
+    def check(what, option, count, each, fixed):
+        monkeypatch.setattr(machine, "free_memory", lambda: fixed + 2.5 * each)
+        machine.check_memory(what, option, count, each, fixed)
+
+    monkeypatch.setattr(planner, "check_memory", check)
+    with pytest.raises(ValueError, match="4 images a step need .*: --batch-size 2 would fit"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(machine, "free_memory", lambda: 1.0)
+    with pytest.raises(ValueError, match="a smaller model is needed"):
+        machine.check_memory("images", "--n", 1, 1.0, 1.0)
 
 
 def test_a_schedule_that_does_not_end_at_the_latent_size_is_named(tokenizer_config, tmp_path):

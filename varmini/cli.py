@@ -199,8 +199,13 @@ def run(args: Sequence[str]) -> None:
 
 
 def fail(message: str, code: int = 2) -> int:
-    """Prints `varmini: error: <message>` on one line of stderr and returns the exit code."""
-    print("varmini: error: " + " ".join(str(message).split()), file=sys.stderr)
+    """Prints `varmini: error: <message>` on one line of stderr and returns the exit code.
+
+    A name in it may hold anything: what would steer a terminal is shown as an escape sequence.
+    """
+    line = " ".join(str(message).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"varmini: error: {line}", file=sys.stderr)
     return code
 
 

@@ -20,7 +20,11 @@ def is_picture(name: str) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    for path in found:  # they become class names, in JSON, pictures and on the terminal
+        if not path.name.isprintable():
+            raise ValueError(f"{folder}: the folder name {path.name!r} is no text: rename it")
+    return found
 
 
 def _pictures(folder: Path) -> Iterator[str]:
@@ -32,7 +36,7 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
     """Sorted picture files by class, one class per sub-folder (hidden and empty ones left out).
 
     Raises:
-        ValueError: when there are none, or pictures without class folders.
+        ValueError: when there are none, pictures without class folders, or a name is no text.
     """
     found = {entry.name: sorted(_pictures(entry)) for entry in _entries(folder)}
     found = {name: files for name, files in found.items() if files}
@@ -70,7 +74,7 @@ def held_out(files: list[str], folder: Path, test: bool) -> list[str]:
     """The test tenth of a class (smallest checksums of their names), or the rest, sorted."""
 
     def key(file: str) -> bytes:
-        return hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(Path(file).relative_to(folder).as_posix())).digest()
 
     count = max(len(files) // HELD_OUT, 1) if len(files) > 1 else 0
     chosen = set(sorted(files, key=key)[:count])
@@ -95,7 +99,11 @@ def _table(folder: Path, part: Path) -> Path | None:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The names of the sub-folders with pictures, sorted; opens each only up to its first."""
+    """The names of the sub-folders with pictures, sorted; opens each only up to its first.
+
+    Raises:
+        ValueError: when a name is no printable text.
+    """
     place = _part(folder, "train") or folder
     return tuple(p.name for p in _entries(place) if next(_pictures(p), None))
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .filters import check_filter, draw, filter_logits, guide, smoothed
+from .machine import check_memory
 from .precision import for_sampling, ready
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR, KVCache
@@ -78,7 +79,8 @@ def sample(
         Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
 
     Raises:
-        ValueError: when the two models do not fit, or an argument is out of range.
+        ValueError: when the two models do not fit, an argument is out of range, or on a CPU the
+            memory does not hold the batch.
     """
     labels = _as_labels(labels)
     if seed is None and first:
@@ -194,14 +196,15 @@ def _parts(
         raise ValueError("a model is in training mode: call .eval() on both before sampling")
     check_drawing(cfg, top_k, top_p, seed)
     labels = var.check_labels(labels.cpu())  # their range is looked at there
+    # Keys and values of both guidance halves, in float32.
+    per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
+    # ... and some six copies of the last scale's logits.
+    per_image += 24 * max(var.schedule.tokens_per_scale) * var.config.vocab_size
     if batch_size is None:
-        # Keys and values of both guidance halves, in float32.
-        per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
-        # ... and some six copies of the last scale's logits.
-        per_image += 24 * max(var.schedule.tokens_per_scale) * var.config.vocab_size
         batch_size = min(256, max(1, CACHE_BYTES // per_image))
     elif batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
+    check_memory("images at a time", "batch_size", min(batch_size, len(labels)), per_image)
     for first in range(0, max(1, len(labels)), batch_size):
         yield first, labels[first : first + batch_size]
 

@@ -255,10 +255,11 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
         line.fail(f"the uninterrupted run ended with {code}: {log.read_text()[-2000:]}")
         return line
     length, writes = time.monotonic() - start, int(count.read_text())
-    wanted, inside, sequence = task.result(whole), 0, 0
+    wanted, inside, sequence = task.result(whole), [], 0
     while line.tried < kills:
         out, sequence = folder / f"{task.name}-{sequence}", sequence + 1
         log.write_text("")
+        known: set[Path] = set()
         for _ in range(rng.randint(1, 4)):
             cut = (rng.randint(1, writes), rng.random()) if rng.random() < 0.6 else None
             number = child(task, out, log, cut)
@@ -266,7 +267,9 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
                 time.sleep(rng.random() * length)
                 os.kill(number, signal.SIGKILL)
             code = ended(number)
-            inside += any(out.rglob(".*.tmp"))
+            left = set(out.rglob(".*.tmp"))
+            inside += [path.name for path in left - known]
+            known |= left
             line.tried += code == -signal.SIGKILL
             if code not in (0, -signal.SIGKILL):
                 line.fail(f"ended with {code} after {sequence} kills: {log.read_text()[-2000:]}")
@@ -283,5 +286,6 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
         if left := [str(p.relative_to(out)) for p in out.rglob(".*.tmp")]:
             line.fail(f"left behind: {', '.join(left)}")
         shutil.rmtree(out)
-    line.note = f"{inside} of them left a half-written temporary file"
+    states = sum(name.startswith(".step-") for name in inside)
+    line.note = f"{len(inside)} of them while a file was written, {states} of these a checkpoint"
     return line

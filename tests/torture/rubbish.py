@@ -313,12 +313,11 @@ def one_case(target: Target, number: int, seed: int) -> str:
     finally:
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
             signal.setitimer(timer, 0)
-        if refused and path.read_bytes() != content:
-            raise AssertionError(f"{target.name} {number}: a refused file was overwritten")
-        path.write_bytes(honest)
-        for other, before in others.items():
-            if not other.exists() or other.read_bytes() != before:
-                other.write_bytes(before)
+        changed = [p for p, before in others.items() if not p.exists() or p.read_bytes() != before]
+        if refused and (changed or path.read_bytes() != content):
+            raise AssertionError(f"case {number}: refused, but overwrote {changed or path}")
+        for other, before in ({p: others[p] for p in changed} | {path: honest}).items():
+            other.write_bytes(before)
 
 
 def child(target: Target, numbers: range, seed: int, now: mmap.mmap, out: Path) -> None:
