@@ -3,15 +3,14 @@
     python scripts/try_versions.py [--only NAME ...] [--tests "tests/test_quantizer.py"]
 
 Makes an environment for each pair, installs varmini there, runs `pip check` and the tests without
-any network (`unshare -n` where that is allowed), then asks `pip-audit` about all but the lowest.
-Writes a row for each pair to data/versions.csv; a pair that cannot be installed is `not measured`,
-with the reason; of tests that fail, the names are the reason.
+any network (`unshare -n` where that is allowed). Writes a row for each pair to data/versions.csv;
+a pair that cannot be installed is `not measured`, with the reason; of tests that fail, the names
+are the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -43,20 +42,6 @@ def last_line(done: subprocess.CompletedProcess) -> str:
     return lines[-1].strip() if lines else f"code {done.returncode}"
 
 
-def audit(python: str, flags: list[str]) -> str:
-    """What pip-audit says of an environment; it calls clean what its service knows nothing of."""
-    run(python, "-m", "pip", "install", "--quiet", *flags, "pip-audit")
-    done = run(python, "-m", "pip_audit", "--skip-editable", "--format", "json")
-    if not done.stdout.startswith("{"):
-        return f"not measured: {last_line(done)}"
-    found = json.loads(done.stdout)["dependencies"]
-    asked = [d for d in found if "vulns" in d]
-    bad = [f"{d['name']} {d['version']}: {v['id']}" for d in asked for v in d["vulns"]]
-    if not asked:
-        return f"not measured: the service knew none of {len(found)} packages"
-    return f"{len(bad)} in {len(asked)} of {len(found)} packages {' '.join(bad)}".strip()
-
-
 def try_pair(name: str, tests: list[str], flags: list[str], folder: Path) -> dict[str, str]:
     """Installs and tests one pair; returns a row of the table."""
     venv = folder / name
@@ -81,7 +66,6 @@ def try_pair(name: str, tests: list[str], flags: list[str], folder: Path) -> dic
     row["tests"] = last_line(done).strip("= ")
     row["minutes"] = f"{(time.monotonic() - begin) / 60:.1f}"
     row["reason"] = "; ".join(re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M))
-    row["pip-audit"] = audit(python, flags) if name != "lowest" else "not asked"
     return row
 
 
