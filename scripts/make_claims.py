@@ -1,7 +1,9 @@
 """Writes notebooks/CLAIMS.md, the ledger of the paper's claims, from notebooks/claims.toml.
 
-No figure is typed: a claim names a CSV file, a row and a form of words with the names of columns.
-Counts that need no measurement are worked out here and kept in results/counts.csv.
+No figure is typed: a claim names a CSV file, a row and a form of words with the names of columns,
+and a digit outside of them is an error, as it is in the words that say why. Only what is claimed
+holds figures, for those are others'. Counts that need no measurement are worked out here and kept
+in results/counts.csv.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import ast
 import json
 import math
+import re
 import sys
 import tomllib
 from dataclasses import dataclass, replace
@@ -36,6 +39,11 @@ MEANINGS = (
     "what was found here speaks against it",
     "needs data or hardware that this project does not have, or no difference was measured",
 )
+SIDES = {
+    "above": lambda value, bound: value > bound,
+    "below": lambda value, bound: value < bound,
+    "within": lambda value, bound: abs(value) < bound,
+}
 PARTS = ("the paper", "talks and what goes around")
 
 
@@ -81,6 +89,9 @@ def read_claims(path: Path) -> list[Claim]:
             raise ValueError(f"{name}: part {entry['part']!r}, expected one of {PARTS}")
         if entry["status"] != REPRODUCED and not (entry.get("why") or "verdict" in entry):
             raise ValueError(f"{name} is {entry['status']} and does not say why")
+        for words in (entry.get("why", ""), *(f["text"] for f in entry.get("figures", ()))):
+            if digits := re.search(r"\d[\d.,]*", re.sub(r"\{.*?\}", "", words)):
+                raise ValueError(f"{name}: {digits[0]} is typed in {words!r}: read it from a CSV")
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         taught = tuple(tuple(place) for place in values["taught"])
         found.append(Claim(**{"why": "", **values, "taught": taught}))
@@ -118,15 +129,27 @@ def check_test(root: Path, name: str) -> None:
         raise ValueError(f"test {name} does not exist")
 
 
+def rows_of(root: Path, csv: str, where: dict[str, Any]) -> list[Row]:
+    """The rows of a CSV file whose columns have these values.
+
+    Raises:
+        ValueError: when there is no such file or row.
+    """
+    rows = [r for r in read_rows(root / csv) if all(str(r.get(k)) == str(v)
+            for k, v in where.items())]  # fmt: skip
+    if not rows:
+        raise ValueError(f"0 rows of {csv} have {where}, expected one")
+    return rows
+
+
 def figure_of(root: Path, spec: dict[str, Any]) -> str:
     """A figure in words, from its CSV file.
 
     Raises:
         ValueError: when the file, the row or a column is missing, or the row is not the only one.
     """
-    rows = [r for r in read_rows(root / spec["csv"])
-            if all(str(r.get(k)) == str(v) for k, v in spec["where"].items())]  # fmt: skip
-    if not rows or len(rows) > 1 and not spec.get("mean"):
+    rows = rows_of(root, spec["csv"], spec["where"])
+    if len(rows) > 1 and not spec.get("mean"):
         raise ValueError(f"{len(rows)} rows of {spec['csv']} have {spec['where']}, expected one")
     shared = set.intersection(*(set(row) for row in rows))
     numbers = {k: [row[k] for row in rows] for k in shared}
@@ -138,20 +161,40 @@ def figure_of(root: Path, spec: dict[str, Any]) -> str:
 
 
 def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
-    """Status of a claim of something better, and a sentence on it, from the figures alone.
+    """Status of a claim from the figures alone, and a sentence on it. One of three rules:
 
     {csv, column, lower, than}: row `lower` has less in `column` than row `than`. Two standard
-    errors ({column}_se) decide; less than that is no difference. {csv, where, above, columns}: all
-    of `columns` lie above a number.
+    errors ({column}_se) decide; less than that is no difference.
+    {csv, where, columns, above, below or within[, times]}: in all such rows all columns lie above,
+    or below, or no further from zero than a number, or another column, `times` it.
+    {csv, where, falls = [low, high]}: the interval lies below zero; around zero it says nothing.
     """
-    csv = rule["csv"]
-    if "above" in rule:
-        found = [float(figure_of(root, {"csv": csv, "where": rule["where"], "text": f"{{{c}}}"}))
-                 for c in rule["columns"]]  # fmt: skip
-        holds = all(value > rule["above"] for value in found)
-        return (TREND, "") if holds else (CONTRADICTED, "")
+    try:
+        if "lower" in rule:
+            return _lower(root, rule)
+        rows = rows_of(root, rule["csv"], rule["where"])
+        if "falls" in rule:
+            low, high = ([row[name] for row in rows] for name in rule["falls"])
+            if max(high) < 0:
+                return TREND, ""
+            return (CONTRADICTED, "") if min(low) > 0 else (NOT_HERE, "No fall was measured")
+        side = next(side for side in SIDES if side in rule)
+        bound, times = rule[side], rule.get("times", 1)
+        holds = all(
+            SIDES[side](row[name], times * row.get(bound, bound))
+            for row in rows for name in rule["columns"]
+        )  # fmt: skip
+    except (KeyError, TypeError, StopIteration) as error:
+        raise ValueError(f"the verdict {rule} finds no {error} in {rule['csv']}") from None
+    names = " and ".join(f"`{name}`" for name in rule["columns"])
+    against = f"`{bound}`" if isinstance(bound, str) else f"{bound:g}"
+    against = f"{times:g} × {against}" if times != 1 else against
+    return TREND if holds else CONTRADICTED, f"Judged by: {names} {side} {against}"
+
+
+def _lower(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
     form = f"{{{rule['column']}}} {{{rule['column']}_se}}"
-    rows = [figure_of(root, {"csv": csv, "where": rule[side], "text": form}).split()
+    rows = [figure_of(root, {"csv": rule["csv"], "where": rule[side], "text": form}).split()
             for side in ("lower", "than")]  # fmt: skip
     (low, low_se), (high, high_se) = (map(float, row) for row in rows)
     z = (high - low) / math.hypot(low_se, high_se)
@@ -226,13 +269,13 @@ def ledger(root: Path) -> str:
                 check_test(root, test)
             tests = (f"[{t.split('::')[1][5:].replace('_', ' ')}](../tests/{t.split('::')[0]})"
                      for t in c.tests)  # fmt: skip
-            found = []
+            found: dict[str, list[str]] = {}
             for spec in c.figures:
-                source = f"[CSV](../{spec['csv']})"
-                found.append(f"{figure_of(root, spec)} ({source})")
-            found = ". ".join(filter(None, [", ".join(found), c.why]))
-            row = (str(number), c.source, c.claim, f"**{c.status}**", found, "<br>".join(places),
-                   "<br>".join(tests))  # fmt: skip
+                found.setdefault(spec["csv"], []).append(figure_of(root, spec))
+            told = [f"{'; '.join(words)} ([CSV](../{csv}))" for csv, words in found.items()]
+            found_here = ". ".join([*told, *filter(None, [c.why])])
+            links = ("<br>".join(places), "<br>".join(tests))
+            row = (str(number), c.source, c.claim, f"**{c.status}**", found_here, *links)
             text += f"| {' | '.join(row)} |\n"
     return text
 

@@ -5,6 +5,7 @@ import pytest
 
 from varmini.fits import (
     PAPER,
+    bend,
     bootstrap,
     curvature,
     envelope,
@@ -74,6 +75,17 @@ def test_curvature_is_the_quadratic_term():
     assert curvature(x, bent) == pytest.approx(0.03)
     with pytest.raises(ValueError, match="2 different values, expected at least 3"):
         curvature([1, 2], [3, 2])
+
+
+def test_the_bend_is_the_share_that_a_parabola_explains():
+    x = np.repeat(N, 2)
+    bent = np.exp(1 - 0.2 * np.log(x) + 0.03 * np.log(x) ** 2)
+    assert bend(x, bent) == pytest.approx(1)
+    scatter = law(x) * np.exp(0.01 * np.tile([1, -1], len(N)))
+    assert bend(x, scatter) == pytest.approx(0, abs=1e-9) and bend(x, np.ones(len(x))) == 0
+    assert 0.05 < bend(x, scatter * (bent / law(x)) ** 0.1) < 0.95
+    with pytest.raises(ValueError, match="expected at least 3"):
+        bend([1, 2], [3, 2])
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():

@@ -10,7 +10,9 @@ from varmini import ScaleSchedule
 
 
 def test_the_paper_schedules_have_the_known_lengths():
-    assert ScaleSchedule((1, 2, 3, 4, 5, 6, 8, 10, 13, 16)).num_tokens == 680
+    paper = ScaleSchedule((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+    assert (paper.num_tokens, len(paper), paper.grids[-1]) == (680, 10, (16, 16))
+    assert paper.num_tokens * 1_281_167 == pytest.approx(0.87e9, rel=0.01)  # an epoch of ImageNet
     assert ScaleSchedule((1, 2, 3, 4, 6, 9, 13, 18, 24, 32)).num_tokens == 2240
     assert ScaleSchedule((1, 2, 3, 4, 6, 8)).num_tokens == 130
 

@@ -1,5 +1,6 @@
 """Parameter and FLOP counts against the real networks and torch's own counter."""
 
+import math
 from functools import partial
 
 import pytest
@@ -104,6 +105,9 @@ def test_presets_have_the_published_sizes(name) -> None:
     formula = paper_parameters(config.depth, config.shared_adaln)
     assert formula == factor * config.depth * config.width**2
     assert formula == {12: 49_152, 18: 73_728}[factor] * config.depth**3
+    # Equation 7, one dial:
+    assert (config.width, config.heads) == (64 * config.depth, config.depth)
+    assert config.drop_path == pytest.approx(0.1 * config.depth / 24)
     # The paper's formula counts the matrices of the blocks, AdaLN's included.
     with torch.device("meta"):
         named = list(VAR(config).named_parameters())
@@ -122,6 +126,15 @@ def test_visible_pairs_are_those_of_the_mask(schedule) -> None:
 def test_pairs_of_the_paper_schedule() -> None:
     schedule = ScaleSchedule(VARConfig().sizes)
     assert visible_pairs(schedule) == 286_434 and schedule.num_tokens**2 == 462_400
+
+
+def test_doubling_maps_take_log_n_steps_and_n_to_the_fourth_pairs() -> None:
+    schedules = [ScaleSchedule([2**i for i in range(p + 1)]) for p in range(9)]
+    assert [len(s) for s in schedules] == [1 + math.log2(s.grids[-1][0]) for s in schedules]
+    # Lemma D.2 computes each step anew, without a cache.
+    anew = [sum(part.stop**2 for part in s.slices) for s in schedules]
+    for pairs in (anew, [visible_pairs(s) for s in schedules]):
+        assert pairs[-1] / pairs[-2] == pytest.approx(2**4, rel=0.01)
 
 
 @pytest.mark.parametrize("options", SHAPES)

@@ -8,6 +8,7 @@ import torch
 from varmini import VAR, MultiScaleVQVAE, sample
 from varmini.classifier import Classifier
 from varmini.data import load_images, to_float
+from varmini.metrics import codebook_usage
 from varmini.pretrained import SHIPPED
 
 BEDS = ("cifar10", "fashion")
@@ -46,3 +47,61 @@ def test_every_model_tells_where_it_comes_from():
 
 def test_the_cifar_models_fit_into_40_megabytes():
     assert sum(p.stat().st_size for p in (SHIPPED / "cifar10").rglob("*.safetensors")) < 40e6
+
+
+# ------------------------------------------------------------------ what the paper says, on ours
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    """The tokenizer, and real images (64, 3, 32, 32)."""
+    images = to_float(load_images("cifar10-subset", "test", limit=64).images)
+    return MultiScaleVQVAE.from_pretrained("cifar10"), images
+
+
+def test_every_map_makes_use_of_the_one_codebook(cifar):
+    tok, images = cifar
+    assert sum(isinstance(m, torch.nn.Embedding) for m in tok.modules()) == 1
+    usage = codebook_usage(tok.encode(images), tok.vocab_size)
+    # As many even draws of as many codes would show 0.63 of them; a collapsed map shows a few.
+    assert all(entry["share"] > 0.3 for entry in usage["scales"])
+
+
+def test_small_maps_hold_the_outline_and_large_ones_the_detail(cifar):
+    """The mean frequency of what a map adds to the picture rises from the first to the last."""
+    tok, images = cifar
+    tokens = tok.encode(images)
+    drawn = [torch.zeros_like(images)]
+    drawn += [tok.decode(tokens, num_scales=k + 1) for k in range(len(tokens))]
+    periods = torch.fft.fftfreq(32) * 32
+    radius = (periods[:, None] ** 2 + periods**2).sqrt()
+    means, errors = [], [(x - images).square().mean().item() for x in drawn]
+    for (side, _), before, after in zip(tok.schedule.grids, drawn, drawn[1:]):
+        power = torch.fft.fft2(after - before).abs().square().mean((0, 1))
+        means.append(((power * radius).sum() / power.sum()).item())
+        # Most of it are waves that a map of this side can hold.
+        assert power[radius < side + 0.5].sum() > 0.7 * power.sum()
+    assert means == sorted(means) and means[-1] > 2 * means[0]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_tokens_depend_on_each_other_in_both_directions(cifar):
+    """Features of the first place depend on the last pixels, those of the last on the first."""
+    tok, images = cifar
+    images = images[:16].clone().requires_grad_()
+    features = tok.features(images)
+    for place, far in ((0, slice(16, None)), (-1, slice(None, 16))):
+        probe = torch.randn(features[:, :, 0, 0].shape, generator=torch.Generator().manual_seed(0))
+        value = (features[:, :, place, place] * probe).sum()
+        (push,) = torch.autograd.grad(value, images, retain_graph=True)
+        heat = push.abs().mean((0, 1))
+        assert (heat > 0).float().mean() > 0.99 and heat[far].sum() > 0.02 * heat.sum()
+
+
+def test_drawn_pictures_show_their_class():
+    tok, var = MultiScaleVQVAE.from_pretrained("cifar10"), VAR.from_pretrained("cifar10")
+    labels = torch.arange(10).repeat(6)
+    images = sample(var, tok, labels, cfg=1.5, seed=0)
+    with torch.no_grad():
+        guess = Classifier.from_pretrained("cifar10")(images).argmax(1)
+    assert (guess == labels).float().mean() > 0.5

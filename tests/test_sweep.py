@@ -177,6 +177,9 @@ def test_the_laws_of_a_known_world_are_found():
     assert row["paper_b"] == -0.20 and row["images"] == 1000
     assert found["error_last", "n"]["b"] == pytest.approx(-0.05, abs=1e-3)
     assert found["loss", "c"]["points"] < 28  # the frontier alone
+    assert row["ends"] == 14 and found["loss", "c"]["ends"] < found["loss", "c"]["points"]
+    assert row["flatter"] == pytest.approx(4, rel=0.01) and 0 <= row["bend"] < 0.5
+    assert row["next_largest"] == pytest.approx(row["measured"] * (7 / 6) ** 0.15, rel=0.005)
 
 
 def test_the_start_of_a_run_is_not_on_the_frontier():
@@ -189,7 +192,7 @@ def test_the_start_of_a_run_is_not_on_the_frontier():
 
 def test_a_bend_shows():
     row = {(r["measure"], r["over"]): r for r in laws(sweep_rows(0.01), draws=100)}["loss", "n"]
-    assert row["curvature"] > 0.002 and row["largest_residual"] > 0.01
+    assert row["curvature"] > 0.002 and row["largest_residual"] > 0.01 and row["bend"] > 0.7
     assert row["miss"] < -0.01  # the law promises more than the largest size holds
 
 

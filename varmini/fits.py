@@ -86,6 +86,22 @@ def curvature(x: Numbers, y: Numbers) -> float:
     return float(np.polyfit(u - u.mean(), v, 2)[0])
 
 
+def bend(x: Numbers, y: Numbers) -> float:
+    """The share of the squared residuals of the law that its `curvature` explains, in [0, 1].
+
+    Near 0: the points scatter about a line. Near 1: they lie on a curve. Chance alone gives about
+    1 / (n - 2) for n points.
+
+    Raises:
+        ValueError: as `curvature`.
+    """
+    u, v = _logs(x, y)
+    curvature(x, y)  # refuses what cannot bend
+    line, curve = (np.polyval(np.polyfit(u - u.mean(), v, k), u - u.mean()) for k in (1, 2))
+    left = ((v - line) ** 2).sum()
+    return float(1 - ((v - curve) ** 2).sum() / left) if left > 0 else 0.0
+
+
 def bootstrap(
     x: Numbers, y: Numbers, *, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:

@@ -25,6 +25,7 @@ from .fits import (
     BILLION,
     PAPER,
     PFLOP,
+    bend,
     bootstrap,
     curvature,
     envelope,
@@ -264,7 +265,9 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
     Returns:
         One row a law, none where the frontier has fewer than three points: a (in the paper's
         units: N in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature,
-        largest residual, and what the law fitted without the largest size says about it.
+        largest residual, `bend`, what the law fitted without the largest size says about it, the
+        value at the next largest (the prediction of one who knows no law), how many times flatter
+        the law is than the paper's, and how many of its points are ends of runs.
 
     Raises:
         ValueError: when the rows hold fewer than three sizes.
@@ -280,14 +283,17 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
                 x, y = frontier(rows, measure)
                 if len(x) < 3:  # more compute did not help: there is no frontier to fit
                     continue
+            x, y = np.asarray(x), np.asarray(y)
             law, interval = fit_power_law(x, y), bootstrap(x, y, draws=draws)
-            ask = predict_largest(x, y)
+            ask, second = predict_largest(x, y), x == np.unique(x)[-2]
+            ends = {row["n"] / BILLION if over == "n" else row["flops"] / PFLOP for row in end}
             paper = next(p for p in PAPER if (p.measure, p.over) == (measure, over))
             found.append(
                 {
                     "measure": measure,
                     "over": over,
                     "points": len(x),
+                    "ends": sum(value in ends for value in x.tolist()),
                     "images": last,
                     "a": law.a,
                     "a_low": interval["a"][0],
@@ -299,10 +305,13 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
                     "pearson_low": interval["pearson"][0],
                     "pearson_high": interval["pearson"][1],
                     "curvature": curvature(x, y),
+                    "bend": bend(x, y),
                     "largest_residual": max(abs(r) for r in law.residuals),
                     "predicted": ask["predicted"],
                     "measured": ask["measured"],
                     "miss": ask["miss"],
+                    "next_largest": float(np.exp(np.log(y[second]).mean())),
+                    "flatter": paper.b / law.b,
                     "paper_a": paper.a,
                     "paper_b": paper.b,
                 }
