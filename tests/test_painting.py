@@ -17,13 +17,11 @@ from varmini.painting_eval import (
     mean_and_error,
     painting,
     ranked,
-    reencode,
-    repair,
-    repaired,
     seam_error,
     super_resolution,
     task_mask,
 )
+from varmini.repair import reencode, repair, repaired
 
 SCHEDULE = ScaleSchedule((1, 2, 4))
 DRAW = dict(cfg=1.5, top_k=0, top_p=0.0, seed=0)

@@ -1,4 +1,4 @@
-"""Zero-shot tasks, measured: in- and out-painting, class edits, super-resolution, error repair.
+"""Zero-shot tasks, measured: in- and out-painting, class edits, super-resolution.
 
 All of them force some of an image's own tokens and let the model draw the others (VAR, section
 5.2). Errors are mean squares of images in [-1, 1]; a mean comes with its standard error over
@@ -8,7 +8,6 @@ images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,7 +75,8 @@ def mean_and_error(values: Tensor, name: str) -> dict[str, float]:
     return {name: values.mean().item(), f"{name}_se": spread / math.sqrt(max(1, len(values)))}
 
 
-def _right(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def right(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """1.0 where the classifier gives the image its label, else 0.0: (B,)."""
     return (classifier(images).argmax(1) == labels).float()
 
 
@@ -133,9 +133,9 @@ def painting(
     for name, result in (("painted", painted), ("tokenizer", own), ("pasted", pasted)):
         row |= mean_and_error(kept_error(result, images, mask), f"kept_{name}")
         row |= mean_and_error(seam_error(result, mask), f"seam_{name}")
-        row |= mean_and_error(_right(classifier, result, labels), f"accuracy_own_{name}")
+        row |= mean_and_error(right(classifier, result, labels), f"accuracy_own_{name}")
         if target is not None:
-            row |= mean_and_error(_right(classifier, result, target), f"accuracy_target_{name}")
+            row |= mean_and_error(right(classifier, result, target), f"accuracy_target_{name}")
     return row, painted
 
 
@@ -190,17 +190,22 @@ def draw_with(
     return [*forced, *drawn[len(forced) :]]
 
 
-def _in_parts(
-    call: Callable[[Tensor, list[Tensor], int], list[Tensor]],
+def draw_in_parts(
+    var: VAR,
+    tok: MultiScaleVQVAE,
     labels: Tensor,
     forced: list[Tensor],
+    *,
     batch_size: int,
+    seed: int,
+    **options: Any,
 ) -> list[Tensor]:
-    """`call(labels, forced, first)` on parts of a batch, put together again."""
+    """`draw_with` for so many images at a time, put together again; each part has its own seed."""
     parts = []
     for first in range(0, len(labels), batch_size):
         rows = slice(first, first + batch_size)
-        parts.append(call(labels[rows], [t[rows] for t in forced], first))
+        part = [t[rows] for t in forced]
+        parts.append(draw_with(var, tok, labels[rows], part, seed=seed + first, **options))
     return [torch.cat(maps) for maps in zip(*parts)]
 
 
@@ -232,21 +237,16 @@ def super_resolution(
     if not 0 <= known <= scales:
         raise ValueError(f"known is {known}, expected 0 to {scales} maps")
     tokens = tok.encode(images)
-
-    def call(part: Tensor, forced: list[Tensor], first: int) -> list[Tensor]:
-        return draw_with(
-            var, tok, part, forced, cfg=cfg, top_k=top_k, top_p=top_p, seed=seed + first
-        )
-
-    drawn = tok.decode(_in_parts(call, labels, tokens[:known], batch_size))
-    row: dict[str, Any] = {"known": known, "n": len(images), "cfg": cfg, "top_k": top_k,
-                           "top_p": top_p, "seed": seed}  # fmt: skip
+    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}
+    maps = draw_in_parts(var, tok, labels, tokens[:known], batch_size=batch_size, **options)
+    drawn = tok.decode(maps)
+    row: dict[str, Any] = {"known": known, "n": len(images), **options}
     arms = {"drawn": drawn, "tokenizer": tok.decode(tokens)}
     if known:
         arms["coarse"] = tok.decode(tokens, num_scales=known)
     for name, result in arms.items():
         row |= mean_and_error((result - images).square().flatten(1).mean(1), f"mse_{name}")
-        row |= mean_and_error(_right(classifier, result, labels), f"accuracy_{name}")
+        row |= mean_and_error(right(classifier, result, labels), f"accuracy_{name}")
     return row, drawn
 
 
@@ -266,112 +266,3 @@ def corrupt(tokens: Tensor, share: float, vocab_size: int, generator: torch.Gene
     shift = torch.randint(1, vocab_size, order.shape, generator=generator)
     wrong = (flat.gather(1, order) + shift) % vocab_size
     return flat.scatter(1, order, wrong).view_as(tokens)
-
-
-@torch.no_grad()
-def reencode(tok: MultiScaleVQVAE, features: Tensor, forced: list[Tensor]) -> list[Tensor]:
-    """Algorithm 1 with its first maps forced: later maps code what these leave of the features.
-
-    The most that the later maps can mend, greedily, by one who knows the image.
-    """
-    quantizer, tokens = tok.quantizer, list(forced)
-    f_hat = quantizer.decode(forced) if forced else torch.zeros_like(features)
-    for k in range(len(forced), len(tok.schedule)):
-        z = quantizer.down(features - f_hat, k)
-        h, w = z.shape[2:]
-        codes = z.permute(0, 2, 3, 1).reshape(-1, quantizer.channels)
-        tokens.append(quantizer.lookup_tokens(codes).view(-1, h, w))
-        f_hat = f_hat + quantizer.contribution(k, quantizer.embed(tokens[-1]))
-    return tokens
-
-
-@torch.no_grad()
-def repair(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    images: Tensor,
-    labels: Tensor,
-    classifier: nn.Module,
-    scale: int,
-    share: float,
-    *,
-    cfg: float = 1.5,
-    top_k: int = 0,
-    top_p: float = 0.96,
-    seed: int = 0,
-    batch_size: int = 50,
-) -> dict[str, Any]:
-    """Do later maps mend a mistake? Corrupts a share of one map of an image and goes on.
-
-    Maps before `scale` are the image's own in all arms, and the random numbers are the same:
-      clean      that map is the image's own, too; the model draws the later ones
-      corrected  that map is corrupted; the model draws the later ones, seeing it
-      ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
-    And what later maps could mend, by one who knows the image:
-      own        all maps are the image's own
-      stored     that map is corrupted; the later ones are the image's own
-      oracle     that map is corrupted; the tokenizer codes the rest anew
-
-    Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
-    pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
-    worse than no correction. For the oracle "own" and "stored" stand in place of "clean" and
-    "ignored". Of a raster AR it is 0 by construction: no later token adds anything at the place of
-    an earlier one.
-
-    Args:
-        scale: the map to corrupt, from 1 to K - 1.
-        share: of its tokens, rounded up.
-
-    Raises:
-        ValueError: on a scale or share out of range.
-    """
-    scales = len(tok.schedule)
-    if not 1 <= scale < scales:
-        raise ValueError(f"scale is {scale}, expected 1 to {scales - 1}: later maps are to mend it")
-    features, own = tok.features(images), tok.encode(images)
-    generator = torch.Generator().manual_seed(seed)
-    wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
-    damaged = [*own[: scale - 1], wrong]
-
-    def call(part: Tensor, forced: list[Tensor], first: int) -> list[Tensor]:
-        return draw_with(
-            var, tok, part, forced, cfg=cfg, top_k=top_k, top_p=top_p, seed=seed + first
-        )
-
-    clean = _in_parts(call, labels, own[:scale], batch_size)
-    arms = {
-        "clean": clean,
-        "corrected": _in_parts(call, labels, damaged, batch_size),
-        "ignored": [*damaged, *clean[scale:]],
-        "own": own,
-        "stored": [*damaged, *own[scale:]],
-        "oracle": reencode(tok, features, damaged),
-    }
-    changed = (wrong != own[scale - 1]).float().mean().item()
-    row: dict[str, Any] = {"scale": scale, "share": share, "changed": changed, "n": len(images),
-                           "cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}  # fmt: skip
-    errors: dict[str, dict[str, Tensor]] = {"features": {}, "pixels": {}}
-    for name, tokens in arms.items():
-        f_hat, drawn = tok.quantizer.decode(tokens), tok.decode(tokens)
-        errors["features"][name] = (f_hat - features).square().flatten(1).mean(1)
-        errors["pixels"][name] = (drawn - images).square().flatten(1).mean(1)
-        row |= mean_and_error(errors["features"][name], f"features_{name}")
-        row |= mean_and_error(errors["pixels"][name], f"pixels_{name}")
-        row |= mean_and_error(_right(classifier, drawn, labels), f"accuracy_{name}")
-    for space, values in errors.items():
-        for clean, ignored, arm in (("clean", "ignored", "corrected"), ("own", "stored", "oracle")):
-            row |= repaired(values[clean], values[ignored], values[arm], f"{arm}_{space}")
-    return row
-
-
-def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> dict[str, float]:
-    """1 - sum(corrected - clean) / sum(ignored - clean) with its standard error (delta method).
-
-    Args:
-        clean, ignored, corrected: (n,) errors of the same images.
-    """
-    damage, left = (ignored - clean).double(), (corrected - clean).double()
-    ratio = (left.mean() / damage.mean()).item()
-    # Var(left / damage) = Var(left - ratio damage) / (n mean(damage)^2)
-    spread = (left - ratio * damage).std() / math.sqrt(len(damage)) / damage.mean().abs()
-    return {f"repair_{name}": 1 - ratio, f"repair_{name}_se": spread.item()}

@@ -98,8 +98,9 @@ def _paint(o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: 
 def _refine(
     o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: int, about
 ) -> None:
-    from ..painting_eval import repair, super_resolution
+    from ..painting_eval import super_resolution
     from ..plots import image_grid, save
+    from ..repair import repair
 
     options = dict(cfg=o.repair_cfg, top_k=top_k, seed=o.seed, batch_size=o.batch_size)
     scales, rows, few, cells = len(tok.schedule), [], images[:16], [images[:16]]
