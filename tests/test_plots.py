@@ -212,6 +212,19 @@ def test_labels_are_spread_in_order() -> None:
     assert charts._spread([0.1, 0.9], 0.1, 0.0, 1.0).tolist() == pytest.approx([0.1, 0.9])
 
 
+def test_rows_of_pictures_have_names() -> None:
+    images = torch.zeros(6, 3, 8, 8)
+    figure = plots.image_grid(images, 3, title="t", rows=("first", "second"))
+    (axes,) = figure.axes
+    names = [t for t in axes.texts if t.get_text() in ("first", "second")]
+    assert [t.get_text() for t in names] == ["first", "second"]
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in names]
+    assert all(0 <= box.x0 and box.x1 < axes.get_window_extent().x0 for box in boxes)
+    with pytest.raises(ValueError, match="1 names for 2 rows"):
+        plots.image_grid(images, 3, rows=("first",))
+
+
 def test_usage_bars_are_the_shares() -> None:
     tokens = [torch.tensor([[[1]], [[2]]]), torch.zeros(2, 2, 2).long()]
     figure = charts.codebook_usage(codebook_usage(tokens, 4), ["1×1", "2×2"])

@@ -72,13 +72,15 @@ def _sheet(
     title: str | None = None,
     headings: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
+    row_names: Sequence[str] = (),
     codes: Mapping[tuple[int, int], np.ndarray] | None = None,
     group: int = 1,
 ) -> Figure:
     """Rows of pictures (H, W, 3) of one size; a sheet pixel is a pixel of the figure.
 
-    headings stand above the columns, captions below each picture; codes: (row, column) -> integers
-    (n, m) to be written into that picture; group: rows that stand close together.
+    headings stand above the columns, captions below each picture, row_names before the rows; codes:
+    (row, column) -> integers (n, m) to be written into that picture; group: rows that stand close
+    together.
     """
     import matplotlib.pyplot as plt
 
@@ -98,11 +100,12 @@ def _sheet(
         for j, cell in enumerate(row):
             sheet[y : y + h, j * step_x : j * step_x + w] = _enlarge(cell, h, w)
     top = edge + (52 if title else 0) + (line if headings else 0)
-    full_h, full_w = sheet.shape[0] + top + edge, sheet.shape[1] + 2 * edge
+    left = edge + round(0.6 * 11 * point * max(map(len, row_names), default=0))
+    full_h, full_w = sheet.shape[0] + top + edge, sheet.shape[1] + left + edge
     with plt.rc_context(STYLE):
         # matplotlib cuts sizes down to whole pixels, so stay safely above one.
         figure = plt.figure(figsize=((full_w + 0.01) / DPI, (full_h + 0.01) / DPI))
-        place = (edge, edge, sheet.shape[1], sheet.shape[0])
+        place = (left, edge, sheet.shape[1], sheet.shape[0])
         axes = figure.add_axes(tuple(np.array(place) / (full_w, full_h, full_w, full_h)))
         axes.imshow(sheet, interpolation="nearest", aspect="auto")
         axes.axis("off")
@@ -113,6 +116,8 @@ def _sheet(
         for i, row in enumerate(captions):
             for j, caption in enumerate(row):
                 axes.text(j * step_x + w / 2, tops[i] + h + 4, caption, va="top", **text)
+        for y, name in zip(tops, row_names):
+            axes.text(-gap, y + h / 2, name, va="center", **text | {"ha": "right", "fontsize": 11})
         for (i, j), numbers in (codes or {}).items():
             _write_codes(axes, numbers, cells[i][j], j * step_x, tops[i], h, w)
         if title:
@@ -151,25 +156,30 @@ def image_grid(
     columns: int | None = None,
     labels: Sequence[str] | None = None,
     title: str | None = None,
+    rows: Sequence[str] = (),
 ) -> Figure:
     """Images in rows.
 
     images: float (B, C, H, W) in [-1, 1], C 1 or 3. columns: images a row (None: about square).
     labels: one for each image (written below it), or one for each column (written above).
-    Raises ValueError on another number of labels.
+    rows: names of the rows, written before them.
+    Raises ValueError on another number of labels or names.
     """
     pixels = _pixels(images)
     columns = min(columns or math.ceil(math.sqrt(len(pixels))), len(pixels))
     starts = range(0, len(pixels), columns)
     cells = [list(pixels[i : i + columns]) for i in starts]
+    if rows and len(rows) != len(cells):
+        raise ValueError(f"{len(rows)} names for {len(cells)} rows: give one for each")
     if labels is None or len(labels) == columns:
-        return _sheet(cells, headings=labels or (), title=title)
+        return _sheet(cells, headings=labels or (), title=title, row_names=rows)
     if len(labels) != len(pixels):
         raise ValueError(
             f"{len(labels)} labels for {len(pixels)} images in {columns} columns: "
             "give one for each image or one for each column"
         )
-    return _sheet(cells, captions=[labels[i : i + columns] for i in starts], title=title)
+    captions = [labels[i : i + columns] for i in starts]
+    return _sheet(cells, captions=captions, title=title, row_names=rows)
 
 
 def _map_names(tokens: Sequence[Tensor]) -> list[str]:

@@ -120,15 +120,17 @@ def compare_measure(args: Sequence[str], prog: str) -> None:
 
 def _show(o: CompareMeasure, codes: Codes) -> None:
     from ..companions.measure import drawn_by
-    from ..companions.methods import COMPARED, Setting
+    from ..companions.methods import COMPARED, DRAWINGS, Setting
     from ..plots import image_grid, save
 
     names, rows = codes.images["train"].classes, []
     labels = torch.arange(len(names)).repeat_interleave(2)
     for method in COMPARED:
         rows.append(drawn_by(codes, Setting(method, max(o.guidance)), o.seeds[0], labels))
-    title = f"{', '.join(COMPARED)}: guidance {max(o.guidance):g}, two pictures a class"
-    figure = image_grid(torch.cat(rows), columns=len(labels), title=title)
+    title = f"Two pictures a class, guidance {max(o.guidance):g}"
+    headings = [name for name in names for _ in range(2)]
+    called = [next(d.name for d in DRAWINGS if d.method == method) for method in COMPARED]
+    figure = image_grid(torch.cat(rows), len(labels), headings, title, rows=called)
     save(figure, o.csv / "samples.png")
 
 

@@ -17,6 +17,12 @@ from ..pretrained import check_writable
 from ..results import origin, write_rows
 from .draw import bed, load_pair
 
+SHOWN = (
+    "with the smallest seam, then the eight with the largest",
+    "most surely of the class asked for, then the eight least so",
+)
+"""What the pictures of painting, and of editing, show."""
+
 
 @dataclass(frozen=True)
 class ZeroShot:
@@ -88,9 +94,10 @@ def _paint(o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: 
                 shown = torch.cat([order[:8], order[-8:]])
                 own = tok.decode(tok.encode(images[shown]))
                 cells = torch.cat([images[shown].cpu(), own.cpu(), painted[shown].cpu()])
-                title = f"{task}: original, tokenizer, {task}; the best eight, then the worst eight"
+                title = f"{task.capitalize()}: the eight {SHOWN[task == 'editing']}"
                 o.out.mkdir(parents=True, exist_ok=True)
-                figure = image_grid(cells.float(), columns=len(shown), title=title)
+                figure = image_grid(cells.float(), columns=len(shown), title=title,
+                                    rows=("original", "tokenizer", "painted"))  # fmt: skip
                 save(figure, o.out / f"{task}.png")
     print(f"wrote {write_rows(o.out / 'painting.csv', rows)} and {len(TASKS)} pictures beside it")
 
@@ -104,13 +111,16 @@ def _refine(
 
     options = dict(cfg=o.repair_cfg, top_k=top_k, seed=o.seed, batch_size=o.batch_size)
     scales, rows, few, cells = len(tok.schedule), [], images[:16], [images[:16]]
+    names = ["original"]
     for known in progress(range(scales + 1), "super-resolution"):
         row, drawn = super_resolution(var, tok, images, labels, judge, known, **options)
         rows.append(row | about)
         if 0 < known < scales:
             cells += [tok.decode(tok.encode(few), num_scales=known), drawn[:16]]
-    title = "originals; then, for each k, their first k maps decoded, and the other maps drawn"
-    figure = image_grid(torch.cat([x.float().cpu() for x in cells]), columns=len(few), title=title)
+            names += [f"{known} of {scales} maps", "the rest drawn"]
+    title = "Super-resolution: an image's first maps alone, then with the other maps drawn"
+    figure = image_grid(torch.cat([x.float().cpu() for x in cells]), columns=len(few), title=title,
+                        rows=names)  # fmt: skip
     save(figure, o.out / "super-resolution.png")
     print(f"wrote {write_rows(o.out / 'super_resolution.csv', rows)}")
     rows = []
