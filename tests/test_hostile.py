@@ -9,6 +9,8 @@ import os
 import pickle
 import re
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -181,6 +183,12 @@ def test_the_suite_reaches_nothing_outside_this_machine(address):
         urllib.request.urlopen(f"http://{address[0] if family == socket.AF_INET else 'x.invalid'}")
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
+
+
+def test_nor_do_processes_that_the_suite_starts():
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "tests need no network" in done.stderr
 
 
 def test_a_column_whose_name_is_no_text_is_one_line(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field
 
 from varmini.machine import provenance
@@ -20,9 +19,6 @@ class Tried:
     failures: list[str] = field(default_factory=list)
     seed: int | str = ""
     note: str = ""
-    seconds: float = 0.0
-    """From the first moment of the line to `say`."""
-    begin: float = field(default_factory=time.monotonic)
 
     def fail(self, text: str) -> None:
         """Notes a failure, and says so at once."""
@@ -31,7 +27,6 @@ class Tried:
 
     def say(self) -> None:
         """One line for whoever waits."""
-        self.seconds = round(time.monotonic() - self.begin, 1)
         print(f"{self.section:<12}  {self.what:<44}  {self.tried:>6} tried  "
               f"{len(self.failures)} failed  {self.note}", flush=True)  # fmt: skip
 
@@ -44,6 +39,6 @@ def write(path, lines: list[Tried]) -> None:
         "python -m torture " + " ".join(sys.argv[1:]))  # fmt: skip
     write_rows(path, [
         {"section": t.section, "what": t.what, "tried": t.tried, "failed": len(t.failures),
-         "seconds": t.seconds, "seed": t.seed, "note": t.note} | origin
+         "seed": t.seed, "note": t.note} | origin
         for t in lines
     ])  # fmt: skip
