@@ -1,13 +1,15 @@
 """Kill and resume: SIGKILL at random moments, then the same command again, to the last bit.
 
 One process imports torch and forks a child for every command, so that a kill costs a fraction of a
-second. A kill falls by the clock, at any moment of the run, or by the hand of the run itself: at a
-write drawn at random the child cuts the file short, or stops before or after the rename.
+second. A kill falls by the clock, at any moment of the run, or by the hand of the run itself: in
+the middle of a file drawn at random, which the child cuts short, or around a flush, a rename or a
+removal.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -163,13 +165,13 @@ def child(
     task: Task,
     out: Path,
     log: Path,
-    cut: tuple[int, float] | None = None,
+    cut: tuple[str, int, float] | None = None,
     count: Path | None = None,
     before: Callable[[], object] = int,
 ) -> int:
     """Runs the command in a forked process; returns its number at once.
 
-    cut: as for `watch_writes`. count: a file for the number of its writes. before: called there.
+    cut: as for `watch_writes`. count: a file for what that counted. before: called there.
     """
     sys.stdout.flush()
     number = os.fork()
@@ -193,7 +195,7 @@ def child(
             again = task.resume and (out / "run.json").exists()
             code = cli.main(task.args(out) + (["--resume"] if again else []))
         if count:
-            count.write_text(str(done[0]))
+            count.write_text(json.dumps(done))
     except BaseException:  # noqa: B902  a forked child must not run its parent's code
         import traceback
 
@@ -202,21 +204,23 @@ def child(
         os._exit(code)
 
 
-def watch_writes(cut: tuple[int, float] | None) -> list[int]:
+def watch_writes(cut: tuple[str, int, float] | None) -> dict[str, int]:
     """Counts flushes, renames and removals, and kills this process in the one that `cut` names.
 
-    cut: (number of the event, share of a file that is written by then or, above a half, whether
-    the rename has happened).
+    cut: ("file", number, share) in the so-manieth file, when that share of it is written; or
+    ("event", number, share) before the so-manieth event of any kind or, above a half, after it.
     """
-    done = [0]
+    done = {"event": 0, "file": 0}
 
     def at(event: Callable, *args, **options):
-        done[0] += 1
-        if cut and done[0] == cut[0]:
-            found = os.fstat(args[0]) if event is fsync else None
-            if found and stat.S_ISREG(found.st_mode):
-                os.truncate(args[0], int(found.st_size * cut[1]))
-            elif cut[1] > 0.5:
+        found = os.fstat(args[0]) if event is fsync else None
+        written = bool(found and stat.S_ISREG(found.st_mode))
+        done["event"] += 1
+        done["file"] += written
+        if cut and done[cut[0]] == cut[1] and (written or cut[0] == "event"):
+            if cut[0] == "file":
+                os.truncate(args[0], int(found.st_size * cut[2]))
+            elif cut[2] > 0.5:
                 event(*args, **options)
             os.kill(os.getpid(), signal.SIGKILL)
         return event(*args, **options)
@@ -254,14 +258,15 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
     if code := ended(child(task, whole, log, count=count)):
         line.fail(f"the uninterrupted run ended with {code}: {log.read_text()[-2000:]}")
         return line
-    length, writes = time.monotonic() - start, int(count.read_text())
+    length, writes = time.monotonic() - start, json.loads(count.read_text())
     wanted, inside, sequence = task.result(whole), [], 0
     while line.tried < kills:
         out, sequence = folder / f"{task.name}-{sequence}", sequence + 1
         log.write_text("")
         known: set[Path] = set()
         for _ in range(rng.randint(1, 4)):
-            cut = (rng.randint(1, writes), rng.random()) if rng.random() < 0.6 else None
+            kind = rng.choice(("file", "event", None))
+            cut = (kind, rng.randint(1, writes[kind]), rng.random()) if kind else None
             number = child(task, out, log, cut)
             if cut is None:
                 time.sleep(rng.random() * length)
