@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import gc
-import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +24,7 @@ import torch.nn.functional as F
 from varmini import VAR, MultiScaleVQVAE, engine, sample
 from varmini.planner import var_memory
 from varmini.presets import PRESETS, Preset
-from varmini.pretrained import write_atomic
+from varmini.results import write_rows
 from varmini.scaling import exact_parameters
 
 GPUS = 8
@@ -146,12 +144,7 @@ def main() -> None:
     source = engine.provenance()
     columns = ["preset", "what", "device", "images", "output", "loss", "parameters", "cpu_seconds"]
     columns += ["peak_gb", "planned_gb", *source]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(source | row for row in rows)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.out, text.getvalue().encode())
+    write_rows(options.out, [dict.fromkeys(columns, "") | source | row for row in rows])
     print(f"wrote {options.out}: {len(rows)} rows")
 
 

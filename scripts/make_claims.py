@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from varmini.files import write_atomic
 from varmini.presets import PRESETS
-from varmini.pretrained import write_atomic
 from varmini.results import Row, read_rows, write_rows
 from varmini.scales import ScaleSchedule
 from varmini.scaling import exact_parameters, paper_parameters, visible_pairs

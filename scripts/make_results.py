@@ -14,8 +14,8 @@ from statistics import mean, median
 from varmini import result_plots
 from varmini.bench.cost import exponents
 from varmini.companions.methods import ABLATION, DRAWINGS
+from varmini.files import write_atomic
 from varmini.plots import save
-from varmini.pretrained import write_atomic
 from varmini.results import RESULTS, Row, read_rows, write_rows
 from varmini.sweep import laws
 

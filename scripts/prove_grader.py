@@ -10,7 +10,6 @@ Each of them is written to a file and marked by `varmini.grade.grade`, in a proc
 from __future__ import annotations
 
 import csv
-import io
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +22,7 @@ from assignments import proof  # noqa: E402
 from varmini.grade import grade  # noqa: E402
 from varmini.grading.checks import ASSIGNMENTS  # noqa: E402
 from varmini.machine import provenance  # noqa: E402
-from varmini.pretrained import write_atomic  # noqa: E402
+from varmini.results import write_rows  # noqa: E402
 
 TABLE = ROOT / "data" / "grading.csv"
 SEED = 0
@@ -51,11 +50,7 @@ def main(names: list[str]) -> int:
             rows.append(row | {k: origin[k] for k in ("date", "hardware", "command", "commit")})
             print(f"{assignment} {kind:<12}{name:<45}{verdict['caught by'] or 'full points'}")
         rows.sort(key=lambda row: row["assignment"])
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(TABLE, text.getvalue().encode())
+        write_rows(TABLE, rows)
     print(f"wrote {TABLE.relative_to(ROOT)}: {len(rows)} rows, {failed} not as they must be")
     return 1 if failed else 0
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from varmini.machine import provenance  # noqa: E402
-from varmini.pretrained import write_atomic  # noqa: E402
+from varmini.results import write_rows  # noqa: E402
 
 TABLE = ROOT / "data" / "notebook_mutations.csv"
 
@@ -147,11 +146,7 @@ def main(names: list[str]) -> int:
                 rows.append(row | {"command": command} | origin)
             print(f"{name}, {path.stem}: {len(noticed)} of {len(cells)} cells notice")
     rows.sort(key=lambda row: list(MUTATIONS).index(row["mutation"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(TABLE, text.getvalue().encode())
+    write_rows(TABLE, rows)
     missed = sorted(set(MUTATIONS) - {row["mutation"] for row in rows})
     print(f"wrote {TABLE.relative_to(ROOT)}: {len(rows)} rows; not caught: {missed or None}")
     return 1 if missed else 0

@@ -12,7 +12,7 @@ from assignments import proof
 
 from varmini import cli
 from varmini import grade as public
-from varmini.commands.grade import table
+from varmini.commands.grade import harmless
 from varmini.grade import Checker, class_files, grade, plain
 from varmini.grading import trees
 from varmini.grading.checks import Exam, difference
@@ -235,8 +235,7 @@ def test_answers_of_a_liar_earn_nothing():
 def test_text_of_a_submission_is_made_plain():
     assert plain("a\x1b[31mb\nc\u202ed") == "a [31mb c d"
     assert len(plain("x" * 10**6)) == 401
-    rows = [{"submission": "=cmd()", "earned": 3, "remarks": "-1"}]
-    assert table(rows).decode().splitlines()[1] == "'=cmd(),3,'-1"
+    assert [harmless(x) for x in ("=cmd()", 3, "-1", "a")] == ["'=cmd()", 3, "'-1", "a"]
 
 
 Pair = namedtuple("Pair", "f_hat loss")

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_tokenizer, make_var, random_images
 
-from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, pretrained
+from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, files, pretrained
 from varmini.classifier import Classifier, ClassifierConfig
-from varmini.pretrained import build_config, file_checksum, write_atomic
+from varmini.files import file_checksum, write_atomic
+from varmini.pretrained import build_config
 
 
 @pytest.fixture
@@ -207,8 +208,8 @@ def test_the_file_is_on_disk_before_it_gets_its_name(monkeypatch, tmp_path):
 
 
 def test_the_next_write_removes_what_dead_processes_of_this_machine_left(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "_runs", lambda process: process == 7)
-    left = {n: tmp_path / f".a.safetensors.{pretrained._HOST}-{n}.tmp" for n in (7, 8)}
+    monkeypatch.setattr(files, "_runs", lambda process: process == 7)
+    left = {n: tmp_path / f".a.safetensors.{files._HOST}-{n}.tmp" for n in (7, 8)}
     left["elsewhere"] = tmp_path / ".a.safetensors.another-machine-8.tmp"
     for path in left.values():
         path.write_bytes(b"half")

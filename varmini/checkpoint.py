@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from .pretrained import check_finite, check_format, file_checksum, read_json, write_atomic
+from .files import check_format, file_checksum, read_json, write_atomic
+from .pretrained import check_finite
 
 FORMAT_VERSION = 1
 """Of the files that `save` writes; index.json tells it. Index files without one have format 1."""

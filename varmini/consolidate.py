@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from . import checkpoint, distributed
-from .pretrained import Unfilled, build_config, read_json
+from .files import read_json
+from .pretrained import Unfilled, build_config
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
 

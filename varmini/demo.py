@@ -14,9 +14,10 @@ import torch
 from . import demo_text, engine, plots, train_tokenizer, train_var
 from .data import ImageSet, load_images, to_float
 from .demo_page import Chapter, Picture, render
+from .files import read_json, write_atomic
 from .metrics import evaluate_tokenizer
 from .presets import Preset, preset
-from .pretrained import SHIPPED, read_json, write_atomic
+from .pretrained import SHIPPED
 from .sampler import sample
 from .tokenizer import MultiScaleVQVAE, TokenizerConfig
 from .transformer import VAR, VARConfig

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import engine, npz
+from .files import file_checksum
 from .judges import Judge
 from .metrics import (
     Moments,
@@ -26,7 +27,6 @@ from .metrics import (
     inception_score,
     precision_recall,
 )
-from .pretrained import file_checksum
 from .sources import spread
 
 KEPT = 10_000

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from . import engine
 from .classifier import Classifier
-from .pretrained import SHIPPED, file_checksum, resolve_folder
+from .files import file_checksum
+from .pretrained import SHIPPED, resolve_folder
 from .sources import to_float, to_uint8
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .pretrained import atomic
+from .files import atomic
 
 PART = 1 << 28  # bytes of pictures held in memory at once
 

@@ -28,7 +28,7 @@ from .charts import (
     read_log,
 )
 from .data import to_uint8
-from .pretrained import write_atomic
+from .files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .pretrained import write_atomic
+from .files import write_atomic
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 """The committed results of a checkout."""
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 def origin() -> Row:
     """Where a row comes from, as columns: arithmetic, threads, date, hardware, command, commit."""
-    from .engine import provenance
+    from .machine import provenance
 
     found = provenance()
     names = ("threads", "date", "hardware", "command", "commit")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from . import distributed
+from .files import read_json, write_atomic
 from .machine import provenance
-from .pretrained import read_json, write_atomic
+from .results import write_rows
 
 FREE_ON_RESUME = {
     "images", "accumulate", "log_every", "checkpoint_every", "held_out", "workers", "compile",
@@ -171,9 +171,4 @@ class Run:
         row = {"step": step, "images": images, "seconds": f"{seconds:.1f}"}
         row |= {k: "" if v is None else f"{v:.6g}" for k, v in values.items()}
         self.rows.append(row)
-        columns = list(dict.fromkeys(k for r in self.rows for k in r))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomic(self.path, text.getvalue().encode())
+        write_rows(self.path, self.rows)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed, engine, npz
-from .pretrained import read_json, write_atomic
+from .files import read_json, write_atomic
 from .sampler import check_drawing, sample
 from .sources import checksum, to_uint8
 from .tokenizer import MultiScaleVQVAE

@@ -21,6 +21,7 @@ from torch import Tensor
 from . import engine
 from .companions.training import Training, finished, train
 from .data import fitted
+from .files import file_checksum, read_json
 from .fits import (
     BILLION,
     PAPER,
@@ -32,7 +33,7 @@ from .fits import (
     fit_power_law,
     predict_largest,
 )
-from .pretrained import file_checksum, read_json, resolve_folder
+from .pretrained import resolve_folder
 from .results import read_rows, write_rows
 from .scaling import var_parameters, var_training_flops
 from .token_sets import token_batches, token_set

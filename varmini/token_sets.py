@@ -13,8 +13,9 @@ from torch import Tensor
 from . import distributed, engine
 from .batching import check_batch_size, in_order
 from .data import ImageSet
+from .files import write_atomic
 from .lazy import LazyImages
-from .pretrained import whole_tensors, write_atomic
+from .pretrained import whole_tensors
 from .tokenizer import MultiScaleVQVAE
 
 SHARD = 32_768

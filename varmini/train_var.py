@@ -15,8 +15,9 @@ from . import checkpoint, distributed, engine
 from .configs import VARTraining
 from .consolidate import consolidate
 from .data import check_batch_size, fitted
+from .files import file_checksum
 from .planner import check_batch, var_memory
-from .pretrained import file_checksum, resolve_folder
+from .pretrained import resolve_folder
 from .scales import ScaleSchedule
 from .symptoms import Symptoms
 from .token_sets import TokenSet, token_batches, token_set

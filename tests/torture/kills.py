@@ -31,8 +31,8 @@ import varmini.commands.scaling
 import varmini.commands.train
 from varmini import cli, run_folder, sampling_run, sweep, token_sets, train_tokenizer, train_var
 from varmini.classifier import Classifier, ClassifierConfig
+from varmini.files import file_checksum
 from varmini.machine import provenance
-from varmini.pretrained import file_checksum
 from varmini.scales import ScaleSchedule
 
 from .table import Tried

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..bench.work import PARTS
 from ..cli import parse
-from ..pretrained import check_writable
+from ..files import check_writable
 from ..results import Row, origin, read_rows, write_rows
 
 OTHERS = ("forms", "profile", "cost")

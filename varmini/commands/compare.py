@@ -15,7 +15,7 @@ from ..cli import parse
 from ..companions.bed import KINDS, Bed, Codes, claim
 from ..companions.methods import GRID
 from ..engine import device, progress
-from ..pretrained import check_writable
+from ..files import check_writable
 from ..results import origin, write_rows
 
 

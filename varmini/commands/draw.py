@@ -15,8 +15,9 @@ from torch import Tensor
 from .. import engine
 from ..cli import nearest, parse
 from ..data import class_names as known_names
+from ..files import check_writable, read_json
 from ..machine import check_memory
-from ..pretrained import check_writable, read_json, resolve_folder
+from ..pretrained import resolve_folder
 from ..sampler import inpaint as redraw
 from ..sampler import sample as draw
 from ..tokenizer import MultiScaleVQVAE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from .. import distributed, engine, npz
 from ..cli import parse
 from ..data import in_order, load_images
 from ..fid import Reference, load_reference, measure, reference_of, to_channels_first
+from ..files import check_writable
 from ..judges import Judge, load_judge
 from ..lazy import LazyImages
 from ..metrics import check_samples
 from ..metrics import evaluate_tokenizer as measure_tokenizer
-from ..pretrained import check_writable, write_atomic
+from ..results import write_rows
 from ..sampling_run import Draw, draw_samples, weights_mark
 from ..tokenizer import MultiScaleVQVAE
 from .draw import bed, load_pair
@@ -47,12 +47,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         ValueError: when the file has other columns or is no CSV file.
     """
     rows = read_rows(path, list(row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, row])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue().encode())
+    write_rows(path, [*rows, row])
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

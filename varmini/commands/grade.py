@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from ..grade import class_files, grade_class
 from ..grade import grade as mark
 from ..grading.checks import load
 from ..grading.runner import Limits
-from ..pretrained import write_atomic
+from ..results import write_rows
 from .draw import output_file
 
 
@@ -63,14 +61,14 @@ def grade(args: Sequence[str], prog: str) -> None:
         warn(report.isolation)
         return
     path = output_file(o.out, ".csv", o.overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
     count, rows = len(class_files(o.submission)), []
     from tqdm.auto import tqdm
 
     marked = grade_class(o.assignment, o.submission, seed=o.seed, limits=limits)
     for row in tqdm(marked, total=count, desc="grading", unit="submission"):
         rows.append(row)
-        write_atomic(path, table(rows))  # what is marked stays marked, whatever comes next
+        cells = [{key: harmless(value) for key, value in row.items()} for row in rows]
+        write_rows(path, cells)  # what is marked stays marked, whatever comes next
     for row in rows:
         print(f"{row['earned']:>3} of {row['points']}  {row['submission']}")
     print(f"wrote {path}: {len(rows)} submissions, seed {rows[0]['seed']}")
@@ -88,16 +86,7 @@ def warn(isolation: str) -> None:
         )
 
 
-def table(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """A cell of the CSV file; text that a spreadsheet would take for a formula gets an '."""
     formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
     return f"'{value}" if formula else value

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from ..cli import parse
-from ..pretrained import check_writable
+from ..files import check_writable
 from ..results import read_rows, write_rows
 from ..sweep import Sweep, laws, run_sweep
 

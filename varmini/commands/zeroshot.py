@@ -13,7 +13,7 @@ from ..classifier import Classifier
 from ..cli import parse
 from ..data import load_images
 from ..engine import autocast, device, progress
-from ..pretrained import check_writable
+from ..files import check_writable
 from ..results import origin, write_rows
 from .draw import bed, load_pair
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import engine
 from ..configs import TokenizerTraining
 from ..data import batches, fitted, in_order
-from ..pretrained import file_checksum, read_json, write_atomic
+from ..files import file_checksum, read_json, write_atomic
 from ..tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..train_tokenizer import perceptual_network
 from ..train_tokenizer import train as train_tokenizer

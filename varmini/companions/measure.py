@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import engine
+from ..files import file_checksum
 from ..metrics import check_samples, extract, frechet_between, precision_recall, psnr
-from ..pretrained import file_checksum
 from ..results import Row, read_rows
 from ..sampler import sample
 from ..transformer import VAR
