@@ -82,7 +82,9 @@ def normalised(q: Tensor, k: Tensor, temperature: Tensor | None) -> tuple[Tensor
     """s q/|q| and k/|k| with the temperature s (heads, 1, 1); None: q 1/4 d^-1/2 and k."""
     if temperature is None:
         return q * (0.25 / math.sqrt(q.shape[-1])), k
-    return F.normalize(q, dim=-1) * temperature.to(q.dtype), F.normalize(k, dim=-1).to(q.dtype)
+    # F.normalize with half of its calls: they are what a small map costs.
+    q, k = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12) for x in (q, k))
+    return q * temperature.to(q.dtype), k
 
 
 class _BlockCausal(torch.autograd.Function):
@@ -158,9 +160,11 @@ class KVCache:
         shape = (c.depth, batch, c.heads, var.schedule.num_tokens, c.width // c.heads)
         self.keys = torch.empty(shape, dtype=dtype, device=var.head.weight.device)
         self.values = torch.empty_like(self.keys)
+        self.of_block = list(zip(self.keys, self.values))  # views
 
     def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
-        self.keys[block, :, :, part] = k
-        self.values[block, :, :, part] = v
-        return self.keys[block, :, :, : part.stop], self.values[block, :, :, : part.stop]
+        keys, values = self.of_block[block]
+        keys[:, :, part] = k
+        values[:, :, part] = v
+        return keys[:, :, : part.stop], values[:, :, : part.stop]

@@ -33,12 +33,12 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     least = ordered[..., :1]
     if 0 < top_k < vocab:
         least = ordered[..., vocab - top_k, None]
-        ordered = ordered.masked_fill(ordered < least, float("-inf"))
+        ordered = torch.where(ordered < least, float("-inf"), ordered)
     if 0 < top_p < 1:
         # From the least likely upwards: a token goes when it and all below it hold at most 1 - p.
         gone = (ordered.softmax(-1).cumsum(-1) <= 1 - top_p).sum(-1, keepdim=True)
         least = ordered.gather(-1, gone.clamp(max=vocab - 1))
-    return logits.masked_fill(logits < least, float("-inf"))
+    return torch.where(logits < least, float("-inf"), logits)  # quicker here than masked_fill
 
 
 def _ascending(logits: Tensor) -> Tensor:

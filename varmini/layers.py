@@ -70,7 +70,7 @@ def _quick(x: Tensor) -> bool:
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b in bf16 by oneDNN, bias in the same pass over memory.
+    """x W^T + b in bf16 by oneDNN, the bias in the same pass over memory.
 
     Gradients as under autocast: products in bf16, those of W and b handed on in float32.
     """
@@ -80,8 +80,7 @@ class _Product(torch.autograd.Function):
         ctx.kinds = x.dtype, weight.dtype, bias.dtype
         x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
         ctx.save_for_backward(x, weight)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
     @once_differentiable
@@ -89,8 +88,7 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
         with torch.autocast("cpu", enabled=False):
-            ones = rows.new_ones(1, len(rows))  # as a product, a sum over few rows is quicker
-            grads = grad @ weight, rows.mT @ x.reshape(-1, x.shape[-1]), (ones @ rows)[0]
+            grads = grad @ weight, rows.mT @ x.reshape(-1, x.shape[-1]), rows.sum(0)
         return tuple(g.to(kind) for g, kind in zip(grads, ctx.kinds))
 
 
@@ -105,14 +103,14 @@ class _GELU(torch.autograd.Function):
     def forward(ctx, z: Tensor) -> Tensor:
         y, slope = torch.empty_like(z), torch.empty_like(z)
         a = torch.tensor(math.sqrt(8 / math.pi))
+        b = 0.044715 * a.item()
         rows = max(1, 2**17 // z.shape[-1])
         for part, at_y, at_slope in zip(*(t.flatten(0, -2).split(rows) for t in (z, y, slope))):
             x = part.float()
-            q = torch.addcmul(a, x, x, value=0.044715 * a.item())
-            s = (q * x).sigmoid_()
+            s = torch.addcmul(a, x, x, value=b).mul_(x).sigmoid_()
+            r = torch.addcmul(a, x, x, value=3 * b)
             at_y.copy_(x.mul_(s))
-            x.addcmul_(x, s, value=-1)
-            at_slope.copy_(s.addcmul_(x, q.mul_(3).sub_(2 * a)))
+            at_slope.copy_(x.addcmul_(x, s, value=-1).mul_(r).add_(s))
         ctx.save_for_backward(slope)
         return y
 

@@ -76,8 +76,9 @@ def full_float32(device: str) -> Iterator[None]:
 
 # -------------------------------------------------------------------------- copies of frozen models
 
-_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, nn.Module]]
+_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[list, list[Tensor], bytes, nn.Module]]
 _COPIES = weakref.WeakKeyDictionary()
+"""Of each module: marks and some numbers of its weights when it was copied, and the copy."""
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -99,9 +100,10 @@ def ready(module: nn.Module) -> nn.Module:
         or not all(_is_plain_weight(p, device) for p in tensors)
     ):
         return module
-    state = _state(tensors, device)
+    # What changes when a weight does: identity, memory, version.
+    marks = [(id(p), p.data_ptr(), p._version, p.shape) for p in tensors]
     kept = _COPIES.get(module)
-    if kept is None or kept[0] != state:
+    if kept is None or kept[0] != marks or kept[2] != _numbers(kept[1]):
         forget(module)
         # Tensors are shared with the copy first, then those of products are replaced.
         shared = {id(t): t for t in (*tensors, *module.buffers())}
@@ -110,8 +112,10 @@ def ready(module: nn.Module) -> nn.Module:
             for part in twin.modules():
                 if hasattr(part, "lay_out"):
                     part.lay_out(device)
-        kept = _COPIES[module] = state, twin
-    return kept[1]
+        # Views of some 32 numbers a weight; none on a GPU, which would stall.
+        some = [_flat(p)[:: max(1, p.numel() // 32)] for p in tensors if device == "cpu"]
+        kept = _COPIES[module] = marks, some, _numbers(some), twin
+    return kept[3]
 
 
 def forget(module: nn.Module) -> None:
@@ -128,16 +132,15 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _is_plain_weight(p: Tensor, device: str) -> bool:
     plain = type(p) in (nn.Parameter, Tensor) and p.device.type == device
-    return plain and p.dtype is torch.float32 and not p.is_inference()
+    dense = p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last)
+    return plain and dense and p.dtype is torch.float32 and not p.is_inference()
 
 
-def _state(tensors: list[Tensor], device: str) -> tuple:
-    """What changes when a weight does: identity, memory, version, and on a CPU some of the numbers.
+def _flat(p: Tensor) -> Tensor:
+    """All numbers of a dense tensor, in the order of memory, as a view."""
+    return p.detach().as_strided((p.numel(),), (1,))
 
-    The numbers are for changes through `.data`, which no version counts; a GPU would stall.
-    """
-    marks = [(id(p), p.data_ptr(), p._version, tuple(p.shape)) for p in tensors]
-    if device == "cpu":
-        some = [p.detach().reshape(-1)[:: max(1, p.numel() // 32)] for p in tensors if p.numel()]
-        marks.append(torch.cat(some).numpy().tobytes())
-    return tuple(marks)
+
+def _numbers(some: list[Tensor]) -> bytes:
+    """The values of these views: they tell of changes through `.data`, which no version counts."""
+    return torch.cat(some).numpy().tobytes() if some else b""

@@ -28,14 +28,14 @@ from .speed import short
 Pair = tuple[Run, Run]
 
 
-def _step(function: Callable[..., Tensor], *given: Tensor) -> Run:
-    """Forward and backward under autocast."""
+def _step(function: Callable[..., Tensor], *given: Tensor, weights: tuple = ()) -> Run:
+    """Forward and backward under autocast, with the gradients of `given` and of `weights`."""
     given = tuple(x.clone().requires_grad_() for x in given)
 
     def run() -> None:
         with autocast("cpu"):
             out = function(*given)
-        torch.autograd.grad(out.float().sum(), given)
+        torch.autograd.grad(out.float().sum(), (*given, *weights))
 
     return run
 
@@ -97,7 +97,9 @@ def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
     both = _forward(lambda: packed(x, gelu=True)), _forward(plain_gelu, x)
     yield "linear layer: laid out, with GELU", both
     many = torch.randn(shape.train * rows, width)
-    yield "linear layer, training", (_step(usual, many), _step(plain, many))
+    weights = usual.weight, usual.bias
+    steps = (_step(form, many, weights=weights) for form in (usual, plain))
+    yield "linear layer, training", tuple(steps)
     z = torch.randn(shape.train * rows, 4 * width).to(precision("cpu"))
     tanh = _step(lambda z: F.gelu(z, approximate="tanh"), z)
     yield "GELU, training", (_step(_GELU.apply, z), tanh)
