@@ -1,6 +1,7 @@
 """Every quick path equals the plain one, and its copies of weights neither go stale nor leak."""
 
 import copy
+import gc
 import pickle
 from unittest import mock
 
@@ -10,10 +11,20 @@ import torch.nn.functional as F
 from tiny import make_quantizer, make_tokenizer, make_var, random_features, random_images
 from torch import Tensor
 
-from varmini import ScaleSchedule, plain, precision, quantizer, sample, sampler, tokenizer
+from varmini import (
+    ScaleSchedule,
+    graphs,
+    plain,
+    precision,
+    quantizer,
+    sample,
+    sampler,
+    tokenizer,
+)
 from varmini.attention import KVCache, block_causal, spans
 from varmini.filters import filter_logits
 from varmini.layers import _GELU, Doubling, Linear
+from varmini.machine import can_compile
 from varmini.precision import forget, ready
 from varmini.sampler import generate
 
@@ -253,6 +264,91 @@ def test_bf16_steps_are_near_a_float64_reference():
         own = relative(tok.decode_features(f_hat), exact)
     assert own < 0.05 and own < 1.3 * usual
     torch.testing.assert_close(tok.decode_features(f_hat).double(), exact, rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------- made for a GPU, tried on a CPU
+
+
+@pytest.mark.skipif(not can_compile(), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_block_equals_the_eager_one():
+    torch.manual_seed(0)
+    var = make_var(ScaleSchedule((1, 2, 3)), depth=1)
+    block, parts = var.blocks[0], spans(var.schedule, var.mask, large=9)
+    given = torch.randn(2, 14, var.config.width), torch.randn(2, 6, var.config.width)
+    given = tuple(x.requires_grad_() for x in given)
+    asked = *given, *block.parameters()
+    found = []
+    for form in (block, torch.compile(block.forward)):
+        out = form(*given, parts)
+        found.append((out, *torch.autograd.grad(out.square().sum(), asked)))
+    for eager, compiled in zip(*found):
+        assert relative(compiled, eager) < 1e-4
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """Steps recorded on a CPU: replaying a graph is here to run its function again."""
+    calls = []
+
+    def record(run):
+        calls.append(run)
+        return run
+
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "suits", lambda var, rows, laid_out: laid_out)
+    return calls
+
+
+def test_recorded_steps_draw_the_same(bfloat16, tok, var, monkeypatch, replayed):
+    with monkeypatch.context() as m:
+        m.setattr(graphs, "suits", lambda *_: False)
+        wanted = [sample(var, tok, [0, 1], seed=s, return_tokens=True)[1] for s in (0, 1)]
+    assert not replayed
+    for seed in (0, 1, 0):  # recorded once, then replayed on what another draw left
+        drawn = sample(var, tok, [0, 1], seed=seed, return_tokens=True)[1]
+        assert all(a.equal(b) for a, b in zip(drawn, wanted[seed]))
+    assert len(replayed) == len(tok.schedule)
+    drawn = sample(var, tok, [0], seed=0, return_tokens=True)[1]  # of another size: new memory
+    assert all(a.equal(b[:1]) for a, b in zip(drawn, wanted[0]))
+    assert len(replayed) == 2 * len(tok.schedule)
+
+
+def test_two_draws_that_take_turns_do_not_share_a_memory(bfloat16, tok, var, replayed):
+    def draw(seed):
+        noise = sampler._Noise(seed, 0, 1, torch.device("cpu"))
+        return generate(var, tok, torch.tensor([1]), 1.5, 0, 0.0, noise)
+
+    with torch.no_grad(), torch.autocast(**BF16):
+        alone = [[tokens for _, _, tokens, _ in draw(seed)] for seed in (0, 1)]
+        turns = [
+            (a, b) for (_, _, a, _), (_, _, b, _) in zip(draw(0), draw(1), strict=True)
+        ]  # fmt: skip
+    assert all(a.equal(x) and b.equal(y) for (a, b), x, y in zip(turns, *alone))
+    assert len(replayed) == len(tok.schedule)
+    copies = len(graphs._KEPT)
+    forget(var)
+    gc.collect()
+    assert len(graphs._KEPT) == copies - 1  # the recorded steps go with the copy
+
+
+def test_where_recording_fails_drawing_goes_on(bfloat16, tok, var, replayed, monkeypatch):
+    wanted = sample(var, tok, [0], seed=0)
+    forget(var)
+
+    def record(run):
+        raise RuntimeError("no graph today")
+
+    monkeypatch.setattr(graphs, "record", record)
+    with pytest.warns(UserWarning, match="goes on without a CUDA graph: no graph today"):
+        assert sample(var, tok, [0], seed=0).equal(wanted)
+
+
+def test_steps_are_recorded_for_small_batches_on_a_gpu_alone(var):
+    assert not graphs.suits(var, 2, True)  # on a CPU
+    on_gpu = mock.Mock(**{"head.weight.device.type": "cuda"})
+    assert graphs.suits(on_gpu, graphs.LARGEST, True)
+    assert not graphs.suits(on_gpu, graphs.LARGEST + 1, True)
+    assert not graphs.suits(on_gpu, 2, False)  # weights that may be replaced
 
 
 # ---------------------------------------------------------------------------------------- tokenizer

@@ -161,7 +161,7 @@ class VARTraining(_Checked):
     workers: int = 0
     """Processes that decode images for the token maps; sets in memory need none."""
     compile: bool = False
-    """Fuse the blocks with torch.compile where it can; pays in long runs, not in short ones."""
+    """Fuse the blocks with torch.compile, on a GPU; on a CPU our own forms are quicker."""
     recompute: bool = False
     """Keep no activations inside the blocks: less memory, one more forward pass."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

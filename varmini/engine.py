@@ -129,7 +129,8 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool) ->
     Args:
         recompute: keep no activations inside a block; backward computes them again (Chen et al.
             2016), which saves memory and costs one more forward pass.
-        compile: fuse each block with torch.compile, where the machine can.
+        compile: fuse each block with torch.compile, on a GPU and where the machine can; on a CPU
+            the forms written out by hand are quicker (data/bench/forms.csv).
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -139,7 +140,7 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool) ->
             block.forward = functools.partial(
                 checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
             )
-        if compile and can_compile():
+        if compile and device().type == "cuda" and can_compile():
             block.forward = torch.compile(block.forward)
 
 

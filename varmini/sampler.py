@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .filters import check_filter, draw, filter_logits, guide, smoothed
+from .graphs import stepping
 from .machine import check_memory
 from .precision import for_sampling, ready
 from .tokenizer import MultiScaleVQVAE
-from .transformer import VAR, KVCache
+from .transformer import VAR
 
 CACHE_BYTES = 1 << 30
 
@@ -33,7 +34,8 @@ class _Noise:
     def uniform(self, *shape: int) -> Tensor:
         """(count, *shape) numbers, uniform in [0, 1)."""
         rows = [torch.rand(shape, generator=g) for g in self.generators]
-        return (torch.stack(rows) if rows else torch.empty(0, *shape)).to(self.device)
+        rows = torch.stack(rows) if rows else torch.empty(0, *shape)
+        return rows.to(self.device, non_blocking=True)  # waiting would stall a GPU at every scale
 
     def gumbel(self, *shape: int) -> Tensor:
         """(count, *shape) standard Gumbel numbers, -log(-log u)."""
@@ -119,38 +121,33 @@ def generate(
             of its (B, C, h_k, w_k) codes (in-painting).
     """
     quantizer, batch, scales = tok.quantizer, len(labels), len(tok.schedule)
-    guided, var = cfg != 0, ready(var)
-    both = (
-        torch.cat([labels, torch.full_like(labels, var.config.num_classes)]) if guided else labels
-    )
-    x, modulations, head = var.condition(both)
-    dtype = (
-        torch.get_autocast_dtype(x.device.type)
-        if torch.is_autocast_enabled(x.device.type)
-        else torch.float32
-    )
-    cache = KVCache(var, len(both), dtype)
+    guided, model = cfg != 0, ready(var)
+    null = torch.full_like(labels, var.config.num_classes)
+    x, modulations, head = model.condition(torch.cat([labels, null]) if guided else labels)
+    autocast = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else torch.float32
     f_hat = torch.zeros(batch, quantizer.channels, *tok.schedule.grids[-1], device=x.device)
-    for k, (h, w) in enumerate(tok.schedule.grids):
-        last = var.before_head(var.advance(k, x, modulations, cache), head)
-        if guided:
-            # The head is linear, so the halves are mixed before it: half its work, less rounding.
-            last = guide(*last.float().chunk(2), k, scales, cfg)
-        logits = filter_logits(var.head(last).float(), top_k, top_p)
-        tokens = draw(logits, noise.uniform(h * w)).view(batch, h, w)
-        codes = quantizer.embed(tokens)
-        if smooth:
-            mixed = smoothed(
-                logits, noise.gumbel(h * w, tok.vocab_size), quantizer.codebook.weight, k, scales
-            )
-            codes = mixed.transpose(1, 2).unflatten(2, (h, w))
-        if replace is not None:
-            codes = replace(k, codes, f_hat)
-        f_hat = f_hat + quantizer.contribution(k, codes.float())
-        yield k, codes, tokens, f_hat
-        if k + 1 < scales:
-            x = var.word(quantizer.next_input(f_hat, k + 1))
-            x = torch.cat([x, x]) if guided else x
+    with stepping(model, modulations, dtype, laid_out=model is not var) as advance:
+        for k, (h, w) in enumerate(tok.schedule.grids):
+            last = model.before_head(advance(k, x), head)
+            if guided:
+                # The head is linear, so the halves are mixed before it: half its work, less
+                # rounding.
+                last = guide(*last.float().chunk(2), k, scales, cfg)
+            logits = filter_logits(model.head(last).float(), top_k, top_p)
+            tokens = draw(logits, noise.uniform(h * w)).view(batch, h, w)
+            codes = quantizer.embed(tokens)
+            if smooth:
+                gumbel = noise.gumbel(h * w, tok.vocab_size)
+                mixed = smoothed(logits, gumbel, quantizer.codebook.weight, k, scales)
+                codes = mixed.transpose(1, 2).unflatten(2, (h, w))
+            if replace is not None:
+                codes = replace(k, codes, f_hat)
+            f_hat = f_hat + quantizer.contribution(k, codes.float())
+            yield k, codes, tokens, f_hat
+            if k + 1 < scales:
+                x = model.word(quantizer.next_input(f_hat, k + 1))
+                x = torch.cat([x, x]) if guided else x
 
 
 def check_drawing(cfg: float, top_k: int, top_p: float, seed: int | None) -> None:

@@ -17,6 +17,7 @@ from .. import tokenizer
 from ..attention import attend, block_causal, normalised, spans
 from ..filters import _ascending
 from ..layers import _GELU, Conv, Doubling, Linear
+from ..machine import can_compile
 from ..precision import autocast, precision
 from ..results import Row
 from ..scales import ScaleSchedule
@@ -79,6 +80,21 @@ def attention_forms(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
     q = q[:, :, schedule.slices[-1]]
     plain = _forward(lambda: F.scaled_dot_product_attention(q, k, v, scale=1.0))
     yield "attention, drawing: by hand", (_forward(lambda: attend(q, k, v)), plain)
+
+
+def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
+    """A whole block by torch.compile, which writes its own kernels, beside the eager one."""
+    block = models(shape)[0].cpu().blocks[0]
+    x = torch.randn(batch, ScaleSchedule(shape.sizes).num_tokens, 64 * shape.depth)
+    modulation = torch.randn(batch, 6, 64 * shape.depth)
+    parts = spans(ScaleSchedule(shape.sizes), ScaleSchedule(shape.sizes).mask())
+    weights = tuple(block.parameters())
+    compiled = torch.compile(block.forward)
+    steps = (
+        _step(lambda x, m, form=form: form(x, m, parts), x, modulation, weights=weights)
+        for form in (compiled, block)
+    )
+    yield "block, training: torch.compile", tuple(steps)
 
 
 def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
@@ -149,7 +165,9 @@ def form_rows(
     """
     torch.manual_seed(0)
     quick_shape, long = SHAPES[short_shape], SHAPES[long_shape]
+    compiled = block_form(quick_shape, quick_shape.train) if can_compile() else []
     for name, forms in (
+        (short_shape, compiled),
         (short_shape, attention_forms(quick_shape, quick_shape.train)),
         (long_shape, attention_forms(long, long.train)),
         (short_shape, layer_forms(quick_shape)),
