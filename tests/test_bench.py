@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from varmini import cli, scaling
-from varmini.bench import measure, peers, profiles, work
+from varmini.bench import forms, measure, peers, profiles, work
 from varmini.bench.cost import METHODS, Case, cost_rows, exponents, sizes_for
 from varmini.bench.forms import form_rows
 from varmini.bench.shapes import SHAPES, models
@@ -117,7 +117,8 @@ def test_packed_products_are_counted_as_plain_ones(tiny):
     assert packed.flops["convolutions"] == usual.flops["convolutions"] > 0
 
 
-def test_every_quick_form_has_a_row():
+def test_every_quick_form_has_a_row(monkeypatch):
+    monkeypatch.setattr(forms, "can_compile", lambda: False)  # which takes a while
     rows = list(form_rows(1, 0, "cpu", "tiny", "tiny"))
     assert len({r["form"] for r in rows}) == 12 and all(float(r["times_as_fast"]) > 0 for r in rows)
 
@@ -157,6 +158,21 @@ def test_the_command_writes_tables_and_keeps_other_parts(tmp_path, quick_ceiling
     assert "linear layers" in kinds and kinds[-1] == "all"
     out = capsys.readouterr().out
     assert "tiny  train  2  quick  " in out and f"wrote {tmp_path / 'profile.csv'}" in out
+
+
+def test_a_run_that_is_stopped_leaves_the_table(tmp_path):
+    from varmini.commands import bench
+
+    def rows():
+        yield {"what": "new"}
+        raise KeyboardInterrupt
+
+    bench._write(tmp_path / "forms.csv", [{"what": "old"}, {"what": "older"}])
+    with pytest.raises(KeyboardInterrupt):
+        bench._write(tmp_path / "forms.csv", rows())
+    table, unfinished = (read_rows(tmp_path / f"forms{end}.csv") for end in ("", "-unfinished"))
+    assert [r["what"] for r in table] == ["old", "older"]
+    assert [r["what"] for r in unfinished] == ["new"]
 
 
 @pytest.mark.parametrize("bad, named", [

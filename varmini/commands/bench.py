@@ -92,15 +92,21 @@ def bench(args: Sequence[str], prog: str) -> None:
 
 
 def _write(path: Path, found: Iterable[Row], parts: Sequence[str] = ()) -> None:
-    """Writes rows as they come, before rows of other parts that stand there, and tells them."""
+    """Writes rows, before rows of other parts that stand there, and tells them.
+
+    As they come they go to a file beside it, which takes the table's place at the end: a run that
+    is stopped leaves both.
+    """
     import torch
 
     about = origin() | {"torch": torch.__version__}
     kept = read_rows(path) if parts and path.exists() else []
     kept, rows = [r for r in kept if r.get("part") not in parts], []
+    unfinished = path.with_name(f"{path.stem}-unfinished.csv")
     for row in found:
         rows.append(row | about)
-        write_rows(path, rows + kept)
+        write_rows(unfinished, rows + kept)
         told = [f"{row[n]}{unit}" for n, unit in SHOWN.items() if row.get(n, "") != ""]
         print("  ".join(told))
+    unfinished.replace(path)
     print(f"wrote {path}")
