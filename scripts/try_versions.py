@@ -24,7 +24,7 @@ from varmini.results import read_rows, write_rows
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "data" / "versions.csv"
 PAIRS = {
-    "lowest": ("torch==2.11.*", "numpy==1.26.*"),
+    "lowest": ("torch==2.11.*", "numpy==2.0.*"),
     "pinned": ("-c", "constraints.txt"),
     "newest": ("torch", "numpy", "--upgrade"),
 }

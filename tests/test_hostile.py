@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 import varmini
-from varmini import checkpoint, cli, fid, npz, sampling_run
+from varmini import checkpoint, cli, engine, fid, npz, sampling_run
+from varmini.commands.draw import class_names
 from varmini.consolidate import consolidate
 from varmini.data import load_images
 from varmini.demo_page import Chapter, Picture, render
@@ -28,6 +29,7 @@ from varmini.grading.submission import read_submission
 from varmini.judges import Judge
 from varmini.official import load_official
 from varmini.plots import image_grid, save
+from varmini.presets import preset
 
 
 class Evil:
@@ -209,5 +211,30 @@ def test_a_checkpoint_of_another_run_is_one_line(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(told))
     other = varmini.MultiScaleVQVAE(varmini.tokenizer.TokenizerConfig(width=32, sizes=(1, 2)))
     checkpoint.save(tmp_path / "state", 1, {"ema": other})
-    with pytest.raises(ValueError, match="does not hold a var"):
+    with pytest.raises(ValueError, match="does not fit this VAR: missing"):
         consolidate(tmp_path)
+
+
+@pytest.mark.parametrize("config", [None, 3, [], {"model": 3}, {"model": {"depth": "x"}},
+                                    {"model": {"depth": 10**9}}, {"data": [1]}])  # fmt: skip
+def test_a_spoiled_run_json_is_one_line(tmp_path, tok, var, config):
+    (tmp_path / "run.json").write_text(json.dumps({"kind": "var", "config": config}))
+    checkpoint.save(tmp_path / "state", 1, {"ema": engine.averaged(var, 0.9)})
+    with pytest.raises(ValueError, match="run.json") as error:
+        consolidate(tmp_path)
+    assert "\n" not in str(error.value)
+    assert class_names(tmp_path, var, tok) == ()  # numbers do: our bed has ten classes, not three
+    (tmp_path / "run.json").write_text('{"sessions": 3}')
+    with pytest.raises(ValueError, match="run.json lists no sessions"):
+        engine.Run(tmp_path, preset("fashion").var, start_step=1)
+
+
+def test_a_spoiled_draw_is_drawn_again_or_named(tmp_path, tok, var):
+    draw = sampling_run.Draw("v", "t", 3, 1, top_k=0)
+    folder = tmp_path / draw.folder
+    folder.mkdir()
+    np.save(folder / "part-000000-000003.npy", np.uint8(3))  # of no dimension
+    assert npz.image_shape(sampling_run.draw_samples(var, tok, draw, tmp_path))[0] == 3
+    (folder / "draw.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds another draw"):
+        sampling_run.draw_samples(var, tok, draw, tmp_path)

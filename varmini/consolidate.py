@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from . import checkpoint, distributed
 from .files import read_json
-from .pretrained import Unfilled, build_config
+from .pretrained import build_config, build_unfilled
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
 
@@ -36,7 +34,7 @@ def consolidate(run: Path) -> Path:
         raise ValueError(f"{run} holds no run.json: give the folder of a training run")
     told = read_json(run / "run.json")
     kinds = {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
-    if told.get("kind") not in kinds:
+    if str(told.get("kind")) not in kinds:
         raise ValueError(
             f"{run}/run.json does not tell what is trained: an older varmini wrote it; "
             f"--resume the run once"
@@ -46,17 +44,17 @@ def consolidate(run: Path) -> Path:
         raise ValueError(f"{run} has no checkpoint yet: wait for the first one")
     if distributed.is_main():
         cls = kinds[told["kind"]]
-        with torch.device("meta"), Unfilled():
-            model = cls(build_config(cls.config_class, told["config"]["model"], f"{run}/run.json"))
+        whole = told.get("config")
+        values = whole.get("model") if isinstance(whole, dict) else None
+        if not isinstance(values, dict):
+            raise ValueError(f"{run}/run.json describes no {told['kind']}: restore the folder")
+        source = f"{run}/run.json"
         weights = checkpoint.read(path, prefix=AVERAGES)[1]
         weights = {name.removeprefix(AVERAGES): t for name, t in weights.items()}
-        try:
-            model.load_state_dict(weights, assign=True)
-        except RuntimeError:
-            raise ValueError(
-                f"{path} does not hold a {told['kind']} as {run}/run.json describes it: the two "
-                f"are of different runs, restore the folder"
-            ) from None
+        shapes = {name: tuple(t.shape) for name, t in weights.items()}
+        config = build_config(cls.config_class, values, source)
+        model = build_unfilled(cls, config, shapes, str(path), source)
+        model.load_state_dict(weights, assign=True)
         model.save_pretrained(run)
     distributed.wait()
     return run

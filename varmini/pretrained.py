@@ -175,10 +175,22 @@ def build_fitting(cls: type, config: Any, weights: Path, source: str) -> nn.Modu
     A config may ask for any size; memory is taken only for what the weights' file really holds.
 
     Raises:
-        ValueError: naming the config when it describes no model, or all that does not fit.
+        ValueError: as `build_unfilled`.
     """
     with whole_tensors(weights) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    build_unfilled(cls, config, shapes, str(weights), source)
+    return cls(config)
+
+
+def build_unfilled(
+    cls: type, config: Any, shapes: dict[str, tuple[int, ...]], weights: str, source: str
+) -> nn.Module:
+    """cls(config) on the meta device, where tensors of `shapes`, those of `weights`, fit it.
+
+    Raises:
+        ValueError: naming `source` when it describes no model, or all that does not fit.
+    """
     most = max(1024, len(shapes), *(side for shape in shapes.values() for side in shape))
     for name, value in _integers(dataclasses.asdict(config)):
         if value > most:
@@ -191,8 +203,8 @@ def build_fitting(cls: type, config: Any, weights: Path, source: str) -> nn.Modu
     except Exception as error:  # torch's layers raise many kinds on odd sizes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
-    check_shapes(model, shapes, str(weights))
-    return cls(config)
+    check_shapes(model, shapes, weights)
+    return model
 
 
 def _integers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:

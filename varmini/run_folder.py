@@ -153,7 +153,9 @@ class Run:
         self.seconds_before = 0.0
         sessions = []
         if start_step and (out / "run.json").exists():
-            sessions = list(read_json(out / "run.json").get("sessions") or ())
+            sessions = read_json(out / "run.json").get("sessions") or []
+            if not isinstance(sessions, list):
+                raise ValueError(f"{out}/run.json lists no sessions: restore the file")
         if start_step and self.path.exists():
             self.rows = _rows_until(self.path, start_step)
             self.seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0

@@ -101,7 +101,7 @@ def _finished(folder: Path, part: range) -> bool:
         found = np.load(_file(folder, part), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return found.dtype == np.uint8 and found.shape[0] == len(part)
+    return found.dtype == np.uint8 and found.ndim == 4 and found.shape[0] == len(part)
 
 
 def _read(folder: Path, part: range) -> np.ndarray:
@@ -201,7 +201,7 @@ def _claim(folder: Path, values: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "draw.json"
     if note.is_file():
-        if read_json(note)["draw"] != values:
+        if read_json(note).get("draw") != values:
             raise ValueError(f"{folder} holds another draw: choose another --samples")
         return
     content = {"draw": values, "session": engine.provenance()}

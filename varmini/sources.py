@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -220,11 +221,15 @@ def schema_classes(schema, label: str, source: str | Path) -> tuple[str, ...] | 
         raise ValueError(
             f"{source}: its 'huggingface' metadata is damaged; fetch the file again"
         ) from None
-    if names is not None and not (
-        isinstance(names, list) and names and all(isinstance(n, str) for n in names)
-    ):
+    if names is None:
+        return None
+    if not (isinstance(names, list) and names and all(map(_is_name, names))):
         raise ValueError(f"{source}: the class names in its metadata are no list of names")
-    return None if names is None else tuple(names)
+    return tuple(names)
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isprintable()
 
 
 def read_labels(column, schema, name: str, source) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -7,6 +7,7 @@ the number of the case it had begun.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -47,6 +48,7 @@ from varmini import (
 )
 from varmini.classifier import Classifier, ClassifierConfig
 from varmini.commands import draw, evaluate
+from varmini.consolidate import consolidate
 from varmini.data import ImageSet, load_images, to_float
 from varmini.grading.submission import read_submission
 from varmini.official import load_official, to_official
@@ -100,13 +102,14 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("model.safetensors", 0.14, weights, spoil_safetensors, model),
         Target("config.json", 0.16, configs, spoil_json, model),
-        Target("picture", 0.18, pictures(folder), spoil,
+        Target("picture", 0.16, pictures(folder), spoil,
                lambda path: draw.read_images([path], tok)),
         Target("parquet", 0.10, [parquet(folder / "set" / "train.parquet")], spoil,
                lambda path: load_images("fashion", "train", root=path.parent)),
         Target("token cache", 0.05, caches(folder / "cache", tok), spoil_safetensors,
                lambda path: recached(path.parent, tok)),
         *logs(folder / "run", tok),
+        stopped(folder / "stopped", tok, var),
         Target("notebook handed in", 0.10, [notebook(folder / "nb" / "a.ipynb")], spoil_json,
                read_submission),
         Target("official checkpoint", 0.05, officials(folder / "official", var), spoil,
@@ -189,6 +192,7 @@ def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
         engine.check_folder(run, config, overwrite=False, resume=True)
         if checkpoint.restore(run / "state", {"model": tok}) not in (10, 20):
             raise AssertionError("a checkpoint that is none was restored")
+        engine.Run(run, config, start_step=20)
 
     return [
         Target("CSV log", 0.07, [folder / "log.csv"], spoil, log),
@@ -197,6 +201,19 @@ def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
         Target("run.json, index.json", 0.02,
                [folder / "run.json", folder / "state" / "index.json"], spoil_json, resume),
     ]  # fmt: skip
+
+
+def stopped(folder: Path, tok: MultiScaleVQVAE, var: VAR) -> Target:
+    """A run that has not ended yet, of which a model is made."""
+    checkpoint.save(folder / "state", 10, {"ema": engine.averaged(var, 0.9)})
+    told = {"kind": "var", "config": {"data": "fashion", "model": dataclasses.asdict(var.config)}}
+    (folder / "run.json").write_text(json.dumps(told))
+
+    def read(path: Path) -> None:
+        draw.class_names(folder, var, tok)
+        consolidate(folder)
+
+    return Target("run.json of a stopped run", 0.02, [folder / "run.json"], spoil_json, read)
 
 
 def notebook(path: Path) -> Path:

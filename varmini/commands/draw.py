@@ -69,9 +69,10 @@ def load_pair(var: str, tokenizer: str | None) -> tuple[VAR, MultiScaleVQVAE, tu
 def class_names(folder: Path, var: VAR, tok: MultiScaleVQVAE) -> tuple[str, ...]:
     """The names of a transformer's classes: those of the data in its run.json, else of our bed."""
     data = bed(tok)
-    if (folder / "run.json").exists():
-        data = read_json(folder / "run.json").get("config", {}).get("data", data)
     try:
+        if (folder / "run.json").exists():
+            config = read_json(folder / "run.json").get("config")
+            data = str(config.get("data", data)) if isinstance(config, dict) else data
         classes = known_names(data)
     except (ValueError, OSError):  # damaged or out of reach by now: numbers still do
         return ()
