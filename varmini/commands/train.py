@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,14 +76,23 @@ def _training_options(cls: type, stage: str, args: Sequence[str], prog: str, usu
 
 
 def _name_files(folder: Path) -> None:
-    """The last lines of a training: what lies in its folder. Under torchrun one process tells."""
-    from ..distributed import is_main
-
-    if not is_main():
-        return
+    """The last lines of a training: what lies in its folder."""
     print(f"wrote {folder}:")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _run(train: Callable[..., Path], config: Any, out: Path, **options: bool) -> None:
+    """Trains; tells where, in which arithmetic, and what it left (one process does)."""
+    from .. import distributed
+    from ..engine import provenance
+
+    folder = train(config, out, **options)
+    if distributed.is_main():
+        facts = provenance()
+        print(f"{facts['hardware']}; processes: {facts['processes']}, threads: {facts['threads']}; "
+              f"products in {facts['precision']}, weights in float32")  # fmt: skip
+        _name_files(folder)
 
 
 def train_tokenizer(args: Sequence[str], prog: str) -> None:
@@ -91,7 +100,7 @@ def train_tokenizer(args: Sequence[str], prog: str) -> None:
     o = _training_options(TrainTokenizer, "tokenizer", args, prog, "fashion")
     from ..train_tokenizer import train
 
-    _name_files(train(o.config, o.out, overwrite=o.overwrite, resume=o.resume))
+    _run(train, o.config, o.out, overwrite=o.overwrite, resume=o.resume)
 
 
 def train_var(args: Sequence[str], prog: str) -> None:
@@ -99,7 +108,7 @@ def train_var(args: Sequence[str], prog: str) -> None:
     o = _training_options(TrainVAR, "var", args, prog, "fashion")
     from ..train_var import train
 
-    _name_files(train(o.config, o.out, overwrite=o.overwrite, resume=o.resume))
+    _run(train, o.config, o.out, overwrite=o.overwrite, resume=o.resume)
 
 
 def train_classifier(args: Sequence[str], prog: str) -> None:
@@ -107,7 +116,7 @@ def train_classifier(args: Sequence[str], prog: str) -> None:
     o = _training_options(TrainClassifier, "classifier", args, prog, "cifar10")
     from ..train_classifier import train
 
-    _name_files(train(o.config, o.out, overwrite=o.overwrite))
+    _run(train, o.config, o.out, overwrite=o.overwrite)
 
 
 @dataclass(frozen=True)
