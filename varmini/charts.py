@@ -157,7 +157,7 @@ def loss_curves(log: Log, title: str | None = None) -> Figure:
     return figure
 
 
-def codebook_usage(usage: Mapping, names: Sequence[str], title: str | None = None) -> Figure:
+def codebook_usage(usage: Mapping, names: Sequence[str]) -> Figure:
     """Bars: the share of the codes that each scale could show which it does show.
 
     usage: the result of `metrics.codebook_usage`; names: one for each scale, such as "2×2".
@@ -184,11 +184,11 @@ def codebook_usage(usage: Mapping, names: Sequence[str], title: str | None = Non
         axes.set_xticks([0, 50, 100], ["0", "50", "100 %"])
         axes.set_xlim(0, 138)
         axes.invert_yaxis()
-        axes.set_title(title or "Codes used, of those a scale could show")
+        axes.set_title("Codes used, of those a scale could show")
     return figure
 
 
-def mask_picture(schedule: ScaleSchedule, title: str | None = None) -> Figure:
+def mask_picture(schedule: ScaleSchedule) -> Figure:
     """The block-causal mask: row i is shaded where token i may attend, by the scale it looks at.
 
     The colour of a column is its scale's; what may not be looked at is grey.
@@ -219,7 +219,7 @@ def mask_picture(schedule: ScaleSchedule, title: str | None = None) -> Figure:
             axes.text(-0.02 * total, place, name, ha="right", va="center", color=MUTED)
         axes.set_xlabel("looks at tokens of this map")
         axes.set_ylabel("a token of this map", labelpad=38)
-        axes.set_title(title or f"Who may look at whom: {total} tokens, {top} maps")
+        axes.set_title(f"Who may look at whom: {total} tokens, {top} maps")
     return figure
 
 
@@ -227,7 +227,6 @@ def flow(
     boxes: Mapping[str, tuple[float, float]],
     arrows: Sequence[tuple[str, str] | tuple[str, str, str]],
     accent: Sequence[str] = (),
-    title: str | None = None,
 ) -> Figure:
     """Boxes of text at (column, row), row 0 on top, joined by arrows (from, to, what flows).
 
@@ -242,8 +241,8 @@ def flow(
     columns, rows = (max(place[i] for place in boxes.values()) + 1 for i in (0, 1))
     with plt.rc_context(STYLE | {"axes.grid": False}):
         wide = 1.85 if any(words for _, _, *words in arrows) else 1.5  # inches a column
-        figure, axes = plt.subplots(figsize=(wide * columns, 0.95 * rows + 0.35 * bool(title)))
-        figure.subplots_adjust(0.005, 0.01, 0.995, 0.85 if title else 0.99)
+        figure, axes = plt.subplots(figsize=(wide * columns, 0.95 * rows))
+        figure.subplots_adjust(0.005, 0.01, 0.995, 0.99)
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
         axes.axis("off")
         drawn = {}
@@ -263,6 +262,4 @@ def flow(
                 beside = {"ha": "left", "va": "center"} if x == to_x else {"ha": "center"}
                 at = ((x + to_x) / 2 + 0.04 * (x == to_x), (y + to_y) / 2 - 0.08 * (y == to_y))
                 axes.text(*at, words[0], color=MUTED, fontsize=9, **beside)
-        if title:
-            axes.set_title(title)
     return figure

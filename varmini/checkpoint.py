@@ -202,10 +202,8 @@ def newest(folder: Path) -> Path | None:
         if not distributed.largest(not intact):
             return path
         if distributed.is_main():
-            print(
-                f"warning: checkpoint {path} is missing or damaged; trying the one before",
-                file=sys.stderr,
-            )
+            warning = f"warning: checkpoint {path} is missing or damaged; trying the one before"
+            print(warning, file=sys.stderr)
     raise ValueError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
 
 

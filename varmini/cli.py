@@ -53,24 +53,9 @@ TARGETS = {
     },
 }
 
-
-HOME = {
-    "demo": "train",
-    "train": "train",
-    "consolidate": "train",
-    "sample": "draw",
-    "reconstruct": "draw",
-    "inpaint": "draw",
-    "evaluate": "evaluate",
-    "zeroshot": "zeroshot",
-    "scaling": "scaling",
-    "compare": "compare",
-    "plan": "plan",
-    "bench": "bench",
-    "data": "data",
-    "grade": "grade",
-}
-"""The module of `commands/` that a sub-command lives in."""
+HOME = {"demo": "train", "consolidate": "train"}
+HOME |= dict.fromkeys(("sample", "reconstruct", "inpaint"), "draw")
+"""The module of `commands/` that a sub-command lives in, where it has not its name."""
 
 
 class UsageError(ValueError):
@@ -194,7 +179,7 @@ def run(args: Sequence[str]) -> None:
         if target is None:
             return
         name, prog, rest = f"{name}_{target}", f"{prog} {target}", rest[1:]
-    home = importlib.import_module(f".commands.{HOME[args[0]]}", __package__)
+    home = importlib.import_module(f".commands.{HOME.get(args[0], args[0])}", __package__)
     getattr(home, name)(rest, prog)
 
 

@@ -51,7 +51,8 @@ class PatchDiscriminator(nn.Sequential):
     and a step on drawn images do not share statistics.
     """
 
-    def __init__(self, image_channels: int, width: int = 64, layers: int = 2) -> None:
+    def __init__(self, image_channels: int, layers: int = 2) -> None:
+        width = 64
         blocks: list[nn.Module] = [nn.Conv2d(image_channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, layers):
             a, b = width * 2 ** (i - 1), width * 2**i

@@ -98,26 +98,16 @@ def provenance() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in open("/proc/cpuinfo")
-            if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     commit = ask("git", "rev-parse", "--short=12", "HEAD")
     if commit and ask("git", "status", "--porcelain", "--", "*.py"):
         commit += " with uncommitted changes"
-    command = " ".join(
-        [
-            "varmini"
-            if Path(sys.argv[0]).stem in ("varmini", "__main__")
-            else Path(sys.argv[0]).name,
-            *sys.argv[1:],
-        ]
-    )
+    program = Path(sys.argv[0])
+    name = "varmini" if program.stem in ("varmini", "__main__") else program.name
     return {
-        "command": command,
+        "command": " ".join([name, *sys.argv[1:]]),
         "commit": commit or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{cpu}, {os.cpu_count()} cores"

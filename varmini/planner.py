@@ -135,11 +135,11 @@ def var_memory(
     }
 
 
-def cache_memory(config: VARConfig, images: int, *, guided: bool = True, bf16: bool = True) -> int:
-    """Bytes of the key-value cache that `images` drawn together need."""
+def cache_memory(config: VARConfig, images: int) -> int:
+    """Bytes of the key-value cache that `images` drawn together need, with guidance, in bf16."""
     tokens = ScaleSchedule(config.sizes).num_tokens
-    each = 2 * config.depth * tokens * config.width * (2 if bf16 else 4)
-    return images * (1 + guided) * each
+    # keys and values of 2 bytes a number; every image with and without its class
+    return images * 2 * (2 * config.depth * tokens * config.width * 2)
 
 
 # ---------------------------------------------------------------------------------------- tokenizer

@@ -268,7 +268,7 @@ def token_maps(
     return _sheet(cells, headings=headings, codes=_map_codes(tokens, 1), title=title)
 
 
-def growing(tok: torch.nn.Module, tokens: Sequence[Tensor], title: str | None = None) -> Figure:
+def growing(tok: torch.nn.Module, tokens: Sequence[Tensor]) -> Figure:
     """A sample after each scale: above the map that was just drawn, below the picture so far.
 
     tok: a MultiScaleVQVAE; tokens: a pyramid of (B, h_k, w_k), two lines of pictures for each.
@@ -279,4 +279,4 @@ def growing(tok: torch.nn.Module, tokens: Sequence[Tensor], title: str | None = 
     for i, maps in enumerate(_map_cells(tokens, tok.quantizer.codebook.weight, height, width)):
         cells += [maps, [_enlarge(stage[i], height, width) for stage in stages]]
     headings = _plus(_map_names(tokens))
-    return _sheet(cells, headings=headings, codes=_map_codes(tokens, 2), group=2, title=title)
+    return _sheet(cells, headings=headings, codes=_map_codes(tokens, 2), group=2)

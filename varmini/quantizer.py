@@ -128,6 +128,10 @@ class MultiScaleQuantizer(nn.Module):
             return f
         return F.interpolate(f, size=self.schedule.grids[k], mode="area")
 
+    def vectors(self, rest: Tensor, k: int) -> Tensor:
+        """What scale k looks up of a residual (B, C, H, W): down(R) as rows (B h_k w_k, C)."""
+        return self.down(rest, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Codes of a token map: (B, h, w) -> (B, C, h, w)."""
         return self.codebook(tokens).permute(0, 3, 1, 2)
@@ -236,7 +240,7 @@ class MultiScaleQuantizer(nn.Module):
                 codes = self.codebook.weight.detach()
                 codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
             for k, (f_hat, weight) in enumerate(zip(before, weights)):
-                z = self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
+                z = self.vectors(f.float() - f_hat, k)
                 z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
                 distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
                 nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
@@ -260,9 +264,8 @@ class MultiScaleQuantizer(nn.Module):
             rest = f.detach().float()
             for k, (h, w) in enumerate(self.schedule.grids):
                 # r_k = nearest(down(R)); f_hat += phi_k(up(e[r_k])); R -= phi_k(up(e[r_k]))
-                z = self.down(rest, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
                 with torch.no_grad():
-                    tokens.append(self.lookup_tokens(z).view(-1, h, w))
+                    tokens.append(self.lookup_tokens(self.vectors(rest, k)).view(-1, h, w))
                 added = self.contribution(k, self.embed(tokens[-1]))
                 f_hats.append(f_hats[-1] + added if f_hats else added)
                 rest = rest - added.detach()
@@ -270,9 +273,6 @@ class MultiScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def residuals(self, f: Tensor) -> list[Tensor]:
-        """The vectors that each scale looks up, K tensors (B h_k w_k, C): down(R_k) as rows."""
+        """The vectors that each scale looks up, K tensors (B h_k w_k, C)."""
         f_hats = [torch.zeros_like(f, dtype=torch.float32), *self._residual_pass(f)[1][:-1]]
-        return [
-            self.down(f.float() - f_hat, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
-            for k, f_hat in enumerate(f_hats)
-        ]
+        return [self.vectors(f.float() - f_hat, k) for k, f_hat in enumerate(f_hats)]

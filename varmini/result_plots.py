@@ -50,7 +50,7 @@ def _paper_panel(axes: Axes, over: str) -> None:
     axes.set_title("the paper's laws\n(ImageNet, 256 px)")
 
 
-def scaling_laws(rows: Sequence[Row], title: str | None = None) -> Figure:
+def scaling_laws(rows: Sequence[Row]) -> Figure:
     """Four measures over parameters: runs, law, and the law that has not seen the largest size.
 
     rows: of the sweep; the last moment of every run is drawn. The paper's laws stand in a last
@@ -82,12 +82,10 @@ def scaling_laws(rows: Sequence[Row], title: str | None = None) -> Figure:
         grid["paper"].legend(frameon=False, fontsize=9)
         for axes in grid.values():
             axes.set_xlabel("N, billions of parameters")
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure
 
 
-def compute_frontier(rows: Sequence[Row], title: str | None = None) -> Figure:
+def compute_frontier(rows: Sequence[Row]) -> Figure:
     """Loss over training compute: every size on its way, the frontier, its law; and the paper's."""
     import matplotlib.pyplot as plt
 
@@ -115,12 +113,10 @@ def compute_frontier(rows: Sequence[Row], title: str | None = None) -> Figure:
         grid[2].legend(frameon=False, fontsize=8)
         for axes in grid:
             axes.set_xlabel("C, PFlops of training")
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure
 
 
-def law_residuals(rows: Sequence[Row], title: str | None = None) -> Figure:
+def law_residuals(rows: Sequence[Row]) -> Figure:
     """Where the toy bends: how far every run lies off its law, in per cent."""
     import matplotlib.pyplot as plt
 
@@ -137,12 +133,10 @@ def law_residuals(rows: Sequence[Row], title: str | None = None) -> Figure:
             axes.set_title(NAMES[measure])
             axes.set_xlabel("N, billions")
         grid[0].set_ylabel("off the law, %")
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure
 
 
-def quality_and_time(rows: Sequence[Row], title: str | None = None) -> Figure:
+def quality_and_time(rows: Sequence[Row]) -> Figure:
     """The comparison: Frechet distance (down is better) over milliseconds an image.
 
     rows: of the table, with name, ms_1, ms_16, frechet and frechet_se.
@@ -170,12 +164,10 @@ def quality_and_time(rows: Sequence[Row], title: str | None = None) -> Figure:
             axes.set_xlabel("ms an image")
             axes.set_title(f"batch {batch}")
         grid[0].set_ylabel("Frechet distance, our classifier")
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure
 
 
-def repair_bars(rows: Sequence[Row], title: str | None = None) -> Figure:
+def repair_bars(rows: Sequence[Row]) -> Figure:
     """Error repair: the share of the damage that the model, and the tokenizer, remove."""
     import matplotlib.pyplot as plt
 
@@ -195,12 +187,10 @@ def repair_bars(rows: Sequence[Row], title: str | None = None) -> Figure:
         grid[0].set_ylabel("share of the damage mended")
         handles = grid[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure
 
 
-def cost_growth(rows: Sequence[Row], title: str | None = None) -> Figure:
+def cost_growth(rows: Sequence[Row]) -> Figure:
     """How pairs, seconds and memory of drawing grow with image size, depth and batch.
 
     rows: of `bench.cost.cost_rows`.
@@ -249,6 +239,4 @@ def cost_growth(rows: Sequence[Row], title: str | None = None) -> Figure:
             axes.set_title(what)
         handles = grid[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
-        if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=13)
     return figure

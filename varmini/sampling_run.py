@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -214,18 +215,14 @@ def _npy(images: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _images(whole: Path) -> Iterator[np.ndarray]:
-    for part in npz.read_images(whole, SHARD):
-        yield from part
-
-
 def write_pngs(whole: Path, labels: list[int]) -> Path:
     """Writes the images that are still missing in png/ beside samples.npz; returns that folder."""
     from PIL import Image
 
     folder = whole.parent / "png"
     folder.mkdir(exist_ok=True)
-    for i, (pixels, label) in enumerate(zip(_images(whole), labels)):
+    images = chain.from_iterable(npz.read_images(whole, SHARD))
+    for i, (pixels, label) in enumerate(zip(images, labels)):
         path = folder / f"{i:06}-{label:04}.png"
         if not path.is_file():
             buffer = io.BytesIO()

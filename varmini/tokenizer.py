@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv, Doubling
+from .autoencoder import Decoder, Encoder
+from .layers import Conv
 from .precision import forget, ready
 from .pretrained import Pretrained
 from .quantizer import MultiScaleQuantizer
@@ -68,142 +68,6 @@ class Reconstruction:
     """(K,) share of the codebook seen in this batch, per scale."""
     features: Tensor
     """(B, code_channels, h_K, w_K): the encoder's output, before quantization."""
-
-
-class NormSiLU(nn.GroupNorm):
-    """Group normalisation, then SiLU."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__(groups, channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.shape[2] * x.shape[3] < 1024 and not x.is_contiguous():
-            # On small maps a CPU's group_norm is slow in channels-last bf16 (forms.csv); on large
-            # ones, changing the order would cost more than the norm.
-            h = super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-        else:
-            h = super().forward(x)
-        return F.silu(h, inplace=not torch.is_grad_enabled())
-
-
-class ResBlock(nn.Module):
-    """x + conv(norm(conv(norm(x)))), with a 1x1 shortcut where the width changes."""
-
-    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
-        super().__init__()
-        self.norm1 = NormSiLU(inputs, groups)
-        self.conv1 = Conv(inputs, outputs, 3, padding=1)
-        self.norm2 = NormSiLU(outputs, groups)
-        self.conv2 = Conv(outputs, outputs, 3, padding=1)
-        self.shortcut = Conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.norm2(self.conv1(self.norm1(x))), plus=self.shortcut(x))
-
-
-class SpatialAttention(nn.Module):
-    """Single-head self-attention over all positions of a map."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.qkv = Conv(channels, 3 * channels, 1)
-        self.proj = Conv(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, HW, C)
-        if q.device.type == "cpu" and q.dtype is torch.bfloat16:
-            # Plain products, as the fused kernel's bf16 backward is slow here (see `attention`).
-            mixed = torch.softmax(q * q.shape[2] ** -0.5 @ k.mT, dim=2) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]), plus=x)
-
-
-class Downsample(nn.Module):
-    """Halves the size by a strided convolution, padded right and below."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = Conv(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-def _fast_layout(x: Tensor) -> Tensor:
-    """Channels-last, but in float32 on a CPU, where plain is faster and rounds as officially."""
-    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        return x.contiguous()
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _middle(channels: int, config: TokenizerConfig) -> nn.Sequential:
-    groups = config.norm_groups
-    between = [SpatialAttention(channels, groups)] if config.attention else []
-    first, last = (ResBlock(channels, channels, groups) for _ in range(2))
-    return nn.Sequential(first, *between, last)
-
-
-class Encoder(nn.Module):
-    """Images (B, C, H, W) -> features (B, code_channels, h_K, w_K): VQGAN's encoder."""
-
-    def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__()
-        widths = [config.width * m for m in config.multipliers]
-        self.fold = nn.PixelUnshuffle(config.patch)
-        self.conv_in = Conv(config.image_channels * config.patch**2, widths[0], 3, padding=1)
-        layers: list[nn.Module] = []
-        channels = widths[0]
-        for level, width in enumerate(widths):
-            for _ in range(config.num_res_blocks):
-                layers.append(ResBlock(channels, width, config.norm_groups))
-                channels = width
-                if config.attention and level == len(widths) - 1:
-                    layers.append(SpatialAttention(width, config.norm_groups))
-            if level < len(widths) - 1:
-                layers.append(Downsample(width))
-        self.levels = nn.Sequential(*layers)
-        self.middle = _middle(channels, config)
-        self.norm_out = NormSiLU(channels, config.norm_groups)
-        self.conv_out = Conv(channels, config.code_channels, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        h = self.conv_in(self.fold(images))
-        return self.conv_out(self.norm_out(self.middle(self.levels(h))))
-
-
-class Decoder(nn.Module):
-    """Features (B, code_channels, h_K, w_K) -> images (B, C, H, W): the encoder's mirror image."""
-
-    def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__()
-        widths = [config.width * m for m in config.multipliers]
-        channels = widths[-1]
-        self.conv_in = Conv(config.code_channels, channels, 3, padding=1)
-        self.middle = _middle(channels, config)
-        layers: list[nn.Module] = []
-        for level in reversed(range(len(widths))):
-            for _ in range(config.num_res_blocks + 1):
-                layers.append(ResBlock(channels, widths[level], config.norm_groups))
-                channels = widths[level]
-                if config.attention and level == len(widths) - 1:
-                    layers.append(SpatialAttention(channels, config.norm_groups))
-            if level > 0:
-                layers.append(Doubling(channels))
-        self.levels = nn.Sequential(*layers)
-        self.norm_out = NormSiLU(channels, config.norm_groups)
-        self.conv_out = Conv(channels, config.image_channels * config.patch**2, 3, padding=1)
-        self.unfold = nn.PixelShuffle(config.patch)
-
-    def forward(self, f_hat: Tensor) -> Tensor:
-        h = self.levels(self.middle(self.conv_in(f_hat)))
-        return self.unfold(self.conv_out(self.norm_out(h)))
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight against which the adversarial loss is balanced (VQGAN, equation 7)."""
-        return self.conv_out.weight
 
 
 class MultiScaleVQVAE(nn.Module, Pretrained):
@@ -351,10 +215,12 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         """
         features = self.features(images)
         quantized = self.quantizer(features)
-        return Reconstruction(
-            self.decode_features(quantized.f_hat),
-            quantized.tokens,
-            quantized.loss,
-            quantized.usage,
-            features,
-        )
+        drawn = self.decode_features(quantized.f_hat)
+        return Reconstruction(drawn, quantized.tokens, quantized.loss, quantized.usage, features)
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    """Channels-last, but in float32 on a CPU, where plain is faster and rounds as officially."""
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return x.contiguous()
+    return x.contiguous(memory_format=torch.channels_last)

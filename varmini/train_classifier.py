@@ -11,7 +11,7 @@ from torch import Tensor
 from .classifier import Classifier
 from .configs import ClassifierTraining
 from .data import batches, in_order, load_images
-from .engine import Run, autocast, check_folder, device, make_folder, progress
+from .engine import Run, autocast, check_folder, decay_groups, device, make_folder, progress
 
 
 def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -25,11 +25,11 @@ def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tenso
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, dataset, batch_size: int = 500) -> float:
+def accuracy(model: Classifier, dataset) -> float:
     """Share of the images of `dataset` that `model` names rightly, in evaluation mode."""
     model.eval()
     right = 0
-    for images, labels in in_order(dataset, batch_size):
+    for images, labels in in_order(dataset, 500):
         with autocast():
             right += int((model(images.to(device())).argmax(1).cpu() == labels).sum())
     return right / len(dataset)
@@ -55,17 +55,8 @@ def train(config: ClassifierTraining, out: Path, *, overwrite: bool = False) -> 
             f"--model.image-channels {train_set.channels} --model.num-classes {classes}"
         )
     model = Classifier(config.model).to(device(), memory_format=torch.channels_last)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": decay, "weight_decay": config.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        momentum=0.9,
-        nesterov=True,
-    )
+    groups = decay_groups(model, config.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     steps = config.epochs * (len(train_set) // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr, total_steps=steps, pct_start=0.25, final_div_factor=1000

@@ -52,16 +52,12 @@ def loss_terms(logits: Tensor, targets: Tensor, schedule: ScaleSchedule) -> dict
 
 @torch.no_grad()
 def held_out_terms(
-    model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int, batch_size: int | None = None
+    model: VAR, tok: MultiScaleVQVAE, data: TokenSet, count: int
 ) -> dict[str, float]:
-    """`loss_terms` on the first `count` images of a held-out set, in evaluation mode.
-
-    Args:
-        batch_size: images a pass; None takes what is 131,072 tokens, at most 250.
-    """
+    """`loss_terms` on the first `count` images of a held-out set, in evaluation mode."""
     model.eval()
     count, processes = min(count, len(data.labels)), distributed.world()
-    batch_size = batch_size or max(1, min(250, 2**17 // model.schedule.num_tokens))
+    batch_size = max(1, min(250, 2**17 // model.schedule.num_tokens))
     # Every process makes as many passes; what is more than `count` weighs nothing.
     rows = torch.arange(-(-count // processes) * processes)[distributed.rank() :: processes]
     sums = torch.zeros((), device=engine.device())

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from .. import tokenizer
 from ..attention import attend, block_causal, normalised, spans
+from ..autoencoder import NormSiLU
 from ..filters import _ascending
 from ..layers import _GELU, Conv, Doubling, Linear
 from ..machine import can_compile
 from ..precision import autocast, precision
 from ..results import Row
 from ..scales import ScaleSchedule
-from ..tokenizer import NormSiLU
 from .measure import Run, in_turn
 from .shapes import SHAPES, Shape, models
 from .speed import short

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..autoencoder import Decoder, Encoder
 from ..precision import ready
 from ..pretrained import Pretrained
-from ..tokenizer import Decoder, Encoder, TokenizerConfig
+from ..tokenizer import TokenizerConfig
 
 
 @dataclass(frozen=True)
