@@ -28,6 +28,19 @@ def test_the_front_page_lists_every_notebook_once_and_no_solution():
             assert matches(str(page), read) == wanted, page
 
 
+def test_the_ledgers_rows_become_paragraphs_whose_links_are_of_the_site():
+    ledger = (ROOT / "notebooks" / "CLAIMS.md").read_text()
+    text = runpy.run_path(str(BOOK / "conf.py"))["ledger_of_the_site"](ledger)
+    assert re.findall(r"^\*\*(\d+)\*\*", text, re.M) == re.findall(r"^\| (\d+) \|", ledger, re.M)
+    assert not re.search(r"^\||cell-id|\.\./|<br>", text, re.M)
+    places = re.findall(r"\((\w+\.ipynb)#([^)]+)\)", text)
+    assert len(places) == ledger.count("#cell-id=")
+    for name, place in places:
+        titles = re.findall(r'"#+ ([^"]+?)(?:\\n)?"', (ROOT / "notebooks" / name).read_text())
+        slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert place in slugs, (name, place)
+
+
 def test_nothing_is_run_and_the_site_begins_at_the_front_page():
     settings = runpy.run_path(str(BOOK / "conf.py"))
     assert settings["nb_execution_mode"] == "off"

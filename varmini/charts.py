@@ -250,7 +250,7 @@ def flow(
             edge = ACCENT if name in accent else "#b8c4d0"
             look = {"boxstyle": "round,pad=0.5", "facecolor": "#f6f8fa", "edgecolor": edge}
             drawn[name] = axes.text(
-                x, y, name, ha="center", va="center", fontsize=10, zorder=2, bbox=look
+                x, y, name, ha="center", va="center", fontsize=13, zorder=2, bbox=look
             )
         for start, end, *words in arrows:
             line = {"arrowstyle": "-|>", "color": MUTED, "shrinkA": 0, "shrinkB": 2}
@@ -261,5 +261,7 @@ def flow(
             if words:
                 beside = {"ha": "left", "va": "center"} if x == to_x else {"ha": "center"}
                 at = ((x + to_x) / 2 + 0.04 * (x == to_x), (y + to_y) / 2 - 0.08 * (y == to_y))
-                axes.text(*at, words[0], color=MUTED, fontsize=9, **beside)
+                if x != to_x and y != to_y:  # on a slanted arrow, which the words interrupt
+                    beside |= {"va": "center", "backgroundcolor": "white"}
+                axes.text(*at, words[0], color=MUTED, fontsize=11, zorder=4, **beside)
     return figure

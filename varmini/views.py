@@ -173,21 +173,29 @@ def attention(var: VAR, labels: Tensor, teacher_inputs: Tensor, block: int) -> T
 
 
 @torch.no_grad()
-def token_paints(
-    tok: MultiScaleVQVAE, tokens: Sequence[Tensor], scale: int, row: int, column: int
-) -> Tensor:
-    """What one token adds to a picture: with it minus without it, (1, C, H, W).
+def token_paints(tok: MultiScaleVQVAE, tokens: Sequence[Tensor], scale: int) -> Tensor:
+    """What each token of a map adds to a picture: with it minus without it, (h w, C, H, W).
 
     Args:
         tokens: the pyramid of one picture.
-        scale, row, column: which token, all from 0.
+        scale: which map (h, w), from 0; its tokens come row by row.
     """
-    codes = tok.quantizer.embed(tokens[scale])
-    without = codes.clone()
-    without[:, :, row, column] = 0
-    f_hat = tok.quantizer.decode(tokens)
-    share = tok.quantizer.contribution(scale, codes) - tok.quantizer.contribution(scale, without)
-    return tok.decode_features(f_hat).clamp(-1, 1) - tok.decode_features(f_hat - share).clamp(-1, 1)
+    codes = tok.quantizer.embed(tokens[scale])  # (1, C, h, w)
+    h, w = codes.shape[2:]
+    others = ~torch.eye(h * w, dtype=torch.bool, device=codes.device).view(h * w, 1, h, w)
+    f_hat, contribution = tok.quantizer.decode(tokens), tok.quantizer.contribution
+    without = f_hat - contribution(scale, codes) + contribution(scale, codes * others)
+    return tok.decode_features(f_hat).clamp(-1, 1) - tok.decode_features(without).clamp(-1, 1)
+
+
+def _check_token(var: VAR, scale: int, row: int, column: int, head: int | None) -> None:
+    if not 0 <= scale < len(var.schedule):
+        raise ValueError(f"scale is {scale}, expected 0 to {len(var.schedule) - 1}")
+    h, w = var.schedule.grids[scale]
+    if not (0 <= row < h and 0 <= column < w):
+        raise ValueError(f"row {row}, column {column} is outside the {h}x{w} map")
+    if head is not None and not 0 <= head < var.config.heads:
+        raise ValueError(f"head is {head}, expected 0 to {var.config.heads - 1}, or None")
 
 
 def one_token(
@@ -217,20 +225,15 @@ def one_token(
     import matplotlib.pyplot as plt
 
     image, schedule = _one(image), tok.schedule
-    if not 0 <= scale < len(schedule):
-        raise ValueError(f"scale is {scale}, expected 0 to {len(schedule) - 1}")
+    _check_token(var, scale, row, column, head)
     h, w = schedule.grids[scale]
-    if not (0 <= row < h and 0 <= column < w):
-        raise ValueError(f"row {row}, column {column} is outside the {h}x{w} map")
-    if head is not None and not 0 <= head < var.config.heads:
-        raise ValueError(f"head is {head}, expected 0 to {var.config.heads - 1}, or None")
     tokens = tok.encode(image)
     weights = attention(
         var, torch.tensor([label]), tok.quantizer.teacher_inputs(tokens), block
     )[0].cpu()  # fmt: skip
     weights = weights.mean(0) if head is None else weights[head]
     query = weights[schedule.slices[scale].start + row * w + column]
-    paints = token_paints(tok, tokens, scale, row, column)
+    paints = token_paints(tok, tokens, scale)[row * w + column][None]
     seen = scale + 1
     with plt.rc_context(STYLE | {"axes.grid": False, "axes.titlesize": 10}):
         figure, axes = plt.subplots(1, 2 + seen, figsize=(1.9 * (2 + seen), 2.5))

@@ -37,6 +37,7 @@ class Panel(ipywidgets.VBox):
         draw: called with the controls' values by name; returns a Figure.
         controls: name to a widget with a `value`.
         button: when given, the picture waits for a click on a button of this name.
+        page: called like `draw`; returns HTML that stands in place of the picture while it is live.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Panel(ipywidgets.VBox):
         draw: Callable[..., Figure],
         controls: dict[str, ipywidgets.Widget],
         button: str = "",
+        page: Callable[..., str] | None = None,
     ) -> None:
-        self.draw, self.controls = draw, controls
+        self.draw, self.controls, self.page = draw, controls, page
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        self.message = ipywidgets.HTML()
+        self.message, self.live = ipywidgets.HTML(), ipywidgets.HTML()
         row = list(controls.values())
         if button:
             self.button = ipywidgets.Button(description=button, button_style="primary")
@@ -57,7 +59,7 @@ class Panel(ipywidgets.VBox):
             for control in row:
                 control.observe(self.redraw, "value")
         bar = ipywidgets.HBox(row, layout={"flex_flow": "row wrap", "align_items": "center"})
-        super().__init__([bar, self.message, self.picture])
+        super().__init__([bar, self.message, self.live if page else self.picture])
         self.redraw()
 
     @property
@@ -71,6 +73,7 @@ class Panel(ipywidgets.VBox):
 
         try:
             figure = self.draw(**self.values)
+            self.live.value = self.page(**self.values) if self.page else ""
         except ValueError as error:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
             return
@@ -235,34 +238,31 @@ def painter(
 
 
 def tokens(var: VAR, tok: MultiScaleVQVAE, images: Tensor, labels: Tensor) -> Panel:
-    """Pick a token of one of images (B, C, H, W) with labels (B,): its patch, and where it looks.
+    """Point at a token of one of images (B, C, H, W) with labels (B,): its patch, where it looks.
 
-    The function below it is `views.one_token`.
+    The map that answers the pointer is `hover.token_page`. A page on which it cannot run shows the
+    token in the middle of the map (`views.one_token`).
     """
+    from .hover import token_page
+
     names = [f"{h}×{w}" for h, w in tok.schedule.grids]
-    last = len(names) - 1
-    scale = _choice("map", [(name, k) for k, name in enumerate(names)], last)
-    h, w = tok.schedule.grids[last]
-    row, column = _number("row", h // 2, 0, h - 1), _number("column", w // 2, 0, w - 1)
-
-    def limit(change: dict) -> None:
-        row.max, column.max = (n - 1 for n in tok.schedule.grids[change["new"]])
-
-    scale.observe(limit, "value")  # before the panel's own observer, which draws
     heads = [("mean of all", None), *((str(i), i) for i in range(var.config.heads))]
     controls = {
         "picture": _pictures(images),
-        "scale": scale,
-        "row": row,
-        "column": column,
+        "scale": _choice("map", [(name, k) for k, name in enumerate(names)], len(names) - 1),
         "block": _number("block", len(var.blocks) // 2, 0, len(var.blocks) - 1),
         "head": _choice("head", heads, None),
     }
 
-    def draw(picture: int, **place) -> Figure:
-        return views.one_token(var, tok, images[picture], int(labels[picture]), **place)
+    def draw(picture: int, scale: int, **where) -> Figure:
+        h, w = tok.schedule.grids[scale]
+        place = {"scale": scale, "row": h // 2, "column": w // 2}
+        return views.one_token(var, tok, images[picture], int(labels[picture]), **place, **where)
 
-    return Panel(draw, controls)
+    def page(picture: int, **where) -> str:
+        return token_page(var, tok, images[picture], int(labels[picture]), **where)
+
+    return Panel(draw, controls, page=page)
 
 
 def scaling(

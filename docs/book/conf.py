@@ -4,13 +4,16 @@ Sphinx reads the notebooks where they lie and shows the outputs that were saved 
 executed. Fonts, formulas and search come from the site's own files, so it works without a network.
 """
 
+import re
+
 project = "varmini"
 author = "varmini authors"
 html_title = "varmini: the course"
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx-mathjax-offline"]
 root_doc = "docs/book/course"
-include_patterns = ["docs/**.md", "notebooks/*.ipynb", "notebooks/assignments/*.ipynb"]
+include_patterns = ["docs/**.md", "notebooks/*.ipynb", "notebooks/*.md",
+                    "notebooks/assignments/*.ipynb"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -25,3 +28,37 @@ html_css_files = ["course.css"]
 html_extra_path = ["index.html"]  # sends the reader from the site's root to the root document
 html_copy_source = False
 html_show_copyright = False
+
+
+def ledger_of_the_site(text):
+    """The ledger as the site has it: paragraphs, since a phone has no room for seven columns.
+
+    A link to a cell of a notebook, whose words name the section, leads to that section. A file that
+    is no page is named instead.
+    """
+
+    def section(link):
+        place = re.sub(r"[^\w\- ]", "", link[2].lower()).replace(" ", "-")  # as MyST names it
+        return f"[{link[1]} · {link[2]}]({link[3]}#{place})"
+
+    def claim(row):
+        number, source, claim, status, found, taught, tests = (
+            cell.strip().replace("<br>", "; ") for cell in re.split(r"(?<!\\)\|", row[0])[1:-1]
+        )
+        parts = {"Found here": found, "Taught": taught, "Tested by": tests}
+        lines = [f"**{number}** · {source}: {claim} {status}"]
+        return "\\\n".join(lines + [f"*{k}:* {v}" for k, v in parts.items() if v]) + "\n"
+
+    text = re.sub(r"\[(\d\d) · ([^\]]+)\]\((\w+\.ipynb)#cell-id=[^)]+\)", section, text)
+    text = re.sub(r"\[CSV\]\(\.\./([^)]+)\)", r"`\1`", text)
+    text = re.sub(r"\[([^\]]+)\]\(\.\./tests/([^)]+)\)", r"\1 (`\2`)", text)
+    text = re.sub(r"^\| +\|.*\n\| ---.*\n", "", text, flags=re.M)
+    return re.sub(r"^\| \d+ \|.*$", claim, text, flags=re.M)
+
+
+def setup(app):
+    def change(app, page, source):
+        if page == "notebooks/CLAIMS":
+            source[0] = ledger_of_the_site(source[0])
+
+    app.connect("source-read", change)

@@ -27,6 +27,7 @@ def model(rng: Generator, sizes: Sizes) -> tuple[Array, Phis]:
 
 
 def pyramid(rng: Generator, sizes: Sizes, batch: int = 2) -> list[Array]:
+    """Random tokens, a map (B, h, w) for each size."""
     return [rng.integers(0, CODES, (batch, *size)) for size in sizes]
 
 
@@ -44,6 +45,7 @@ LADDERS: list[Sizes] = [[(1, 1), (2, 2), (4, 4)], [(1, 1), (2, 1), (3, 4), (5, 6
 
 
 def cases_down(rng):
+    """To a divisor of the size, to no divisor, and to the same size: area or something else."""
     return [
         Call("down", (normal(rng, 2, 3, *old), new))
         for old, new in (((8, 8), (2, 2)), ((7, 5), (3, 2)), ((4, 6), (4, 6)))
@@ -51,6 +53,7 @@ def cases_down(rng):
 
 
 def cases_up(rng):
+    """The way up; at the same size every interpolation must leave things as they are."""
     return [
         Call("up", (normal(rng, 2, 3, *old), new))
         for old, new in (((2, 2), (8, 8)), ((3, 2), (5, 7)), ((4, 6), (4, 6)))
@@ -58,10 +61,12 @@ def cases_up(rng):
 
 
 def cases_phi(rng):
+    """A random convolution with a bias, so that a factor or a bias left out shows."""
     return [Call("phi", (normal(rng, 2, 4, 5, 6), normal(rng, 4, 4, 3, 3), normal(rng, 4)))]
 
 
 def cases_contribution(rng):
+    """Up and phi together, so that their order and phi itself show."""
     return [
         Call(
             "contribution", (normal(rng, 2, 3, *old), new, normal(rng, 3, 3, 3, 3), normal(rng, 3))
@@ -71,6 +76,7 @@ def cases_contribution(rng):
 
 
 def cases_nearest(rng):
+    """Codes of many lengths, which tells distance from inner product and from cosine."""
     calls = []
     while len(calls) < 2:
         z, codebook, margins = normal(rng, 2, 4, 3, 5), normal(rng, 15, 4), []
@@ -81,10 +87,12 @@ def cases_nearest(rng):
 
 
 def cases_encode(rng):
+    """Algorithm 1 on both ladders: what is subtracted from the residual, and whether."""
     return [Call("encode", clear_features(rng, sizes)) for sizes in LADDERS]
 
 
 def cases_decode(rng):
+    """Algorithm 2 on all maps: the sum, and the phi of each map."""
     return [
         Call("decode", (pyramid(rng, sizes), codebook, sizes, phis))
         for sizes in LADDERS
@@ -93,6 +101,7 @@ def cases_decode(rng):
 
 
 def cases_decode_some(rng):
+    """Algorithm 2 stopped early, which must still reach the size of the last map."""
     return [
         Call("decode", (pyramid(rng, sizes)[:count], codebook, sizes, phis))
         for sizes, count in ((LADDERS[0], 2), (LADDERS[1], 3))
@@ -101,6 +110,7 @@ def cases_decode_some(rng):
 
 
 def cases_teacher(rng):
+    """What the transformer reads: which maps, which block first, in which order of places."""
     return [
         Call("teacher_inputs", (pyramid(rng, sizes), codebook, sizes, phis))
         for sizes in LADDERS
@@ -109,6 +119,7 @@ def cases_teacher(rng):
 
 
 def cases_quantize(rng):
+    """Values of f_hat and of the loss, with two weights of the commitment."""
     return [
         Call("quantize", (*clear_features(rng, sizes), beta))
         for sizes, beta in zip(LADDERS, (0.25, 0.6))
@@ -116,6 +127,7 @@ def cases_quantize(rng):
 
 
 def cases_gradient(rng, output):
+    """Gradients of f_hat (output 0) or of the loss (1): to the features and the codebook."""
     f, *rest = clear_features(rng, LADDERS[0])
     weight = normal(rng, *f.shape) if output == 0 else np.float32(1)
     return [

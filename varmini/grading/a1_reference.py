@@ -19,6 +19,7 @@ def choose(wrong: Wrong, usual: str, **others: str) -> str:
 
 
 def down(f: Array, size: tuple[int, int], wrong: Wrong) -> Array:
+    """Area interpolation (B, C, H, W) -> (B, C, h, w), or a wrong kind."""
     kind = choose(
         wrong, "area", down_bilinear="bilinear", down_nearest="nearest", down_bicubic="bicubic"
     )
@@ -26,6 +27,7 @@ def down(f: Array, size: tuple[int, int], wrong: Wrong) -> Array:
 
 
 def up(codes: Array, size: tuple[int, int], wrong: Wrong) -> Array:
+    """Bicubic interpolation (B, C, h, w) -> (B, C, H, W), or a wrong kind."""
     kind = choose(
         wrong,
         "bicubic",
@@ -38,6 +40,7 @@ def up(codes: Array, size: tuple[int, int], wrong: Wrong) -> Array:
 
 
 def phi(h: Array, weight: Array, bias: Array, wrong: Wrong) -> Array:
+    """phi(h) = h / 2 + conv(h) / 2."""
     if "phi-left-out" in wrong:
         return h
     bias = np.zeros_like(bias) if "phi-without-bias" in wrong else bias
@@ -48,6 +51,7 @@ def phi(h: Array, weight: Array, bias: Array, wrong: Wrong) -> Array:
 
 
 def contribution(codes: Array, size: tuple[int, int], weight: Array, bias: Array, wrong: Wrong):
+    """What one map adds to f_hat: phi(up(codes))."""
     if "no-phi" in wrong:
         return up(codes, size, wrong)
     if "phi-before-up" in wrong:
@@ -56,6 +60,7 @@ def contribution(codes: Array, size: tuple[int, int], weight: Array, bias: Array
 
 
 def nearest(z: Array, codebook: Array, wrong: Wrong, margins: list | None = None) -> Array:
+    """Tokens (B, h, w) of the codes with the least distance; `margins` gets the closest call."""
     rows = z.transpose(0, 2, 3, 1)  # (B, h, w, C)
     score = -((rows[..., None, :] - codebook) ** 2).sum(-1)
     if "farthest" in wrong:
@@ -71,6 +76,7 @@ def nearest(z: Array, codebook: Array, wrong: Wrong, margins: list | None = None
 
 
 def look_up(tokens: Array, codebook: Array) -> Array:
+    """Tokens (B, h, w) to codes (B, C, h, w)."""
     return codebook[tokens].transpose(0, 3, 1, 2)
 
 
@@ -112,6 +118,7 @@ def cumulative(tokens, codebook, sizes, phis, wrong):
 
 
 def teacher_inputs(tokens, codebook, sizes, phis, wrong):
+    """(B, L - h_1 w_1, C): f_hat before each map but the first, down at its size."""
     f_hats = cumulative(tokens, codebook, sizes, phis, wrong)
     if "own-map-only" in wrong:  # h_k instead of f_hat_k
         f_hats = [b - a for a, b in zip([0, *f_hats], f_hats)]
@@ -148,6 +155,7 @@ def loss_value(f, live_f, still, moved, beta, wrong):
 
 
 def quantize(f, codebook, sizes, phis, beta, wrong):
+    """f_hat of all maps and the loss, as values."""
     tokens, _ = residual_pass(f, codebook, sizes, phis, wrong)
     f_hats = cumulative(tokens, codebook, sizes, phis, wrong)
     loss = loss_value(f, f, f_hats, f_hats, beta, wrong)
@@ -165,6 +173,7 @@ def slope(function, at: Array, step: float = 1e-4) -> Array:
 
 
 def loss_gradients(f, codebook, sizes, phis, beta, wrong):
+    """Of the loss to f and to the codebook, by central differences."""
     tokens, _ = residual_pass(f, codebook, sizes, phis, wrong)
     still = cumulative(tokens, codebook, sizes, phis, wrong)
 

@@ -19,6 +19,7 @@ WIDTH, HEADS = 8, 2
 
 
 def mask_of(sizes) -> np.ndarray:
+    """The right mask of a ladder of sizes."""
     return ref.block_mask(sizes, NONE)
 
 
@@ -42,23 +43,28 @@ def ladder(rng: Generator) -> list[tuple[int, int]]:
 
 
 def cases_levels(rng):
+    """Three fixed ladders, of which one repeats a size, and two random ones."""
     return [Call("level_ids", (sizes,)) for sizes in (*LADDERS, ladder(rng), ladder(rng))]
 
 
 def cases_mask(rng):
+    """The same ladders: own map, coarser and finer ones must be told apart."""
     return [Call("block_mask", (sizes,)) for sizes in (*LADDERS, ladder(rng), ladder(rng))]
 
 
 def cases_modulate(rng):
+    """Rows with a mean of their own, so that a norm without it shows."""
     x = normal(rng, 2, 5, WIDTH, scale=2) + normal(rng, 2, 5, 1)
     return [Call("modulate", (x, normal(rng, 2, WIDTH), normal(rng, 2, WIDTH)))]
 
 
 def heads(rng: Generator, length: int, scale: float = 1.0) -> np.ndarray:
+    """Random queries, keys or values (2, heads, length, 4)."""
     return normal(rng, 2, HEADS, length, 4, scale=scale)
 
 
 def cases_attend(rng):
+    """No mask; queries long and keys short, so that a norm left out shows."""
     return [
         Call(
             "attend",
@@ -74,6 +80,7 @@ def cases_attend(rng):
 
 
 def cases_attend_mask(rng):
+    """With a mask: where it acts, and with which sign."""
     calls = []
     for sizes in LADDERS[:2]:
         mask = mask_of(sizes)
@@ -83,6 +90,7 @@ def cases_attend_mask(rng):
 
 
 def cases_clamp(rng):
+    """Temperatures above the limit of 100."""
     # Keys that nearly agree: between 100 and exp(6) times their difference lies a lot.
     k = normal(rng, 2, HEADS, 1, 4) + heads(rng, 6, 0.02)
     q = normal(rng, 2, HEADS, 3, 4)
@@ -90,6 +98,7 @@ def cases_clamp(rng):
 
 
 def cases_attention(rng):
+    """The whole layer, with a mask and without: parts, biases, heads, projection."""
     calls = []
     for sizes in (LADDERS[0], None):
         mask = None if sizes is None else mask_of(sizes)
@@ -99,12 +108,14 @@ def cases_attention(rng):
 
 
 def cases_block(rng):
+    """A whole block: order of the six modulations, gates, residuals, activation."""
     mask = mask_of(LADDERS[0])
     x, condition = normal(rng, 2, len(mask), WIDTH), normal(rng, 2, WIDTH)
     return [Call("block", (x, condition, weights(rng), mask))]
 
 
 def cases_embed(rng):
+    """Words, positions and levels of two ladders."""
     calls = []
     for sizes in LADDERS[:2]:
         counts = [h * w for h, w in sizes]
@@ -117,6 +128,7 @@ def cases_embed(rng):
 
 
 def cases_step(rng):
+    """Scale after scale through one cache; the second ladder repeats a size."""
     return [
         Call(
             "step",

@@ -13,11 +13,13 @@ Sizes = list[tuple[int, int]]
 
 
 def level_ids(sizes: Sizes, wrong: Wrong) -> Array:
+    """(L,): the map of each token, from 0."""
     counts = [max(h, w) if "one-row-a-map" in wrong else h * w for h, w in sizes]
     return np.repeat(np.arange(len(sizes)) + ("levels-from-one" in wrong), counts)
 
 
 def block_mask(sizes: Sizes, wrong: Wrong) -> Array:
+    """(L, L) bool: True where row i may look at column j."""
     # mask[i, j] = level(i) >= level(j)
     level = level_ids(sizes, wrong)
     query, key = level[:, None], level[None, :]
@@ -37,6 +39,7 @@ def block_mask(sizes: Sizes, wrong: Wrong) -> Array:
 
 
 def layer_norm(x: Array, wrong: Wrong) -> Array:
+    """Each row by itself to mean 0 and variance 1."""
     mean = 0 if "mean-not-subtracted" in wrong else x.mean(-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(-1, keepdims=True)
     if "unbiased-variance" in wrong:
@@ -45,6 +48,7 @@ def layer_norm(x: Array, wrong: Wrong) -> Array:
 
 
 def modulate(x: Array, scale: Array, shift: Array, wrong: Wrong) -> Array:
+    """The norm of x (B, l, w), scaled and shifted by (B, w)."""
     # LN(x) (1 + scale) + shift
     scale, shift = scale[:, None], shift[:, None]
     if "scale-without-one" in wrong:
@@ -59,10 +63,12 @@ def modulate(x: Array, scale: Array, shift: Array, wrong: Wrong) -> Array:
 
 
 def unit(x: Array) -> Array:
+    """Every vector at length 1."""
     return x / np.sqrt((x**2).sum(-1, keepdims=True))
 
 
 def attend(q, k, v, log_scale, mask, wrong):
+    """Attention of q, k, v (B, heads, l, d) with the norm, temperature and mask of VAR."""
     # softmax(exp(min(sigma, ln 100)) <q/|q|, k/|k|>) v
     scale = np.exp(log_scale if "clamp-missing" in wrong else np.minimum(log_scale, np.log(100)))
     if "scale-not-exponentiated" in wrong:
@@ -101,19 +107,23 @@ def project(x: Array, p: dict, wrong: Wrong) -> tuple[Array, Array, Array]:
 
 
 def join(mixed: Array, p: dict, wrong: Wrong) -> Array:
+    """Heads (B, heads, l, d) side by side, then the output projection: (B, l, w)."""
     rows = mixed.transpose(0, 2, 1, 3).reshape(len(mixed), mixed.shape[2], -1)
     return rows if "no-output-projection" in wrong else rows @ p["proj"].T + p["proj_bias"]
 
 
 def attention(x: Array, p: dict, mask: Array | None, wrong: Wrong) -> Array:
+    """The whole layer on x (B, l, w)."""
     return join(attend(*project(x, p, wrong), p["log_scale"], mask, wrong), p, wrong)
 
 
 def gelu(x: Array) -> Array:
+    """The form with tanh; the tolerance takes the exact one as well."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def block(x: Array, condition: Array, p: dict, mask: Array | None, wrong: Wrong) -> Array:
+    """Attention and feed-forward with AdaLN: (B, l, w)."""
     # x <- x + gamma_1 Attn(LN(x) (1 + s_1) + b_1);  x <- x + gamma_2 FFN(LN(x) (1 + s_2) + b_2)
     gate = condition if "silu-missing" in wrong else condition / (1 + np.exp(-condition))
     six = np.split(gate @ p["modulation"].T + p["modulation_bias"], 6, axis=-1)
@@ -132,6 +142,7 @@ def block(x: Array, condition: Array, p: dict, mask: Array | None, wrong: Wrong)
 
 
 def embed(start: Array, teacher: Array, p: dict, sizes: Sizes, wrong: Wrong) -> Array:
+    """What enters the first block: class, then words, plus position and level."""
     words = teacher @ p["word"].T + (0 if "word-bias-missing" in wrong else p["word_bias"])
     x = np.concatenate([start, words], 1)
     if "position-missing" not in wrong:

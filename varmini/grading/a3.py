@@ -31,10 +31,12 @@ def clear(rng: Generator, make, function, telling: tuple[str, ...] = ()) -> Call
 
 
 def uniform(rng: Generator, *shape: int) -> np.ndarray:
+    """Random numbers in [0, 1), float32."""
     return rng.random(shape).astype(np.float32)
 
 
 def cases_guide(rng):
+    """First, middle and last scales, so that the ends of the ramp show."""
     return [
         Call("guide", (normal(rng, 2, 3, 7), normal(rng, 2, 3, 7), k, scales, cfg))
         for k, scales, cfg in ((0, 4, 1.5), (1, 4, 1.5), (3, 4, 3.0), (2, 6, 0.7))
@@ -42,10 +44,13 @@ def cases_guide(rng):
 
 
 def cases_top_k(rng):
+    """Some, one, none (0: keep all), exactly all, and more than there are."""
     return [Call("keep_top_k", (normal(rng, 2, 3, 9), top_k)) for top_k in (3, 1, 0, 9, 30)]
 
 
 def cases_top_p(rng):
+    """Wide and narrow sets, codes ruled out before, and the values that keep all."""
+
     def case(scale, top_p, gone=()):
         return clear(
             rng,
@@ -63,6 +68,8 @@ def cases_top_p(rng):
 
 
 def cases_draw(rng):
+    """Uniform numbers away from the edges; codes without probability at both ends."""
+
     def few(r):
         logits = normal(r, 2, 5, 8, scale=1.5)
         logits[..., [0, 3, 7]] = -np.inf
@@ -75,6 +82,8 @@ def cases_draw(rng):
 
 
 def cases_smooth(rng):
+    """Several scales with given Gumbel noise: temperature, factor and noise."""
+
     def gumbel(*shape):
         return -np.log(-np.log(rng.random(shape))).astype(np.float32)
 
@@ -88,6 +97,7 @@ def cases_smooth(rng):
 
 
 def toy(rng: Generator) -> dict:
+    """A small model by its weights: what `toy.ToyModel` and the reference are made from."""
     batch, codes, channels, (h, w) = 2, 10, 4, SIZES[0]
     return {"toy": {
         "sizes": SIZES, "codebook": normal(rng, codes, channels),
@@ -98,6 +108,8 @@ def toy(rng: Generator) -> dict:
 
 
 def cases_sample(rng):
+    """The whole loop, on a draw on which every mistake of it shows."""
+
     def make(r):
         uniforms = [uniform(r, 2, h * w) for h, w in SIZES]
         return Call("sample", (toy(r), uniforms, 1.5, 5, 0.8))
@@ -115,6 +127,7 @@ def box(rng: Generator, side: int = 16) -> np.ndarray:
 
 
 def clear_box(rng: Generator, sizes) -> np.ndarray:
+    """A box on whose maps no place is kept by about one half, and kinds of mask differ."""
     while True:
         mask = box(rng)
         maps = [
@@ -128,6 +141,7 @@ def clear_box(rng: Generator, sizes) -> np.ndarray:
 
 
 def cases_keep(rng):
+    """Two boxes, and an edge through the middle of places: kept by exactly one half."""
     sizes = [(1, 1), (1, 3), (2, 2), (3, 5), (5, 5), (7, 6)]
     tie = np.zeros((8, 8), bool)
     tie[:, : int(rng.choice([1, 3, 5]))] = True  # ends in the middle of a place of the 4x4 map
@@ -137,6 +151,7 @@ def cases_keep(rng):
 
 
 def cases_inpaint(rng):
+    """The loop with own tokens, on a draw on which every mistake of it shows."""
     mask = clear_box(rng, SIZES)
 
     def make(r):

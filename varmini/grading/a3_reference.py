@@ -12,6 +12,7 @@ Wrong = frozenset
 
 
 def guide(cond: Array, uncond: Array, k: int, scales: int, cfg: float, wrong: Wrong) -> Array:
+    """VAR's guidance of scale k, counted from 0."""
     # t = cfg k / (K - 1);  (1 + t) cond - t uncond
     t = cfg * k / max(1, scales - 1)
     t = cfg if "ramp-missing" in wrong else t
@@ -29,10 +30,12 @@ def guide(cond: Array, uncond: Array, k: int, scales: int, cfg: float, wrong: Wr
 
 
 def rule_out(logits: Array, keep: Array, wrong: Wrong) -> Array:
+    """-inf where `keep` is False."""
     return np.where(keep, logits, 0.0 if "zero-for-minus-infinity" in wrong else -np.inf)
 
 
 def keep_top_k(logits: Array, top_k: int, wrong: Wrong) -> Array:
+    """The top_k largest stay; 0, or as many as there are, keeps all."""
     if top_k <= 0 or top_k >= logits.shape[-1]:
         return logits
     count = top_k + ("top-k-one-more" in wrong) - ("top-k-one-less" in wrong)
@@ -43,6 +46,7 @@ def keep_top_k(logits: Array, top_k: int, wrong: Wrong) -> Array:
 
 
 def keep_top_p(logits: Array, top_p: float, wrong: Wrong, margins: list | None = None) -> Array:
+    """The fewest likeliest that reach top_p stay; `margins` gets the closest call."""
     if not 0 < top_p < 1:
         return logits
     p = softmax(logits)
@@ -66,6 +70,7 @@ def keep_top_p(logits: Array, top_p: float, wrong: Wrong, margins: list | None =
 
 
 def draw(logits: Array, uniform: Array, wrong: Wrong, margins: list | None = None) -> Array:
+    """The first token whose cumulative probability exceeds the number."""
     if "draw-greedy" in wrong:
         return logits.argmax(-1)
     uniform = 1 - uniform if "draw-from-the-end" in wrong else uniform
@@ -82,6 +87,7 @@ def draw(logits: Array, uniform: Array, wrong: Wrong, margins: list | None = Non
 
 
 def smooth(logits, noise, codebook, k, scales, wrong):
+    """A mixture of codes by Gumbel-softmax."""
     # rho = k / (K - 1), tau = max(0.27 (1 - 0.95 rho), 0.005)
     rho = k / max(1, scales - 1)
     tau = 0.27 if "tau-constant" in wrong else max(0.27 * (1 - 0.95 * rho), 0.005)
@@ -117,6 +123,7 @@ class Toy:
 
 
 def filtered(cond, uncond, k, scales, cfg, top_k, top_p, wrong, margins):
+    """Guidance, top-k, top-p, in this order."""
     def both(logits):
         if "top-p-first" in wrong:
             return keep_top_k(keep_top_p(logits, top_p, wrong, margins), top_k, wrong)
@@ -159,6 +166,7 @@ def keep_values(mask: Array, size: tuple[int, int], kind: str = "bilinear") -> A
 
 
 def keep_maps(mask: Array, sizes: list[tuple[int, int]], wrong: Wrong) -> list[Array]:
+    """For every map a bool mask, True where the picture's own tokens stay."""
     mask = ~mask if "keep-inverted" in wrong else mask
     kind = "nearest" if "keep-nearest" in wrong else "area" if "keep-area" in wrong else "bilinear"
     few = 0 if "small-maps-not-forced" in wrong else 4 if "forces-four" in wrong else 3
@@ -172,6 +180,7 @@ def keep_maps(mask: Array, sizes: list[tuple[int, int]], wrong: Wrong) -> list[A
 
 
 def inpaint(model, own, mask, uniforms, cfg, top_k, top_p, wrong, margins=None):
+    """`sample` with own tokens and a mask."""
     return sample(model, uniforms, cfg, top_k, top_p, wrong, margins, own, mask)
 
 

@@ -20,6 +20,7 @@ LADDERS = [
 
 
 def models(rng: Generator) -> list[dict]:
+    """Shapes of three models with ladders of different kinds."""
     return [
         {"depth": int(rng.integers(2, 30)), "width": 64 * int(rng.integers(2, 30)), "sizes": sizes,
          "vocab": int(rng.integers(64, 5000)), "channels": int(rng.integers(8, 64)),
@@ -36,14 +37,17 @@ def runs(rng: Generator, count: int = 9) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cases_parameters(rng):
+    """Tables and head large enough to show when they are counted."""
     return [Call("parameters", (model,), numpy=True) for model in models(rng)]
 
 
 def cases_flops(rng):
+    """The same models: attention, AdaLN, head and word layer each have their share."""
     return [Call("forward_flops", (model,), numpy=True) for model in models(rng)]
 
 
 def cases_training(rng):
+    """Random numbers of images: forward and backward."""
     return [
         Call("training_flops", (model, int(rng.integers(1000, 10**6))), numpy=True)
         for model in models(rng)
@@ -51,6 +55,7 @@ def cases_training(rng):
 
 
 def cases_pairs(rng):
+    """Fixed ladders and a random one, with a cache and without."""
     ladder = np.sort(rng.integers(1, 17, (6, 2)), axis=0).tolist()
     return [
         Call("attention_pairs", (sizes,), numpy=True)
@@ -59,10 +64,12 @@ def cases_pairs(rng):
 
 
 def cases_fit(rng):
+    """Three noisy power laws."""
     return [Call("fit", runs(rng), numpy=True) for _ in range(3)]
 
 
 def cases_interval(rng):
+    """Few runs and more, each with its quantile of Student's t."""
     return [
         Call("interval", (*runs(rng, count), t), numpy=True)
         for count, t in ((6, 2.776), (12, 2.228))
@@ -70,6 +77,7 @@ def cases_interval(rng):
 
 
 def cases_predict(rng):
+    """Above, below and inside the range that was fitted."""
     return [
         Call("predict", (*runs(rng, count), new, t), numpy=True)
         for count, t, new in ((6, 2.776, 10.0), (12, 2.228, 0.002), (9, 2.365, 0.3))

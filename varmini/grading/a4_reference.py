@@ -12,10 +12,12 @@ Sizes = list[tuple[int, int]]
 
 
 def tokens(sizes: Sizes) -> list[int]:
+    """Tokens of each map."""
     return [h * w for h, w in sizes]
 
 
 def parameters(model: dict, wrong: Wrong) -> int:
+    """Weights of the blocks: 18 d w^2."""
     # per block: q, k, v 3 w^2, projection w^2, feed-forward 8 w^2, AdaLN 6 w^2
     d, w = model["depth"], model["width"]
     count = (12 if "adaln-forgotten" in wrong else 18) * d * w**2
@@ -30,6 +32,7 @@ def parameters(model: dict, wrong: Wrong) -> int:
 
 
 def forward_flops(model: dict, wrong: Wrong) -> int:
+    """FLOPs of one image: blocks, AdaLN once an image, attention of all pairs, ends."""
     d, w, counts = model["depth"], model["width"], tokens(model["sizes"])
     length = counts[-1] if "last-map-only" in wrong else sum(counts)
     block = 2 * 12 * w**2 * length
@@ -45,12 +48,14 @@ def forward_flops(model: dict, wrong: Wrong) -> int:
 
 
 def training_flops(model: dict, images: int, wrong: Wrong) -> int:
+    """Forward and backward for all images."""
     # the backward pass costs twice the forward pass
     factor = 1 if "no-backward" in wrong else 2 if "backward-as-forward" in wrong else 3
     return factor * forward_flops(model, wrong) * images
 
 
 def attention_pairs(sizes: Sizes, wrong: Wrong) -> tuple[int, int]:
+    """Query-key pairs while drawing: (with a cache, without)."""
     n = tokens(sizes)
     seen = list(np.cumsum(n))
     cached = sum(n_k * s_k for n_k, s_k in zip(n, seen))
@@ -74,6 +79,7 @@ def line(x: Array, y: Array) -> tuple[float, float, float, float]:
 
 
 def fit(n, loss, wrong: Wrong) -> tuple[float, float]:
+    """(alpha, beta) by least squares in logarithms."""
     # L = (beta n)^alpha  <=>  ln L = alpha ln n + alpha ln beta
     x, y = np.asarray(n), np.asarray(loss)
     if "raw-values" not in wrong:
@@ -100,6 +106,7 @@ def scatter(n, loss, wrong: Wrong):
 
 
 def interval(n, loss, t: float, wrong: Wrong) -> tuple[float, float]:
+    """Of the slope: alpha +- t s / sqrt(sum (x - mean)^2)."""
     _, slope, _, spread, deviation = scatter(n, loss, wrong)
     half = t * deviation / (1 if "spread-forgotten" in wrong else np.sqrt(spread))
     half = half / t if "t-forgotten" in wrong else half
@@ -107,6 +114,7 @@ def interval(n, loss, t: float, wrong: Wrong) -> tuple[float, float]:
 
 
 def predict(n, loss, new: float, t: float, wrong: Wrong) -> tuple[float, float, float]:
+    """(low, middle, high) loss of a new run, noise of its own included."""
     x, slope, intercept, spread, deviation = scatter(n, loss, wrong)
     at = new if "raw-values" in wrong else np.log(new)
     own = 0 if "own-noise-forgotten" in wrong else 1
@@ -123,6 +131,7 @@ def predict(n, loss, new: float, t: float, wrong: Wrong) -> tuple[float, float, 
 
 
 def frontier(flops, loss, wrong: Wrong) -> Array:
+    """True for a run when no run of as much compute or less has a lower loss."""
     flops, loss = np.asarray(flops), np.asarray(loss)
     if "best-run-only" in wrong:
         return loss == loss.min()
