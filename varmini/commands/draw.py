@@ -196,7 +196,8 @@ def sample(args: Sequence[str], prog: str) -> None:
     from ..plots import image_grid
 
     title = f"{o.var}, guidance {o.sampling.cfg:g}, seed {o.sampling.seed}"
-    _save(image_grid(images, o.n, [caption(i, names) for i in each], title), o.out)
+    rows = [caption(label, names) for label in labels]
+    _save(image_grid(images, o.n, title=title, rows=rows), o.out)
 
 
 @dataclass(frozen=True)
