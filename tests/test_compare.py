@@ -6,19 +6,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from varmini import cli, engine, train_tokenizer
+from varmini import cli, engine, result_plots, train_tokenizer
 from varmini.classifier import Classifier, ClassifierConfig
 from varmini.companions import bed as bed_file
-from varmini.companions import measure
+from varmini.companions import measure, report
 from varmini.companions.bed import KINDS, Bed, Codes, claim
 from varmini.companions.measure import Reference, jackknife, network
 from varmini.companions.methods import ABLATION, DRAWINGS, METHODS, settings
 from varmini.data import ImageSet
 from varmini.metrics import frechet_distance, precision_recall
-from varmini.results import read_rows, write_rows
+from varmini.results import NOT_MEASURED, RESULTS, error_of, read_rows, with_error, write_rows
 
 BED = Bed(data="toy", images=48, autoencoder_images=64, sizes=(1, 2, 4), vocab_size=32,
           code_channels=4, latent_channels=2, autoencoder_width=8, perceptual_network="", depth=4,
@@ -60,7 +61,7 @@ def finished(tmp_path_factory):
     for target, more in (
         ("train", ["--grid", "1e-3", "3e-3", "--grid-images", "16", "--seeds", "0", "1"]),
         ("measure", ["--per-class", "2", "--classifier", str(judge), "--guidance", "2.5"]),
-        ("speed", ["--rounds", "2", "--batches", "1", "2"]),
+        ("speed", ["--rounds", "2", "--batches", "1", "16"]),
     ):
         assert cli.main(["compare", target, *OPTIONS, *more, *places]) == 0
     return runs / "all", tables
@@ -99,12 +100,16 @@ def test_all_autoencoders_have_one_budget_and_all_methods_the_same_images(finish
 
 
 def test_parameters_and_training_flops_of_the_methods_are_alike():
-    """At the default sizes; without autoencoders, by the formula 12 or 18 depth width^2."""
+    """At the default sizes; the FLOPs as they were counted for the committed table."""
     sizes = {
         name: sum(p.numel() for p in METHODS[name].build(Bed(), 10).parameters())
         for name in ("var", "raster-ar", "maskgit", "dit")
     }
     assert max(sizes.values()) < 1.4 * min(sizes.values())
+    cost = {r["method"]: r for r in read_rows(RESULTS / "comparison" / "cost.csv")}
+    assert {name: cost[name]["parameters"] for name in sizes} == sizes
+    flops = [cost[name]["training_flops"] for name in sizes]
+    assert max(flops) < 2 * min(flops)
 
 
 def test_counted_flops_follow_what_is_computed(finished):
@@ -126,7 +131,7 @@ def test_counted_flops_follow_what_is_computed(finished):
 def test_quality_has_every_setting_and_seed(finished):
     _, tables = finished
     rows = read_rows(tables / "comparison" / "quality.csv")
-    expected = {(s.method, s.guidance, str(s.filtered), seed)
+    expected = {(s.drawing or s.method, s.guidance, str(s.filtered), seed)
                 for s in settings((2.5,)) for seed in (0, 1)}  # fmt: skip
     found = {(r["method"], r["guidance"], r["filtered"], r["seed"]) for r in rows}
     assert found == expected and len(rows) == len(expected)
@@ -149,16 +154,16 @@ def test_flops_are_counted_where_draws_are_in_bf16(finished, monkeypatch):
     assert [r["flops"] for r in again] == [r["flops"] for r in before]
 
 
-def test_the_pictures_of_a_comparison_are_shown(finished, script):
+def test_the_pictures_of_a_comparison_are_shown(finished):
     assert (finished[1] / "comparison" / "samples.png").stat().st_size > 1000
-    assert "(comparison/samples.png)" in script.comparison(finished[1], finished[1])
+    assert "(comparison/samples.png)" in report.comparison(finished[1], finished[1])
 
 
 def test_times_are_taken_in_turn(finished):
     rows = read_rows(finished[1] / "comparison" / "speed.csv")
     names = [d.name for d in DRAWINGS]
     assert [r["drawing"] for r in rows] == names * 4
-    assert {(r["batch"], r["round"]) for r in rows} == {(b, i) for b in (1, 2) for i in (0, 1)}
+    assert {(r["batch"], r["round"]) for r in rows} == {(b, i) for b in (1, 16) for i in (0, 1)}
 
 
 def test_a_comparison_does_not_go_on_as_another(finished, capsys):
@@ -232,7 +237,7 @@ def script():
 def test_what_has_no_table_was_not_measured(script, tmp_path, capsys):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.count(script.NOT_MEASURED) == 5 and "nan" not in text
+    assert text.count(NOT_MEASURED) == 5 and "nan" not in text
     write_rows(tmp_path / "scaling" / "sweep.csv", [{"depth": d} for d in (1, 2, 3)])
     assert script.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make_results: error: ")
@@ -255,15 +260,43 @@ def test_the_comparison_and_the_ablation_become_tables(script, finished):
     cost = {r["drawing"]: r for r in read_rows(tables / "comparison" / "cost.csv")}
     assert f"{cost['VAR']['flops'] / 1e9:.2f}" in text
     assert f"; commit {next(iter(cost.values()))['commit']}; " in text
+    assert (tables / "figures" / "comparison.png").stat().st_size > 1000
+    kept = {r["name"]: r for r in read_rows(tables / "comparison" / "table.csv")}
+    for name in kept:
+        assert kept[name]["ms_16_ratio"] == kept[name]["ms_16"] / kept["VAR"]["ms_16"]
+        assert all(kept[name][f"{m}_se"] >= 0 for m in report.QUALITY)
+        cells = text.split(f"| {name} | ")[1].split(" |")[0:1]
+        assert cells == [f"{kept[name]['parameters'] / 1e6:.2f} M"]
+    # Both claims of speed stand beside what was found, and what the lead comes from.
+    assert "| raster AR, no cache | 20 | " in text and "| DiT, DDIM 250 | 45 | " in text
+    changes = [row["frechet"] for row in read_rows(tables / "comparison" / "ablation.csv")]
+    for before, after in zip(changes, changes[1:]):
+        assert f"| {after - before:+.2f} (" in text
 
 
-def test_an_error_covers_sampling_and_seeds(script):
+def test_the_figure_of_the_comparison_leaves_out_what_is_missing():
+    rows = [{"name": d.name, "flops": 1e9, "ms_1": 3.0, "ms_16": 1.0, "ms_1_ratio": 2.0,
+             "ms_16_ratio": 4.0, **{k: v for m in report.QUALITY
+                                    for k, v in ((m, 0.5), (f"{m}_se", 0.1))}}
+            for d in DRAWINGS]  # fmt: skip
+    del rows[-1]["frechet"]  # not judged
+    figure = result_plots.comparison(rows, report.PAPER_SPEED)
+    (legend,), (distance, *_, times) = figure.legends, figure.axes
+    names = [t.get_text() for t in legend.texts]
+    assert names[:5] == [d.name for d in DRAWINGS[:5]] and names[-1] == "paper (times)"
+    assert len(distance.containers) == 5
+    crosses = [line for line in times.lines if line.get_marker() == "x"]
+    assert sorted(line.get_xdata()[0] for line in crosses) == [20, 20, 45]
+    plt.close(figure)
+
+
+def test_an_error_covers_sampling_and_seeds():
     rows = [{"x": 1.0, "x_se": 0.3}, {"x": 1.0, "x_se": 0.4}]
-    assert script.error_of(rows, "x") == pytest.approx(0.25)
+    assert error_of(rows, "x") == pytest.approx(0.25)
     rows = [{"x": 0.0, "x_se": 0.1}, {"x": 2.0, "x_se": 0.1}]
-    assert script.error_of(rows, "x") == pytest.approx(1.0)  # sd 1.41 over the root of 2
-    assert script.error_of(rows[:1], "x") == pytest.approx(0.1)
-    assert script.with_error([], "x") == script.NOT_MEASURED
+    assert error_of(rows, "x") == pytest.approx(1.0)  # sd 1.41 over the root of 2
+    assert error_of(rows[:1], "x") == pytest.approx(0.1)
+    assert with_error([], "x") == NOT_MEASURED
 
 
 def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
@@ -289,7 +322,8 @@ def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     assert "(3.33e+04 N)^" not in text and "N)^-0.0333" in text  # 6 d^-0.1 over n ~ d^3
-    assert "From half the length to the whole" in text and "falls by 3.4 % at the smallest" in text
+    assert "r of -0.99 or better" in text and text.count("(reached)") == 3
+    assert "from half the length to the whole" in text and "falls by 3.4 % at the smallest" in text
     assert "| editing, smooth | 0.1230 ± 0.0100 |" in text and "0.46 ± 0.01" in text
     assert "`varmini x`; commit abc; toy; 2026-01-02." in text
     figures = {p.name for p in (tmp_path / "figures").glob("*.png")}

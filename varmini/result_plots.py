@@ -5,14 +5,14 @@ Each takes rows as `varmini.results.read_rows` gives them and returns a matplotl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .charts import ACCENT, BLUE, INK, MUTED, STYLE, _shades
-from .fits import BILLION, PAPER, PFLOP, fit_power_law
-from .sweep import MEASURES, frontier
+from .fits import BILLION, PAPER, PFLOP, bend, fit_power_law
+from .sweep import MEASURES, frontier, second_half
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,27 +27,63 @@ NAMES = {
 }
 PAPER_N, PAPER_C = (0.0185, 2.0), (1e3, 1e6)
 """The paper's range of N, in billions; and a range of C, in PFlops, to draw its laws over."""
+COLOURS = {
+    "VAR": ACCENT,
+    "raster AR, cache": BLUE,
+    "raster AR, no cache": "#8fb8d6",
+    "MaskGIT, 8 rounds": "#3a9188",
+    "DiT, DDIM 25": "#8d6bb1",
+    "DiT, DDIM 250": "#c3aee0",
+}
+"""Of the ways to draw that are compared."""
 
 
 def _log_axes(axes: Axes) -> None:
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    """Logarithmic on both, with round numbers where the y axis spans no power of ten."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     low, high = axes.get_ylim()
-    if high / low < 10:  # no power of ten inside: label round numbers instead
-        axes.set_yticks([float(f"{t:.3g}") for t in np.geomspace(low, high, 5)[1:-1]])
+    if high / low < 10:
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _paper_panel(axes: Axes, over: str) -> None:
-    """The published laws over the published sizes, in the same units."""
+def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each measure, and one of the published laws in the same units."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(12.5, 6.4), layout="constrained")
+    grid = figure.subplot_mosaic([[*MEASURES[:2], "paper"], [*MEASURES[2:], "paper"]])
+    grid["loss_last"].set_ylabel("nats a token")
+    grid["error_last"].set_ylabel("share of tokens")
     x = np.geomspace(*(PAPER_N if over == "n" else PAPER_C), 50)
     colours = dict(zip(MEASURES, _shades(4)))
     for law in (p for p in PAPER if p.over == over):
-        axes.plot(x, (law.a * x) ** law.b, color=colours[law.measure], label=NAMES[law.measure])
-    axes.set_title("the paper's laws\n(ImageNet, 256 px)")
+        name = f"{NAMES[law.measure]}:\n$({_plain(law.a)}\\,{over.upper()})^{{{law.b:g}}}$"
+        grid["paper"].plot(x, (law.a * x) ** law.b, color=colours[law.measure], label=name)
+    _log_axes(grid["paper"])
+    grid["paper"].set_title("the paper's laws\n(ImageNet, 256 px)")
+    grid["paper"].legend(frameon=False, fontsize=9)
+    unit = "N, billions of parameters" if over == "n" else "C, PFlops of training"
+    for axes in grid.values():
+        axes.set_xlabel(unit)
+    return figure, grid
+
+
+def _plain(value: float) -> str:
+    """2.2e-05 as it is written in a formula."""
+    digits, _, power = f"{value:g}".partition("e")
+    return rf"{digits}\cdot 10^{{{int(power)}}}" if power else digits
+
+
+def _titled(axes: Axes, measure: str, over: str, law: Any) -> None:
+    _log_axes(axes)
+    axes.set_title(rf"{NAMES[measure]}" "\n" rf"$\propto {over}^{{{law.b:.4f}}}$, "
+                   f"r = {law.pearson:.3f}")  # fmt: skip
 
 
 def scaling_laws(rows: Sequence[Row]) -> Figure:
@@ -63,8 +99,7 @@ def scaling_laws(rows: Sequence[Row]) -> Figure:
     x = np.array([row["n"] / BILLION for row in end])
     grid_x = np.geomspace(x.min(), x.max(), 50)
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(12.5, 6.2), layout="constrained")
-        grid = figure.subplot_mosaic([[*MEASURES[:2], "paper"], [*MEASURES[2:], "paper"]])
+        figure, grid = _five_panels("n")
         for measure in MEASURES:
             axes, y = grid[measure], np.array([row[measure] for row in end])
             law, rest = fit_power_law(x, y), x < x.max()
@@ -74,25 +109,20 @@ def scaling_laws(rows: Sequence[Row]) -> Figure:
                 axes.plot(grid_x, part(grid_x), "--", color=MUTED, linewidth=1.2,
                           label="without the largest")  # fmt: skip
             axes.plot(x, y, "o", color=BLUE, markersize=4, alpha=0.8, label="runs")
-            axes.set_title(f"{NAMES[measure]}\n∝ N^{law.b:.4f}, r = {law.pearson:.3f}")
-            _log_axes(axes)
+            _titled(axes, measure, "N", law)
         grid[MEASURES[0]].legend(frameon=False, fontsize=9)
-        _paper_panel(grid["paper"], "n")
-        _log_axes(grid["paper"])
-        grid["paper"].legend(frameon=False, fontsize=9)
-        for axes in grid.values():
-            axes.set_xlabel("N, billions of parameters")
     return figure
 
 
 def compute_frontier(rows: Sequence[Row]) -> Figure:
-    """Loss over training compute: every size on its way, the frontier, its law; and the paper's."""
+    """Four measures over compute: every size on its way, the frontier, its law; and the paper's."""
     import matplotlib.pyplot as plt
 
     depths = sorted({row["depth"] for row in rows})
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, 3, figsize=(12.5, 3.8), layout="constrained")
-        for axes, measure in zip(grid, ("loss_last", "loss")):
+        figure, grid = _five_panels("c")
+        for measure in MEASURES:
+            axes = grid[measure]
             for depth, colour in zip(depths, _shades(len(depths))):
                 for seed in sorted({row["seed"] for row in rows}):
                     run = [r for r in rows if r["depth"] == depth and r["seed"] == seed]
@@ -102,38 +132,68 @@ def compute_frontier(rows: Sequence[Row]) -> Figure:
                               linewidth=1, label=f"d = {depth}" if seed == 0 else None)  # fmt: skip
             c, y = frontier(rows, measure)
             axes.set_title(NAMES[measure])
+            _log_axes(axes)
             if len(c) > 2:
                 law = fit_power_law(c, y)
                 axes.plot(c, law(c), "--", color=ACCENT, label="law of the frontier")
-                axes.set_title(f"{NAMES[measure]}\n∝ C^{law.b:.4f}, r = {law.pearson:.3f}")
-            _log_axes(axes)
-        grid[0].legend(frameon=False, fontsize=8)
-        _paper_panel(grid[2], "c")
-        _log_axes(grid[2])
-        grid[2].legend(frameon=False, fontsize=8)
-        for axes in grid:
-            axes.set_xlabel("C, PFlops of training")
+                _titled(axes, measure, "C", law)
+        grid[MEASURES[0]].legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
     return figure
 
 
 def law_residuals(rows: Sequence[Row]) -> Figure:
-    """Where the toy bends: how far every run lies off its law, in per cent."""
+    """Where the toy bends: how far each run lies off its law over N, and the parabola through that.
+
+    A last panel shows how much the second half of training brings, which is nothing where a run
+    has learned what its size allows.
+    """
     import matplotlib.pyplot as plt
 
     last = max(row["images"] for row in rows)
     end = [row for row in rows if row["images"] == last]
-    x = [row["n"] / BILLION for row in end]
+    x = np.array([row["n"] / BILLION for row in end])
+    u, grid_x = np.log(x), np.geomspace(x.min(), x.max(), 50)
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(1, 4, figsize=(12.5, 2.8), layout="constrained")
+        figure, grid = plt.subplots(1, 5, figsize=(12.5, 2.9), layout="constrained")
         for axes, measure in zip(grid, MEASURES):
-            law = fit_power_law(x, [row[measure] for row in end])
+            y = [row[measure] for row in end]
+            off = 100 * np.expm1(fit_power_law(x, y).residuals)
             axes.axhline(0, color=ACCENT, linewidth=1)
-            axes.plot(x, 100 * np.expm1(law.residuals), "o", color=BLUE, markersize=4)
+            axes.plot(x, off, "o", color=BLUE, markersize=4)
+            if len(set(x)) > 2:
+                curve = np.polyfit(u - u.mean(), off, 2)
+                axes.plot(grid_x, np.polyval(curve, np.log(grid_x) - u.mean()), color=MUTED)
+                axes.set_xlabel(f"N, billions (bend {bend(x, y):.2f})")
             axes.set_xscale("log")
-            axes.set_title(NAMES[measure])
-            axes.set_xlabel("N, billions")
+            axes.set_title(NAMES[measure], fontsize=11)
         grid[0].set_ylabel("off the law, %")
+        gain = second_half(rows)
+        sizes, shares = [n / BILLION for n in gain], [100 * g for g in gain.values()]
+        grid[4].plot(sizes, shares, "o-", color=BLUE)
+        grid[4].set_xscale("log")
+        grid[4].set_ylim(0, None)
+        grid[4].set_title("loss: second half's gain, %", fontsize=11)
+        grid[4].set_xlabel("N, billions")
     return figure
+
+
+def _ms_axis(axes: Axes, batch: int) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"ms an image, batch {batch}")
+
+
+def _point(axes: Axes, row: Row, x: str, y: str = "frechet") -> None:
+    """One method with two standard errors each way, as far as the row has them."""
+    error = {f"{k}err": 2 * row[f"{name}_se"] for k, name in (("x", x), ("y", y))
+             if f"{name}_se" in row}  # fmt: skip
+    colour = COLOURS.get(row["name"], MUTED)
+    axes.errorbar(row[x], row[y], fmt="o", color=colour, capsize=3, label=row["name"], **error)
 
 
 def quality_and_time(rows: Sequence[Row]) -> Figure:
@@ -146,24 +206,69 @@ def quality_and_time(rows: Sequence[Row]) -> Figure:
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained", sharey=True)
         for axes, batch in zip(grid, (1, 16)):
-            for i, row in enumerate(rows):
-                colour = ACCENT if row["name"] == "VAR" else INK
-                axes.errorbar(row[f"ms_{batch}"], row["frechet"], yerr=2 * row["frechet_se"],
-                              fmt="o", color=colour, capsize=3, markersize=5)  # fmt: skip
-                axes.annotate(row["name"], (row[f"ms_{batch}"], row["frechet"]),
-                              (5, 5 if i % 2 else -12),  # neighbours may be of one height
-                              textcoords="offset points", fontsize=9, color=colour)  # fmt: skip
-            axes.set_xscale("log")
-            axes.margins(x=0.4)
-            low, high = axes.get_xlim()
-            ticks = [
-                d * 10.0**e for e in range(-3, 6) for d in (1, 3) if low <= d * 10.0**e <= high
-            ]
-            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            axes.set_xticks([], minor=True)
-            axes.set_xlabel("ms an image")
-            axes.set_title(f"batch {batch}")
+            for row in rows:
+                _point(axes, row, f"ms_{batch}")
+            _ms_axis(axes, batch)
         grid[0].set_ylabel("Frechet distance, our classifier")
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center",
+                      ncols=len(rows), frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
+def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
+    """All of the comparison: distance over time and FLOPs, the other measures, ratios to VAR.
+
+    rows: of results/comparison/table.csv. claims: {name: how many times VAR's time, as published}.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    judged = [row for row in rows if "frechet" in row]
+    # The two caches of a raster model draw the same pictures.
+    unlike = [row for row in judged if row["name"] != "raster AR, no cache"]
+    timed = [row for row in rows if "ms_1_ratio" in row and "ms_16_ratio" in row][1:]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
+        for axes, batch in zip(grid[0], (1, 16)):
+            for row in (r for r in judged if f"ms_{batch}" in r):
+                _point(axes, row, f"ms_{batch}")
+            _ms_axis(axes, batch)
+        for row in (r for r in judged if "flops" in r):
+            _point(grid[0, 2], row | {"gflops": row["flops"] / 1e9}, "gflops")
+        _ms_axis(grid[0, 2], 1)
+        grid[0, 2].set_xlabel("GFLOPs an image")
+        for axes in grid[0, 1:]:
+            axes.sharey(grid[0, 0])
+        grid[0, 0].set_title("Frechet distance (down is better)")
+        for i, row in enumerate(unlike):
+            grid[1, 0].barh(i, 100 * row["accuracy"], xerr=200 * row["accuracy_se"],
+                            color=COLOURS.get(row["name"], MUTED), ecolor=INK)  # fmt: skip
+            _point(grid[1, 1], row, "recall", "precision")
+        grid[1, 0].set_yticks(range(len(unlike)), [row["name"] for row in unlike], fontsize=9)
+        grid[1, 0].invert_yaxis()
+        grid[1, 0].set_title("own class, %")
+        grid[1, 1].set_title("precision over recall (upper right is best)")
+        grid[1, 1].set_xlabel("recall")
+        for i, row in enumerate(timed):
+            for batch, mark in ((1, "o"), (16, "s")):
+                grid[1, 2].plot(row[f"ms_{batch}_ratio"], i, mark,
+                                color=COLOURS.get(row["name"], MUTED))  # fmt: skip
+            if row["name"] in claims:
+                grid[1, 2].plot(claims[row["name"]], i, "x", color=INK)
+        grid[1, 2].axvline(1, color=ACCENT, linewidth=1)
+        grid[1, 2].set_xscale("log")
+        grid[1, 2].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+        grid[1, 2].minorticks_off()
+        grid[1, 2].set_yticks(range(len(timed)), [row["name"] for row in timed], fontsize=9)
+        grid[1, 2].invert_yaxis()
+        grid[1, 2].set_title("time, as a multiple of VAR's")
+        marks = [
+            Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
+            for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
+        ]
+        handles = [*grid[0, 0].get_legend_handles_labels()[0], *marks]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
+                      frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
@@ -187,56 +292,4 @@ def repair_bars(rows: Sequence[Row]) -> Figure:
         grid[0].set_ylabel("share of the damage mended")
         handles = grid[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def cost_growth(rows: Sequence[Row]) -> Figure:
-    """How pairs, seconds and memory of drawing grow with image size, depth and batch.
-
-    rows: of `bench.cost.cost_rows`.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    colours = {"VAR": ACCENT, "raster AR, cache": BLUE, "raster AR, no cache": MUTED}
-    panels = (
-        ("side", "pairs", "query-key pairs of attention"),
-        ("side", "seconds", "seconds"),
-        ("side", "peak_mib", "peak memory, MiB (dots: cache)"),
-        ("depth", "seconds", "seconds"),
-        ("batch", "seconds", "seconds a batch"),
-        ("batch", "peak_mib", "peak memory, MiB (dots: cache)"),
-    )
-    names = {"side": "side n of an n x n map", "depth": "blocks", "batch": "images at once"}
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(2, 3, figsize=(12.5, 6.6), layout="constrained")
-        for axes, (axis, value, what) in zip(grid.flat, panels):
-            for method, colour in colours.items():
-                points = sorted((r[axis], r[value]) for r in rows if r["axis"] == axis
-                                and r["method"] == method and r.get(value))  # fmt: skip
-                if points:
-                    axes.plot(*zip(*points), "o-", color=colour, markersize=4, label=method)
-                if value == "peak_mib":
-                    cache = sorted((r[axis], r["cache_mib"]) for r in rows if r["axis"] == axis
-                                   and r["method"] == method and r["cache_mib"])  # fmt: skip
-                    axes.plot(*zip(*cache), ":", color=colour) if cache else None
-            if value == "pairs":
-                for power, start in ((4, 2.0), (6, 0.35)):
-                    x = np.array([4.0, 32.0 if power == 4 else 16.0])
-                    axes.plot(x, start * x**power, ":", color=INK, linewidth=1)
-                    axes.annotate(f"n$^{power}$", (x[1], start * x[1] ** power), (4, 0),
-                                  textcoords="offset points")  # fmt: skip
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            if value != "pairs":
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter(NullFormatter())
-            ticks = sorted({r[axis] for r in rows if r["axis"] == axis})
-            axes.set_xticks(ticks, [str(t) for t in ticks])
-            axes.set_xticks([], minor=True)
-            axes.set_xlabel(names[axis])
-            axes.set_title(what)
-        handles = grid[0, 0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

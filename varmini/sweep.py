@@ -260,6 +260,20 @@ def frontier(rows: Sequence[dict[str, Any]], measure: str) -> tuple[np.ndarray, 
     return x[keep] / PFLOP, y[keep]
 
 
+def second_half(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """{n: the share of the loss of all scales that the second half of a run takes off}.
+
+    A run that has learned what its size allows gains nothing; the mean over seeds.
+    """
+    last = max(row["images"] for row in rows)
+    half = max(row["images"] for row in rows if row["images"] < last)
+
+    def loss(n: int, images: int) -> float:
+        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
+
+    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
+
+
 def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any]]:
     """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
 

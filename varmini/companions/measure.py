@@ -180,7 +180,8 @@ def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tenso
     """Pictures (B, C, H, W) of labels (B,), on the CPU, drawn by a finished run in parts of 100."""
     kind = METHODS[setting.method].kind
     model, tok = load_method(codes, setting.method, seed), codes.autoencoder(kind)
-    options = next((d.options for d in DRAWINGS if d.method == setting.method), {})
+    options = next((d.options for d in DRAWINGS if d.method == setting.method
+                    and d.name == (setting.drawing or d.name)), {})  # fmt: skip
     drawn = []
     for i, part in enumerate(labels.split(100)):
         with torch.no_grad(), engine.autocast():
@@ -204,7 +205,8 @@ def quality_row(
 ) -> Row:
     """Draws per_class pictures of each class from a finished run and measures them."""
     labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
-    row = {"method": setting.method, "guidance": setting.guidance, "filtered": setting.filtered}
+    name = setting.drawing or setting.method
+    row = {"method": name, "guidance": setting.guidance, "filtered": setting.filtered}
     row |= {"seed": seed, "images": codes.bed.images}
     return row | reference.measure(drawn_by(codes, setting, seed, labels), labels)
 
