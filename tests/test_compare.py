@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from varmini import cli, engine, result_plots, train_tokenizer
 from varmini.classifier import Classifier, ClassifierConfig
@@ -164,6 +166,59 @@ def test_times_are_taken_in_turn(finished):
     names = [d.name for d in DRAWINGS]
     assert [r["drawing"] for r in rows] == names * 4
     assert {(r["batch"], r["round"]) for r in rows} == {(b, i) for b in (1, 16) for i in (0, 1)}
+
+
+class Killed(BaseException):
+    """Ends a loop without any clean-up of its own, as SIGKILL would."""
+
+
+def killed_at(step, loss):
+    """`loss` that ends the process, so to say, at its call number `step`; and the calls so far."""
+    calls = []
+
+    def count(*args):
+        calls.append(1)
+        if len(calls) == step:
+            raise Killed
+        return loss(*args)
+
+    return count, calls
+
+
+@pytest.mark.parametrize("step, left", [(5, 14), (12, 6)])
+def test_a_killed_comparison_goes_on_where_it_was(finished, tmp_path, monkeypatch, step, left):
+    """Two methods: 2 steps of a grid and 6 of a full run each."""
+    monkeypatch.setattr(measure, "METHODS", {name: METHODS[name] for name in ("var", "dit")})
+    loss, tables = measure.training_loss, {}
+    for name in ("whole", "killed"):
+        for part in ("autoencoder-multi", "autoencoder-kl", "codes"):
+            shutil.copytree(finished[0] / part, tmp_path / name / part)
+        work = functools.partial(measure.train_all, Codes(BED, tmp_path / name), (0,), 16, (1e-3,))
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr(measure, "training_loss", killed_at(step, loss)[0])
+                with pytest.raises(Killed):
+                    work()
+        again, calls = killed_at(0, loss)
+        monkeypatch.setattr(measure, "training_loss", again)
+        tables[name] = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+                        for rows in work()]  # fmt: skip
+        assert len(calls) == (16 if name == "whole" else left)  # finished runs take no step again
+    assert tables["killed"] == tables["whole"]
+    weights = [load_file(tmp_path / name / "dit-s0" / "model.safetensors") for name in tables]
+    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
+
+
+def test_a_killed_autoencoder_goes_on(finished, tmp_path, monkeypatch):
+    codes, loss = Codes(BED, tmp_path), bed_file.KLAutoencoder.training_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(bed_file.KLAutoencoder, "training_loss", killed_at(2, loss)[0])
+        with pytest.raises(Killed):
+            codes.train_autoencoder("kl")
+    assert not (codes.folder("kl") / "model.safetensors").exists()
+    folders = codes.train_autoencoder("kl"), finished[0] / "autoencoder-kl"
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
+    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
 
 
 def test_a_comparison_does_not_go_on_as_another(finished, capsys):
