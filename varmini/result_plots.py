@@ -56,7 +56,7 @@ def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
     """A panel for each measure, and one of the published laws in the same units."""
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(12.5, 6.4), layout="constrained")
+    figure = plt.figure(figsize=(12.5, 6.2), layout="constrained")
     grid = figure.subplot_mosaic([[*MEASURES[:2], "paper"], [*MEASURES[2:], "paper"]])
     grid["loss_last"].set_ylabel("nats a token")
     grid["error_last"].set_ylabel("share of tokens")
@@ -289,6 +289,7 @@ def repair_bars(rows: Sequence[Row]) -> Figure:
             names = [f"map {r['scale']}\n{100 * r['changed']:.0f} %" for r in rows]
             axes.set_xticks(range(len(rows)), names)
             axes.set_title(f"in {space}")
+            axes.set_xlabel("which map is corrupted, and how much of it")
         grid[0].set_ylabel("share of the damage mended")
         handles = grid[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
