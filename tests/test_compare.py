@@ -322,6 +322,8 @@ def test_the_comparison_and_the_ablation_become_tables(script, finished):
         assert all(kept[name][f"{m}_se"] >= 0 for m in report.QUALITY)
         cells = text.split(f"| {name} | ")[1].split(" |")[0:1]
         assert cells == [f"{kept[name]['parameters'] / 1e6:.2f} M"]
+    assert "Every method saw 48 images, with each of 2 seeds." in text
+    assert "Learning rates tried, in runs of 16 images: 0.001, 0.003; best: var 0.00" in text
     # Both claims of speed stand beside what was found, and what the lead comes from.
     assert "| raster AR, no cache | 20 | " in text and "| DiT, DDIM 250 | 45 | " in text
     changes = [row["frechet"] for row in read_rows(tables / "comparison" / "ablation.csv")]

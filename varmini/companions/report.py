@@ -99,6 +99,26 @@ def _claims(rows: Sequence[Row]) -> str:
     )
 
 
+def _training(folder: Path) -> str:
+    """On how much each method was trained, and at which of the learning rates that were tried."""
+    quality, grid = rows_of(folder / "quality.csv"), rows_of(folder / "grid.csv")
+    text = ""
+    if quality:
+        seeds = len({r["seed"] for r in quality})
+        text += f"Every method saw {quality[0]['images']:,} images, with each of {seeds} seeds. "
+    if grid:
+        rates = sorted({r["lr"] for r in grid})
+        best = {name: min((r for r in grid if r["method"] == name), key=lambda r: r["val_loss"])
+                for name in dict.fromkeys(r["method"] for r in grid)}  # fmt: skip
+        text += f"Learning rates tried, in runs of {grid[0]['images']:,} images: "
+        text += f"{', '.join(f'{lr:g}' for lr in rates)}; best: "
+        text += ", ".join(f"{name} {row['lr']:g}" for name, row in best.items())
+        if at_end := [name for name, row in best.items() if row["lr"] == rates[-1]]:
+            text += f" (the largest, so a larger one might do better, for {', '.join(at_end)})"
+        text += ". "
+    return text
+
+
 def comparison(folder: Path, figures: Path) -> str:
     """The table of the comparison (kept as table.csv), the autoencoders' bound, and the plot."""
     folder = folder / "comparison"
@@ -111,8 +131,7 @@ def comparison(folder: Path, figures: Path) -> str:
              "ms, batch 1 (to VAR)", "ms, batch 16 (to VAR)", "guidance", "Frechet distance",
              "own class, %", "precision", "recall")  # fmt: skip
     text += table(heads, [_cells(r) for r in rows]) + "\n"
-    trained = next((r["images"] for r in rows_of(folder / "quality.csv")), None)
-    text += f"All methods saw {trained:,} images. " if trained else ""
+    text += _training(folder)
     text += (
         "Frechet distance, precision and recall are in the features of our own classifier: they "
         "are not FID. Errors are standard errors: over training seeds, but no less than that of "
