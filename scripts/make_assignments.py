@@ -59,7 +59,8 @@ def run(notebook: NotebookNode) -> None:
     """Executes a notebook in place."""
     from nbclient import NotebookClient
 
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    settings = {"timeout": 600, "coalesce_streams": True}  # one output, however print was flushed
+    NotebookClient(notebook, resources={"metadata": {"path": str(FOLDER)}}, **settings).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day, different on each run
     notebook.metadata = {

@@ -1,5 +1,6 @@
 """The assignments' notebooks: students' versions in step with the sources, no solution in them."""
 
+import ast
 import json
 import re
 import sys
@@ -109,6 +110,24 @@ def test_executed_top_to_bottom_without_an_error(assignment, source):
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
     total = cells[-1].outputs[0].text
     assert total == ("25 of 25 points\n" if source else "0 of 25 points\n")
+
+
+def test_a_picture_waits_for_all_that_it_uses(assignment):
+    """Else a student who leaves out a task meets an error in a cell that is not theirs."""
+    names = {call.function for call in Exam(assignment, 0).calls}
+    made: dict[str, set[str]] = {}  # by a cell that waits: its variables, and for which functions
+    for cell in (cell for cell in read(assignment).cells if cell.cell_type == "code"):
+        nodes = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)]
+        stored = {n.id for n in nodes if isinstance(n.ctx, ast.Store)}
+        used = {n.id for n in nodes} - stored
+        waits = re.search(r"check\.done\((.*?)\)", cell.source)
+        waits = set(re.findall(r"\w+", waits[1])) if waits else set()
+        if waits:
+            said = re.findall(r"waits for: (.*?)\"", cell.source)
+            assert waits <= names and all(set(words.split(", ")) == waits for words in said)
+            needs = (used & names).union(*(made[name] for name in used & set(made)))
+            assert needs <= waits, cell.source
+        made |= dict.fromkeys(stored, waits)
 
 
 def test_small_cells(assignment):
