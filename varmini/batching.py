@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from collections.abc import Iterator
 
 import numpy as np
@@ -150,6 +152,10 @@ def _watched(loader: Iterator, workers: int) -> Iterator:
         except (RuntimeError, EOFError, OSError) as error:  # whichever notices first
             if not workers:
                 raise
+            if not isinstance(error, RuntimeError):  # torch will say so too, wherever we are then
+                with contextlib.suppress(RuntimeError):
+                    for process in multiprocessing.active_children():
+                        process.join(1)
             raise ValueError(
                 f"one of the {workers} processes that decode pictures died, perhaps for want of "
                 f"memory: lower --workers ({str(error).partition(chr(10))[0]})"

@@ -82,26 +82,15 @@ def build_config(cls: type, values: dict[str, Any], source: str = "config") -> A
                 + (f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}")
             )
     for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if required and name not in values:
+        has_default = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+        if name not in values and not has_default:
             raise ValueError(f"{source}: missing key {name!r} for {cls.__name__}")
+    taken = {int: int, float: int | float, bool: bool, str: str, tuple: list | tuple}
     for name, value in values.items():
-        default = fields[name].default
-        kind = type(default)
-        if default is dataclasses.MISSING:
-            continue
-        fits = (
-            isinstance(value, list | tuple)
-            if kind is tuple
-            else (
-                isinstance(value, int | float) and not isinstance(value, bool)
-                if kind is float
-                else type(value) is kind
-            )
-        )
-        if kind in (int, float, bool, str, tuple) and not fits:
+        kind = type(fields[name].default)
+        if kind in taken and (
+            not isinstance(value, taken[kind]) or isinstance(value, bool) != (kind is bool)
+        ):
             raise ValueError(f"{source}: {name} is {value!r}, expected {kind.__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{source}: {name} is {value}, expected a finite number")

@@ -194,18 +194,12 @@ def find_columns(schema, source: str | Path) -> tuple[str, str]:
             return kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type)
         return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_null(kind)
 
-    image = next(
-        (n for n in ("image", "img") if n in schema.names and holds_bytes(schema.field(n).type)),
-        None,
-    )
-    label = next(
-        (
-            n
-            for n in ("label", "labels")
-            if n in schema.names and kinds.is_integer(schema.field(n).type)
-        ),
-        None,
-    )
+    def first(names: Sequence[str], fits) -> str | None:
+        here = (name for name in names if name in schema.names)
+        return next((name for name in here if fits(schema.field(name).type)), None)
+
+    image = first(("image", "img"), holds_bytes)
+    label = first(("label", "labels"), kinds.is_integer)
     if image is None or label is None:
         wanted = "image (bytes)" if image is None else "label (integers)"
         raise ValueError(f"{source}: no column {wanted} among {', '.join(schema.names)}")

@@ -140,9 +140,7 @@ def train(
             keep_tokens(model, config.decoder_of)
         perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
         if perceptual:
-            perceptual(
-                held_out[:1].to(device), held_out[:1].to(device)
-            )  # fails here, if it does not fit
+            perceptual(*[held_out[:1].to(device)] * 2)  # fails here, if it does not fit
         check_batch_size(config.batch_size, len(train_set))
         own = distributed.share(config.batch_size)
     discriminator = PatchDiscriminator(

@@ -101,11 +101,8 @@ def class_label(word: str, names: Sequence[str], num_classes: int) -> int:
         return int(word)
     low = [name.lower() for name in names]
     if word.lower() not in low:
-        hint = (
-            nearest(word.lower(), [*low, "none"])
-            if names
-            else (f"; this model's class names are unknown, expected 0 to {num_classes - 1}")
-        )
+        hint = f"; this model's class names are unknown, expected 0 to {num_classes - 1}"
+        hint = nearest(word.lower(), [*low, "none"]) if names else hint
         raise ValueError(f"unknown class {word!r}{hint}")
     return low.index(word.lower())
 
