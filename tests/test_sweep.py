@@ -5,7 +5,8 @@ import pytest
 import torch
 from tiny import make_tokenizer
 
-from varmini import VAR, cli, engine, sweep
+from varmini import VAR, cli, engine, sample, sweep, sweep_pictures
+from varmini.classifier import Classifier, ClassifierConfig
 from varmini.data import ImageSet
 from varmini.results import read_rows, write_rows
 from varmini.scaling import exact_parameters, var_training_flops
@@ -19,7 +20,7 @@ class Killed(BaseException):
 
 
 def image_set(name, split, *options):
-    count = 24 if split == "train" else 6
+    count = 24 if split == "train" else 12
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"), "toy")
@@ -29,7 +30,8 @@ def image_set(name, split, *options):
 def tiny_world(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
     engine.precision.cache_clear()
-    monkeypatch.setattr(sweep, "fitted", image_set)
+    for module in (sweep, sweep_pictures):
+        monkeypatch.setattr(module, "fitted", image_set)
     yield
     engine.precision.cache_clear()
 
@@ -147,6 +149,35 @@ def test_bad_sweeps_are_named(options, message):
         Sweep(**options)
 
 
+@pytest.fixture
+def judge(tmp_path):
+    torch.manual_seed(0)
+    config = ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 4))
+    return str(Classifier(config).save_pretrained(tmp_path / "judge"))
+
+
+def test_pictures_of_every_run_are_judged(tiny, whole, tmp_path, judge):
+    csv = tmp_path / "pictures.csv"
+    write_rows(csv, [{"depth": 1, "images": 12}, {"depth": 1, "images": 24}])
+    sweep_pictures.judge_pictures(tiny, whole[1], csv, 5, judge)
+    rows = read_rows(csv)
+    assert [(r["depth"], r["images"], r["longest"]) for r in rows[:1]] == [(1, 12, "False")]
+    found = [(r["depth"], r["seed"], r["images"], r["longest"]) for r in rows[1:]]
+    assert found == [(d, s, 24, "True") for d in (1, 2, 3) for s in (0, 1)]
+    for row in rows[1:]:
+        assert row["n"] == 15 and row["frechet"] > 0 and row["frechet_se"] > 0 and row["commit"]
+    # The same pictures as by hand.
+    tok = make_tokenizer(**SHAPE)
+    model = VAR.from_pretrained(whole[1] / "d2-s1")
+    images = sample(model, tok, torch.arange(3).repeat_interleave(5), cfg=1.5, top_p=0.96,
+                    top_k=round(24 * 900 / 4096), seed=0)  # fmt: skip
+    right = Classifier.from_pretrained(judge)(images).argmax(1) == torch.arange(15) // 5
+    assert rows[4]["accuracy"] == pytest.approx(right.double().mean().item())
+    assert csv.with_suffix(".png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="holds no finished run"):
+        sweep_pictures.judge_pictures(tiny, tmp_path / "none", csv, 5, judge)
+
+
 # ----------------------------------------------------------------------------------------- the laws
 
 
@@ -196,13 +227,15 @@ def test_a_bend_shows():
     assert row["miss"] < -0.01  # the law promises more than the largest size holds
 
 
-def test_the_command_trains_fits_and_says_so(tiny, tmp_path, capsys):
+def test_the_command_trains_fits_and_says_so(tiny, tmp_path, judge, capsys):
     out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
     args = ["scaling", "--depths", "1", "2", "3", "--unit", "8", "--seeds", "0", "--images", "24",
             "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
             "--lr", "1e-6", "--tokenizer", tiny.tokenizer,
+            "--pictures", "5", "--classifier", judge,
             "--out", str(out), "--csv", str(csv)]  # fmt: skip
     assert cli.main(args) == 0
+    assert len(read_rows(csv.with_name("pictures.csv"))) == 3
     printed = capsys.readouterr().out
     assert printed.count(" N)^") == 4 and "wrote" in printed
     assert len(read_rows(csv)) == 6 and len(read_rows(csv.with_name("laws.csv"))) >= 4

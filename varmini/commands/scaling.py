@@ -26,6 +26,11 @@ class Scaling:
     """Table of all measurements; the fits go beside it, to laws.csv."""
     tokens: Path | None = None
     """Folder of token maps to copy from, for example runs/cifar10/var/tokens."""
+    pictures: int = 0
+    """Pictures a class to draw from every run when all are trained, judged in pictures.csv beside
+    the table; 0: none. Rows of sweeps of another length stay there."""
+    classifier: str = "cifar10"
+    """Judge of the pictures: a shipped name or folder."""
 
 
 def scaling(args: Sequence[str], prog: str) -> None:
@@ -46,3 +51,8 @@ def scaling(args: Sequence[str], prog: str) -> None:
         )
     print("N in billions of parameters, C in PFlops of training, as in the paper")
     print(f"wrote {o.csv} and {write_rows(o.csv.with_name('laws.csv'), fits)}")
+    if o.pictures:
+        from ..sweep_pictures import judge_pictures
+
+        table = o.csv.with_name("pictures.csv")
+        print(f"wrote {judge_pictures(o.sweep, o.out, table, o.pictures, o.classifier)}")
