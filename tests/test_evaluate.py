@@ -21,6 +21,7 @@ from tiny import make_tokenizer, make_var
 from varmini import ScaleSchedule, cli, fid, judges, npz, sample, sampling_run
 from varmini.classifier import Classifier, ClassifierConfig
 from varmini.commands import evaluate
+from varmini.files import file_checksum
 from varmini.judges import Judge
 from varmini.metrics import frechet_distance, inception_score, precision_recall
 from varmini.sampling_run import Draw, draw_samples
@@ -248,6 +249,7 @@ def fake_library(monkeypatch, tmp_path, features=2048):
     path = tmp_path / "weights.pth"
     torch.save({"w": torch.zeros(2)}, path)
     monkeypatch.setenv("VARMINI_INCEPTION", str(path))
+    monkeypatch.setattr(judges, "WEIGHTS_SUM", file_checksum(path)[:8])
     return path
 
 
@@ -259,8 +261,8 @@ def test_inception_is_the_librarys(monkeypatch, tmp_path):
     features, probs = judge(torch.ones(2, 1, 4, 4))
     assert features.shape == (2, 2048) and features[0, 0] == 255 * 3 * 16
     torch.testing.assert_close(probs.sum(1), torch.ones(2))
-    path.write_bytes(b"no weights")
-    assert "Inception's weights cannot be loaded" in error(judges.load_judge, "inception", 3, 256)
+    torch.save({"w": torch.ones(2)}, path)  # another's are not even opened: they are a pickle
+    assert "cannot be loaded (checksum " in error(judges.load_judge, "inception", 3, 256)
 
 
 def test_without_inception_our_classifier_judges_and_says_so(monkeypatch):

@@ -19,7 +19,8 @@ from .files import file_checksum
 from .pretrained import SHIPPED, resolve_folder
 from .sources import to_float, to_uint8
 
-WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_SUM = "6726825d"
+WEIGHTS = f"weights-inception-2015-12-05-{WEIGHTS_SUM}.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 FIGURES = ("frechet", "precision", "recall", "inception_score")
 
@@ -111,15 +112,19 @@ def inception_judge() -> Judge:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(WEIGHTS_URL, str(path), "6726825d")
+            torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SUM)
+        mark = file_checksum(path)[:8]
+        if mark != WEIGHTS_SUM:  # torch-fidelity unpickles what it is given
+            raise OSError(f"checksum {mark}, expected {WEIGHTS_SUM}")
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
             feature_extractor_weights_path=str(path),
         )
-    except Exception as error:  # no network, damaged weights: the client raises many kinds
+    except Exception as error:  # no network, other weights: the client raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"Inception's weights cannot be loaded ({type(error).__name__}): put {WEIGHTS_URL} at "
+            f"Inception's weights cannot be loaded ({reason}): put {WEIGHTS_URL} at "
             f"{path}, or name a --classifier, whose distances are no FID"
         ) from None
     network = network.to(engine.device()).eval()
@@ -129,7 +134,6 @@ def inception_judge() -> Judge:
         features, logits = network(images.to(engine.device()))
         return features, logits.softmax(-1)
 
-    mark = file_checksum(path)[:8]
     about = f"Inception v3 of torch-fidelity, weights {mark}"
     return Judge("inception", about, 2048, run, adm=True)
 
