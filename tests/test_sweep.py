@@ -1,5 +1,7 @@
 """The sweep in a tiny world: rows, resuming after a kill, laws and the command."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,9 @@ def test_the_token_maps_are_made_once_and_can_be_another_runs(tiny, tmp_path, mo
     run_sweep(one, tmp_path / "b", tmp_path / "b.csv", tokens=tmp_path / "a" / "tokens")
     a, b = (without_times(read_rows(tmp_path / f"{name}.csv")) for name in "ab")
     assert a == b
+    shutil.rmtree(tmp_path / "a" / "tokens")
+    run_sweep(one, tmp_path / "a", tmp_path / "again.csv")  # finished: nothing to encode
+    assert without_times(read_rows(tmp_path / "again.csv")) == a
 
 
 def test_another_sweep_does_not_go_on_in_the_folder(tiny, tmp_path):

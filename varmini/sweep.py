@@ -143,16 +143,18 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
     source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
     checksum = file_checksum(source / "model.safetensors")
     tok = MultiScaleVQVAE.from_pretrained(source).to(engine.device())
-    sets, names = {}, ()
-    for split in ("train", "test"):
-        images = fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
-        folder = out / "tokens"
+    images = {split: fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
+              for split in ("train", "test")}  # fmt: skip
+    classes, folder, sets = len(images["train"].classes), out / "tokens", {}
+    runs = [(out / f"d{d}-s{s}", sweep.training(d, s)) for d in sweep.depths for s in sweep.seeds]
+    # A sweep that is finished encodes nothing.
+    for split in () if all(finished(*run) for run in runs) else images:
         for file in tokens.glob(f"{split}-*.safetensors") if tokens else ():
             if not (folder / file.name).exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / file.name)
-        sets[split] = token_set(tok, checksum, images, folder, split, flip=split == "train")
-        names = images.classes
+        flip = split == "train"
+        sets[split] = token_set(tok, checksum, images[split], folder, split, flip=flip)
 
     def loss(model: VAR, batch: Tensor, labels: Tensor) -> Tensor:
         return var_loss(model, tok, batch, labels)
@@ -163,7 +165,7 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
 
     # Small sizes first: a sweep that is stopped early still holds both seeds of some.
     for depth in sorted(sweep.depths):
-        config = sweep.model(depth, tok, len(names))
+        config = sweep.model(depth, tok, classes)
         for seed in sweep.seeds:
             training = sweep.training(depth, seed)
 
@@ -179,8 +181,8 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
                 data=f"{sweep.data}, tokenizer {checksum}, {sweep.held_out} held out",
                 held_out=held_out,
             )
-            rows = collect(sweep, out, tok, len(names))
-            write_rows(csv, [row | {"data_images": len(sets["train"].labels)} for row in rows])
+            rows = collect(sweep, out, tok, classes)
+            write_rows(csv, [row | {"data_images": len(images["train"])} for row in rows])
     return csv
 
 
