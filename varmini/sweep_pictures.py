@@ -16,7 +16,7 @@ from .companions.measure import Reference
 from .companions.training import finished
 from .data import fitted
 from .plots import image_grid, save
-from .results import Row, origin, rows_of, write_rows
+from .results import Row, origin, write_rows
 from .sampler import sample
 from .sweep import Sweep
 from .tokenizer import MultiScaleVQVAE
@@ -42,7 +42,7 @@ def judge_pictures(
     """Draws from every finished run of a sweep and measures the pictures.
 
     Writes `csv` anew after each run, with a row for every run, and beside it a sheet of pictures of
-    the first seed. Rows of sweeps of another length stay; `longest` marks those of the longest.
+    the first seed.
 
     Args:
         out: the folder of the runs.
@@ -58,7 +58,6 @@ def judge_pictures(
     reference, classes = Reference(judge, test), len(test.classes)
     labels = torch.arange(classes).repeat_interleave(per_class)
     about: Row = {"per_class": per_class, **SAMPLING, "classifier": classifier} | origin()
-    kept = [row for row in rows_of(csv) if row["images"] != sweep.images]
     rows, shown, names = [], [], []
     pairs = [(depth, seed) for depth in sorted(sweep.depths) for seed in sweep.seeds]
     for depth, seed in engine.progress(pairs, "pictures"):
@@ -68,8 +67,7 @@ def judge_pictures(
         var = VAR.from_pretrained(folder).to(engine.device())
         row = {"depth": depth, "seed": seed, "images": sweep.images}
         rows.append(row | reference.measure(draw(var, tok, labels), labels) | about)
-        longest = max(r["images"] for r in kept + rows)
-        write_rows(csv, [r | {"longest": r["images"] == longest} for r in kept + rows])
+        write_rows(csv, rows)
         if seed == sweep.seeds[0]:
             shown.append(draw(var, tok, torch.arange(classes).repeat_interleave(2)))
             names.append(f"d = {depth}")

@@ -28,7 +28,7 @@ class Scaling:
     """Folder of token maps to copy from, for example runs/cifar10/var/tokens."""
     pictures: int = 0
     """Pictures a class to draw from every run when all are trained, judged in pictures.csv beside
-    the table; 0: none. Rows of sweeps of another length stay there."""
+    the table; 0: none."""
     classifier: str = "cifar10"
     """Judge of the pictures: a shipped name or folder."""
 
