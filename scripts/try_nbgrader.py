@@ -11,6 +11,7 @@ notebook of one student: nbgrader's points beside those of `varmini grade`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from varmini.machine import provenance  # noqa: E402
 from varmini.results import write_rows  # noqa: E402
 
 TABLE = ROOT / "data" / "nbgrader.csv"
+os.environ["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic
 
 
 def code_of(path: Path) -> list[str]:
@@ -75,24 +77,29 @@ def main() -> int:
             place.mkdir(parents=True)
             shutil.copy(proof.NOTEBOOKS / "source" / ours.name, place)
             made = api.generate_assignment(assignment)
+            if not made["success"]:
+                raise RuntimeError(f"{assignment}: {made.get('error')} {made['log']}")
             released = course / "release" / assignment / ours.name
-            same = made["success"] and code_of(released) == code_of(ours)
+            same = code_of(released) == code_of(ours)
             for student, (text, what) in class_of(assignment).items():
                 at = course / "submitted" / student / assignment / ours.name
                 at.parent.mkdir(parents=True)
                 at.write_text(text)
                 done = api.autograde(assignment, student)
+                if not done["success"]:
+                    said = f"{done.get('error')} {done['log']}"
+                    raise RuntimeError(f"{assignment}, {student}: {said}")
                 with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
                     theirs = book.find_submission(assignment, student).score
                 row = {"assignment": assignment, "student": student, "what": what}
-                row |= {"students_version_is_ours": same, "graded": done["success"]}
+                row |= {"students_version_is_ours": same}
                 row |= {"nbgrader_points": theirs, "varmini_points": grade(assignment, at).earned}
                 rows.append(row | {"nbgrader": nbgrader.__version__} | {
                     key: origin[key] for key in ("date", "hardware", "command", "commit")
                 })  # fmt: skip
                 print(json.dumps(row))
     write_rows(TABLE, rows)
-    odd = [r for r in rows if not (r["students_version_is_ours"] and r["graded"])]
+    odd = [r for r in rows if not r["students_version_is_ours"]]
     odd += [r for r in rows if r["nbgrader_points"] != r["varmini_points"]]
     print(f"wrote {TABLE.relative_to(ROOT)}: {len(rows)} rows, {len(odd)} not as they must be")
     return 1 if odd else 0

@@ -13,6 +13,7 @@ from assignments.errors import ERRORS
 
 from varmini.grading import checks
 from varmini.grading.checks import ASSIGNMENTS, Exam, load
+from varmini.results import read_rows
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 import make_assignments
@@ -110,6 +111,17 @@ def test_executed_top_to_bottom_without_an_error(assignment, source):
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
     total = cells[-1].outputs[0].text
     assert total == ("25 of 25 points\n" if source else "0 of 25 points\n")
+
+
+def test_nbgrader_was_tried(assignment):
+    """`scripts/try_nbgrader.py` wrote the table: nbgrader itself is not installed here."""
+    table = Path(__file__).parent.parent / "data" / "nbgrader.csv"
+    rows = [row for row in read_rows(table) if row["assignment"] == assignment]
+    points = {row["student"]: row["nbgrader_points"] for row in rows}
+    assert points["right"] == 25 and points["empty"] == 0 and 0 < points["wrong"] < 25
+    for row in rows:
+        assert row["students_version_is_ours"] == "True" and row["commit"] and row["date"]
+        assert row["nbgrader_points"] == row["varmini_points"]
 
 
 def test_a_picture_waits_for_all_that_it_uses(assignment):
