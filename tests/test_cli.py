@@ -162,6 +162,7 @@ def test_without_a_command(args, capsys):
     (OSError(28, "No space left on device"), 2, "No space left"), (SystemExit(143), 143, ""),
     (ModuleNotFoundError("no", name="pyarrow"), 2, "'pyarrow' is not installed"),
     (MemoryError(), 2, "memory ran out"),
+    (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), 2, "--workers"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "lower --batch-size"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "lower --batch-size"),
     (ImportError("libx.so: failed to map segment from shared object"), 2, "memory ran out")])

@@ -7,7 +7,9 @@ import itertools
 import json
 import logging
 import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -347,6 +349,16 @@ def test_a_decoding_process_that_dies_is_one_line(pictures):
         for _ in range(50):  # what was decoded ahead still comes
             next(stream)
     assert "\n" not in str(e.value)
+
+
+def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):
+    stream = batches(load_images(pictures, size=8), 7, seed=2, workers=1)
+    whole = list(itertools.islice(batches(load_images(pictures, size=8), 7, seed=2), 9))
+    for i, (images, _) in enumerate(itertools.islice(stream, 9)):
+        assert torch.equal(images, whole[i][0])
+        for child in multiprocessing.active_children():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(child.pid, number)
 
 
 def test_token_maps_report_how_many_pictures_are_broken(pictures, tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -135,6 +136,7 @@ def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int, on_device
         sampler=plan,
         num_workers=workers,
         generator=torch.Generator(),
+        worker_init_fn=_deaf,
     )
     for result in _watched(iter(loader), workers):
         if isinstance(result, ValueError):
@@ -142,6 +144,12 @@ def _lazy_batches(dataset: LazyImages, plan, flip: bool, workers: int, on_device
         images, labels, mirrored, passed = result
         dataset.note_broken(passed)
         yield _finish(images, mirrored, flip, on_device), labels
+
+
+def _deaf(number: int) -> None:
+    """In a worker: what a terminal or a scheduler sends to all is meant for the main process."""
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, signal.SIG_IGN)
 
 
 def _watched(loader: Iterator, workers: int) -> Iterator:

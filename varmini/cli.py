@@ -214,6 +214,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
     except (MemoryError, RuntimeError, ImportError) as error:
+        if str(error).startswith("DataLoader worker"):  # noticed in the middle of a step
+            return fail(
+                "a process that decodes pictures died, perhaps for want of memory: lower "
+                "--workers; what was saved before is intact"
+            )
         # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU; a
         # library that no longer fits is an ImportError
         words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
