@@ -222,6 +222,15 @@ def test_the_sampler_draws_what_its_function_draws(pair):
     assert png(panel) == png(other)
 
 
+def test_menus_show_what_they_begin_with(pair, images):
+    painter = widgets.painter(*pair, images, CLASSES, draws=1)
+    tokens = widgets.tokens(*pair, images, torch.tensor([0, 1, 2]))
+    sampler = widgets.sampler(*pair, CLASSES)
+    menus = painter.controls["label"], tokens.controls["head"], sampler.controls["label"]
+    assert [menu.label for menu in menus] == ["no class", "mean of all", "ant"]
+    assert [menu.value for menu in menus] == [None, None, 0]
+
+
 def test_the_painter_waits_for_its_button(pair, images):
     panel = widgets.painter(*pair, images, CLASSES, draws=1)
     first, cells = png(panel), panel.controls["cells"]

@@ -157,8 +157,10 @@ def _share(name: str, value: float, high: float, step: float) -> ipywidgets.Floa
     )
 
 
-def _choice(name: str, options: Sequence, value: object) -> ipywidgets.Dropdown:
-    return ipywidgets.Dropdown(options=options, value=value, description=name)
+def _choice(name: str, options: Sequence[tuple], value: object) -> ipywidgets.Dropdown:
+    # By its place: a menu with value=None stays blank, although an option has that value.
+    place = [v for _, v in options].index(value)
+    return ipywidgets.Dropdown(options=options, index=place, description=name)
 
 
 def _drawing(vocab_size: int, cfg: float) -> dict[str, ipywidgets.Widget]:
