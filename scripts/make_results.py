@@ -15,6 +15,7 @@ from varmini.bench.cost import exponents
 from varmini.bench.cost_plot import cost_growth
 from varmini.companions.report import ablation, comparison
 from varmini.files import write_atomic
+from varmini.fits import fit_power_law
 from varmini.plots import save
 from varmini.results import (
     NOT_MEASURED,
@@ -69,7 +70,7 @@ def scaling(folder: Path, figures: Path) -> str:
     ]
     heads = ("law", "toy", "interval of b", "r", "curvature", "bend", "largest residual", "miss",
              "next largest", "paper", "times flatter")  # fmt: skip
-    text += table(heads, cells) + "\n" + _targets(fits) + _bends(rows, fits)
+    text += table(heads, cells) + "\n" + _targets(fits) + _moments(rows) + _bends(rows, fits)
     for name, draw in (
         ("scaling_n", result_plots.scaling_laws),
         ("scaling_c", result_plots.compute_frontier),
@@ -92,6 +93,19 @@ def _targets(fits: Sequence[Row]) -> str:
     text = f"Aimed at: r of -0.99 or better between log N and log loss: {', '.join(told)}; the "
     text += f"largest size predicted within 3 %: at most {100 * worst:.2f} % off "
     return text + f"({'reached' if worst < 0.03 else 'missed'}).\n\n"
+
+
+def _moments(rows: Sequence[Row]) -> str:
+    """The laws over N of the same runs at every moment that was measured."""
+    cells = []
+    for images in sorted({r["images"] for r in rows}):
+        now = [r for r in rows if r["images"] == images]
+        found = [fit_power_law([r["n"] for r in now], [r[m] for r in now])
+                 for m in ("loss_last", "loss")]  # fmt: skip
+        cells.append([f"{images:,}"] + [f"{x:.4f}" for law in found for x in (law.b, law.pearson)])
+    heads = ("images", "b, loss of the last scale", "r", "b, loss of all scales", "r")
+    text = "The same runs on their way:\n\n"
+    return text + table(heads, cells) + "\n"
 
 
 def _bends(rows: Sequence[Row], fits: Sequence[Row]) -> str:

@@ -69,6 +69,11 @@ def finished(tmp_path_factory):
     return runs / "all", tables
 
 
+def test_a_commit_that_reads_as_a_number_stays_text(tmp_path):
+    write_rows(tmp_path / "rows.csv", [{"commit": "2662e1778366", "loss": "2662e1"}])
+    assert read_rows(tmp_path / "rows.csv") == [{"commit": "2662e1778366", "loss": 26620.0}]
+
+
 def test_every_method_is_trained_at_the_best_rate_of_its_grid(finished):
     runs, tables = finished
     grid = read_rows(tables / "comparison" / "grid.csv")

@@ -52,6 +52,8 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> Path:
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a CSV file; what reads as a number is one, an empty cell is left out.
 
+    A commit stays text: some, like 2662e1778366, read as a number.
+
     Raises:
         ValueError: when the file is missing or is no CSV text.
     """
@@ -62,7 +64,10 @@ def read_rows(path: str | Path) -> list[Row]:
         raise ValueError(f"{path} cannot be read as CSV ({error}): measure it again") from None
     if any(None in row for row in rows):
         raise ValueError(f"{path} has a row with more cells than columns: measure it again")
-    return [{k: _value(v) for k, v in row.items() if k and v not in ("", None)} for row in rows]
+    return [
+        {k: v if k == "commit" else _value(v) for k, v in row.items() if k and v not in ("", None)}
+        for row in rows
+    ]
 
 
 def rows_of(path: Path) -> list[Row]:
