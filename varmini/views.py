@@ -305,6 +305,7 @@ def on_the_law(
         ValueError: as `law_loss`.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     losses = law_loss(size_law, compute_law, size, compute)
     names = ("size", "compute")
@@ -320,7 +321,10 @@ def on_the_law(
             ax.set(xscale="log", yscale="log", xlabel=unit)
             ax.set_title(f"what {name} allows: loss = ({a:.3g} x)$^{{{b:.3g}}}$")
             ax.tick_params(axis="y", which="both", labelcolor=MUTED)
-            ax.yaxis.set_major_formatter("{x:g}"), ax.yaxis.set_minor_formatter("{x:.2g}")
+            ax.minorticks_off()
+        low, high = axes[0].get_ylim()
+        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+        axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         held = names[int(losses[1] > losses[0])]
         figure.suptitle(
             f"held back by its {held}: loss at least {max(losses):.3g}",
