@@ -22,7 +22,7 @@ from typing import Any
 
 from varmini.files import write_atomic
 from varmini.presets import PRESETS
-from varmini.results import Row, read_rows, write_rows
+from varmini.results import Row, error_of, read_rows, write_rows
 from varmini.scales import ScaleSchedule
 from varmini.scaling import exact_parameters, paper_parameters, visible_pairs
 
@@ -163,8 +163,8 @@ def figure_of(root: Path, spec: dict[str, Any]) -> str:
 def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
     """Status of a claim from the figures alone, and a sentence on it. One of three rules:
 
-    {csv, column, lower, than}: row `lower` has less in `column` than row `than`. Two standard
-    errors ({column}_se) decide; less than that is no difference.
+    {csv, column, lower, than}: row `lower` has less in `column` than row `than`; several rows are
+    runs of one thing. Two standard errors ({column}_se) decide; less is no difference.
     {csv, where, columns, above, below or within[, times]}: in all such rows all columns lie above,
     or below, or no further from zero than a number, or another column, `times` it.
     {csv, where, falls = [low, high]}: the interval lies below zero; around zero it says nothing.
@@ -193,10 +193,11 @@ def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
 
 
 def _lower(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
-    form = f"{{{rule['column']}}} {{{rule['column']}_se}}"
-    rows = [figure_of(root, {"csv": rule["csv"], "where": rule[side], "text": form}).split()
-            for side in ("lower", "than")]  # fmt: skip
-    (low, low_se), (high, high_se) = (map(float, row) for row in rows)
+    column, found = rule["column"], []
+    for side in ("lower", "than"):
+        rows = rows_of(root, rule["csv"], rule[side])
+        found.append((mean(row[column] for row in rows), error_of(rows, column)))
+    (low, low_se), (high, high_se) = found
     z = (high - low) / math.hypot(low_se, high_se)
     if abs(z) < 2:
         return NOT_HERE, f"No difference was measured: {abs(z):.1f} standard errors"

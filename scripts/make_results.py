@@ -78,6 +78,27 @@ def scaling(folder: Path, figures: Path) -> str:
     ):
         save(draw(rows), figures / f"{name}.png")
         text += f"![{name}](figures/{name}.png)\n\n"
+    return text + provenance(rows) + _pictures(folder / "scaling")
+
+
+def _pictures(folder: Path) -> str:
+    """What larger models of the sweep draw (the paper's figure 7)."""
+    rows = rows_of(folder / "pictures.csv")
+    if not rows:
+        return f"\nPictures of every size: {NOT_MEASURED}, run `varmini scaling --pictures 60`.\n"
+    seeds, first = len({r["seed"] for r in rows}), rows[0]
+    text = "\nDo larger models draw better pictures (the paper's figure 7)? "
+    text += f"{first['n']} from each run, {seeds} seeds, {first['images']:,} training images, "
+    text += f"cfg {first['cfg']:g}; measures and errors as in the comparison below.\n\n"
+    heads = ("d", "Frechet distance", "own class, %", "precision", "recall")
+    cells = []
+    for depth in sorted({r["depth"] for r in rows}):
+        of = [r for r in rows if r["depth"] == depth]
+        cells.append([str(depth), with_error(of, "frechet"), with_error(of, "accuracy", 1, 100),
+                      with_error(of, "precision"), with_error(of, "recall")])  # fmt: skip
+    text += table(heads, cells) + "\n"
+    if (folder / "pictures.png").exists():
+        text += "![pictures of every size](scaling/pictures.png)\n\n"
     return text + provenance(rows)
 
 

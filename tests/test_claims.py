@@ -137,6 +137,14 @@ def test_a_verdict_counts_standard_errors(script, small, lower, than, status, se
     assert f"| **{status}** |" in text and sentence in text
 
 
+def test_a_verdict_pools_the_runs_of_one_thing(script, small):
+    (small / "results" / "t.csv").write_text("d,x,x_se\n1,3,0.1\n1,3.4,0.1\n2,1,0.1\n2,2,0.1\n")
+    rule = {"csv": "results/t.csv", "column": "x", "lower": {"d": "2"}, "than": {"d": "1"}}
+    z = (3.2 - 1.5) / (0.2**2 + 0.5**2) ** 0.5  # the runs differ by more than their own errors
+    status, sentence = script.judged(small, rule)
+    assert status == script.TREND and sentence == f"{z:.1f} standard errors apart"
+
+
 @pytest.mark.parametrize(
     "rule, holds",
     [

@@ -371,6 +371,9 @@ def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
         for d in (1, 2, 3, 4) for s in (0, 1) for i in (4, 8)
     ]  # fmt: skip
     write_rows(tmp_path / "scaling" / "sweep.csv", sweep)
+    drawn = {k: v for m in report.QUALITY for k, v in ((m, 0.5), (f"{m}_se", 0.1))}
+    drawn |= {"seed": 0, "images": 8, "n": 20, "cfg": 1.5} | origin
+    write_rows(tmp_path / "scaling" / "pictures.csv", [{"depth": d} | drawn for d in (1, 2)])
     names = ("kept_painted", "kept_tokenizer", "seam_painted", "seam_tokenizer", "seam_pasted",
              "seam_original", "accuracy_own_painted", "accuracy_target_painted")  # fmt: skip
     row = {k: v for name in names for k, v in ((name, 0.123), (f"{name}_se", 0.01))}
@@ -386,6 +389,7 @@ def test_the_sweep_and_the_zero_shot_tasks_become_tables(script, tmp_path):
     assert "(3.33e+04 N)^" not in text and "N)^-0.0333" in text  # 6 d^-0.1 over n ~ d^3
     assert "r of -0.99 or better" in text and text.count("(reached)") == 3
     assert "from half the length to the whole" in text and "falls by 3.4 % at the smallest" in text
+    assert "| 2 | 0.50 ± 0.10 | 50.0 ± 10.0 | 0.50 ± 0.10 | 0.50 ± 0.10 |" in text
     assert "| editing, smooth | 0.1230 ± 0.0100 |" in text and "0.46 ± 0.01" in text
     assert "`varmini x`; commit abc; toy; 2026-01-02." in text
     figures = {p.name for p in (tmp_path / "figures").glob("*.png")}
