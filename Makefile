@@ -57,8 +57,7 @@ notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` w
 	@for notebook in $(NOTEBOOKS); do \
 	  OMP_NUM_THREADS=1 VARMINI_WIDGETS=off "$(PY)" -m nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
-	    --ExecutePreprocessor.coalesce_streams=True \
-	    "$$notebook" || exit 1; done
+	    --CoalesceStreamsPreprocessor.enabled=True "$$notebook" || exit 1; done
 
 results: $(STAMP) ## tables and figures of results/ and the ledger of claims again, from the CSV files
 	@"$(PY)" scripts/make_results.py $(ARGS)
