@@ -132,7 +132,13 @@ def _moments(rows: Sequence[Row]) -> str:
 def _bends(rows: Sequence[Row], fits: Sequence[Row]) -> str:
     """What keeps a toy off its law: too few steps, and images that come again."""
     last, gains = max(r["images"] for r in rows), list(second_half(rows).values())
-    text = "Where the toy bends: from half the length to the whole, the loss of all scales falls "
+    text = "Where the toy bends: over N, "
+    for f in (f for f in fits if f["over"] == "n"):
+        up = f["curvature"] > 0
+        shape = f"bends {'up (gains flatten)' if up else 'down (gains grow)'}"
+        shape = shape if f["bend"] > 0.3 else "scatters about its line"
+        text += f"{result_plots.NAMES[f['measure']]} {shape}; "
+    text += "from half the length to the whole, the loss of all scales falls "
     text += f"by {100 * gains[0]:.1f} % at the smallest size and by {100 * gains[-1]:.1f} % at the "
     text += "largest, and a run that has learned what its size allows would gain nothing"
     if data := rows[0].get("data_images"):

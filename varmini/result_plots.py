@@ -172,7 +172,7 @@ def law_residuals(rows: Sequence[Row]) -> Figure:
         grid[4].plot(sizes, shares, "o-", color=BLUE)
         grid[4].set_xscale("log")
         grid[4].set_ylim(0, None)
-        grid[4].set_title("loss: second half's gain, %", fontsize=11)
+        grid[4].set_title("second half's gain, %", fontsize=11)
         grid[4].set_xlabel("N, billions")
     return figure
 
