@@ -290,7 +290,7 @@ def replayed(monkeypatch):
     """Steps recorded on a CPU: replaying a graph is here to run its function again."""
     calls = []
 
-    def record(run):
+    def record(run, device):
         calls.append(run)
         return run
 
@@ -311,6 +311,13 @@ def test_recorded_steps_draw_the_same(bfloat16, tok, var, monkeypatch, replayed)
     drawn = sample(var, tok, [0], seed=0, return_tokens=True)[1]  # of another size: new memory
     assert all(a.equal(b[:1]) for a, b in zip(drawn, wanted[0]))
     assert len(replayed) == 2 * len(tok.schedule)
+
+
+def test_recorded_steps_serve_inference_mode_and_no_grad(bfloat16, tok, var, replayed):
+    with torch.inference_mode():
+        first = sample(var, tok, [0, 1], seed=0)
+    assert sample(var, tok, [0, 1], seed=0).equal(first)
+    assert len(replayed) == len(tok.schedule)
 
 
 def test_two_draws_that_take_turns_do_not_share_a_memory(bfloat16, tok, var, replayed):
@@ -335,7 +342,7 @@ def test_where_recording_fails_drawing_goes_on(bfloat16, tok, var, replayed, mon
     wanted = sample(var, tok, [0], seed=0)
     forget(var)
 
-    def record(run):
+    def record(run, device):
         raise RuntimeError("no graph today")
 
     monkeypatch.setattr(graphs, "record", record)

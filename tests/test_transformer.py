@@ -167,6 +167,13 @@ def test_the_cache_is_allocated_once(var):
     assert k.data_ptr() == cache.keys[1].data_ptr() and bool((k[:, :, 1:] == 1).all())
 
 
+def test_a_step_is_the_same_where_gradients_are_on(var):
+    x, modulations, head = var.condition(torch.tensor([0, 1]))
+    logits = var.step(0, x, modulations, head, KVCache(var, 2))
+    with torch.no_grad():
+        assert var.step(0, x, modulations, head, KVCache(var, 2)).equal(logits)
+
+
 # ---------------------------------------------------------------------------------------- attention
 
 

@@ -160,11 +160,10 @@ class KVCache:
         shape = (c.depth, batch, c.heads, var.schedule.num_tokens, c.width // c.heads)
         self.keys = torch.empty(shape, dtype=dtype, device=var.head.weight.device)
         self.values = torch.empty_like(self.keys)
-        self.of_block = list(zip(self.keys, self.values))  # views
 
     def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
-        keys, values = self.of_block[block]
+        keys, values = self.keys[block], self.values[block]
         keys[:, :, part] = k
         values[:, :, part] = v
         return keys[:, :, : part.stop], values[:, :, : part.stop]

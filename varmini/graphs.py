@@ -7,6 +7,7 @@ on a CPU but for `record`; what it gains on a GPU is not measured yet.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,10 +34,12 @@ class Steps:
     """
 
     def __init__(self, var: VAR, rows: int, dtype: torch.dtype, modulations: Tensor) -> None:
-        self.cache, self.modulations = KVCache(var, rows, dtype), torch.empty_like(modulations)
         shapes = [(rows, n, var.config.width) for n in var.schedule.tokens_per_scale]
-        self.inputs = [torch.empty(shape, device=modulations.device) for shape in shapes]
-        self.outputs = [torch.empty_like(x) for x in self.inputs]
+        # What is allocated in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            self.cache, self.modulations = KVCache(var, rows, dtype), torch.empty_like(modulations)
+            self.inputs = [torch.empty(shape, device=modulations.device) for shape in shapes]
+            self.outputs = [torch.empty_like(x) for x in self.inputs]
         self.replays: dict[int, Callable[[], object]] = {}
         self.taken = False
 
@@ -54,7 +57,7 @@ class Steps:
                 self.outputs[k].copy_(out)
 
             try:
-                self.replays[k] = record(run)
+                self.replays[k] = record(run, x.device)
             except RuntimeError as error:  # slower, but the same
                 warnings.warn(f"drawing goes on without a CUDA graph: {error}", stacklevel=2)
                 self.replays[k] = run
@@ -62,20 +65,28 @@ class Steps:
         return self.outputs[k]
 
 
-def record(run: Callable[[], None]) -> Callable[[], None]:
-    """Records what `run` launches on the GPU; the result launches all of it again.
+@functools.cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all recordings: libraries keep memory for every stream they are called on."""
+    return torch.cuda.Stream(device)
+
+
+def record(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Records what `run` launches on the GPU `device`; the result launches all of it again.
 
     By the recipe of torch's CUDA notes: some runs aside first, which allocate what libraries need.
     """
-    aside, main = torch.cuda.Stream(), torch.cuda.current_stream()
-    aside.wait_stream(main)
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            run()
-    main.wait_stream(aside)
+    aside, main = _aside(device), torch.cuda.current_stream(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    # Back on `main` also after a recording that fails: `torch.cuda.graph` itself then stays aside.
+    with torch.cuda.stream(main):
+        aside.wait_stream(main)
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                run()
+        main.wait_stream(aside)
+        with torch.cuda.graph(graph, stream=aside):
+            run()
     return graph.replay
 
 
