@@ -246,6 +246,21 @@ def test_the_command_trains_fits_and_says_so(tiny, tmp_path, judge, capsys):
     assert "cannot be made" in capsys.readouterr().err
 
 
+def test_pictures_are_drawn_of_two_sizes_too_and_refused_before_the_training(
+    tiny, tmp_path, judge, capsys
+):
+    out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
+    args = ["scaling", "--depths", "1", "2", "--unit", "8", "--seeds", "0", "--images", "8",
+            "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
+            "--tokenizer", tiny.tokenizer, "--out", str(out), "--csv", str(csv)]  # fmt: skip
+    for bad, words in (("-1", "pictures is -1"), ("5", "no-such-judge")):
+        assert cli.main([*args, "--pictures", bad, "--classifier", "no-such-judge"]) == 2
+        assert words in capsys.readouterr().err and not out.exists()
+    assert cli.main([*args, "--pictures", "5", "--classifier", judge]) == 0
+    assert "need at least three sizes" in capsys.readouterr().out
+    assert len(read_rows(csv.with_name("pictures.csv"))) == 2
+
+
 def test_tables_come_back_as_they_went(tmp_path):
     rows = [{"a": 1, "b": 0.5, "c": "x, y"}, {"a": 2, "d": "z"}]
     path = write_rows(tmp_path / "deep" / "t.csv", rows)

@@ -11,7 +11,7 @@ import tyro
 
 from ..cli import parse
 from ..files import check_writable
-from ..results import read_rows, write_rows
+from ..results import Row, read_rows, write_rows
 from ..sweep import Sweep, laws, run_sweep
 
 
@@ -37,11 +37,24 @@ def scaling(args: Sequence[str], prog: str) -> None:
     """`varmini scaling`."""
     o = parse(Scaling, args, prog, Scaling(sweep=Sweep()))
     check_writable(o.csv)
+    if o.pictures < 0:
+        raise ValueError(f"pictures is {o.pictures}, expected a number for each class, or 0: none")
+    if o.pictures:
+        from ..classifier import Classifier
+        from ..sweep_pictures import judge_pictures
+
+        Classifier.from_pretrained(o.classifier)  # fails here, not after hours of training
     rows = read_rows(run_sweep(o.sweep, o.out, o.csv, o.tokens))
     if len(o.sweep.depths) < 3:
         print(f"wrote {o.csv}; laws need at least three sizes")
-        return
-    fits = laws(rows)
+    else:
+        _tell_laws(o, laws(rows))
+    if o.pictures:
+        table = o.csv.with_name("pictures.csv")
+        print(f"wrote {judge_pictures(o.sweep, o.out, table, o.pictures, o.classifier)}")
+
+
+def _tell_laws(o: Scaling, fits: list[Row]) -> None:
     for law in fits:
         x = {"n": "N", "c": "C"}[law["over"]]
         print(
@@ -51,8 +64,3 @@ def scaling(args: Sequence[str], prog: str) -> None:
         )
     print("N in billions of parameters, C in PFlops of training, as in the paper")
     print(f"wrote {o.csv} and {write_rows(o.csv.with_name('laws.csv'), fits)}")
-    if o.pictures:
-        from ..sweep_pictures import judge_pictures
-
-        table = o.csv.with_name("pictures.csv")
-        print(f"wrote {judge_pictures(o.sweep, o.out, table, o.pictures, o.classifier)}")
