@@ -1,5 +1,6 @@
 """Every quick path equals the plain one, and its copies of weights neither go stale nor leak."""
 
+import contextlib
 import copy
 import gc
 import pickle
@@ -348,6 +349,54 @@ def test_where_recording_fails_drawing_goes_on(bfloat16, tok, var, replayed, mon
     monkeypatch.setattr(graphs, "record", record)
     with pytest.warns(UserWarning, match="goes on without a CUDA graph: no graph today"):
         assert sample(var, tok, [0], seed=0).equal(wanted)
+
+
+class FakeCuda:
+    """torch.cuda as far as a recording goes: names for streams, and one capture that may fail."""
+
+    def __init__(self, fails):
+        self.now, self.capturing, self.fails, self.waits = "main", False, fails, []
+
+    def current_stream(self, device):
+        return self.Stream(device, "main")
+
+    def Stream(self, device, name="aside"):
+        stream = mock.Mock(**{"__str__": lambda _: name})
+        stream.wait_stream = lambda other: self.waits.append(f"{name} for {other}")
+        return stream
+
+    def CUDAGraph(self):
+        return mock.Mock(replay="replay")
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, str(stream)
+        try:
+            yield
+        finally:
+            self.now = before
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        before, self.now, self.capturing = self.now, str(stream), True
+        yield
+        if self.fails:  # as torch's own, which then stays on the stream of the capture
+            raise RuntimeError("capture invalidated")
+        self.now, self.capturing = before, False
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_recording_runs_aside_and_comes_back(monkeypatch, fails):
+    cuda, runs = FakeCuda(fails), []
+    monkeypatch.setattr(torch, "cuda", cuda)
+    graphs._aside.cache_clear()
+    expected = pytest.raises(RuntimeError) if fails else contextlib.nullcontext()
+    with expected:
+        replay = graphs.record(lambda: runs.append((cuda.now, cuda.capturing)), "cuda:1")
+        assert replay == "replay"
+    graphs._aside.cache_clear()
+    assert runs == [("aside", False)] * 3 + [("aside", True)]
+    assert cuda.waits == ["aside for main", "main for aside"] and cuda.now == "main"
 
 
 def test_steps_are_recorded_for_small_batches_on_a_gpu_alone(var):

@@ -85,7 +85,8 @@ def record(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
             for _ in range(3):
                 run()
         main.wait_stream(aside)
-        with torch.cuda.graph(graph, stream=aside):
+        # Of this thread alone: others, such as NCCL's watchdog, may ask the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             run()
     return graph.replay
 
