@@ -207,8 +207,8 @@ def child(
 def watch_writes(cut: tuple[str, int, float] | None) -> dict[str, int]:
     """Counts flushes, renames and removals, and kills this process in the one that `cut` names.
 
-    cut: ("file", number, share) in the so-manieth file, when that share of it is written; or
-    ("event", number, share) before the so-manieth event of any kind or, above a half, after it.
+    cut: ("file", number, share) in the file of that number, when that share of it is written; or
+    ("event", number, share) before the event of that number or, for a share above a half, after it.
     """
     done = {"event": 0, "file": 0}
 
