@@ -176,7 +176,7 @@ def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
         if "falls" in rule:
             low, high = ([row[name] for row in rows] for name in rule["falls"])
             if max(high) < 0:
-                return TREND, ""
+                return TREND, f"Judged by: `{rule['falls'][1]}` below zero"
             return (CONTRADICTED, "") if min(low) > 0 else (NOT_HERE, "No fall was measured")
         side = next(side for side in SIDES if side in rule)
         bound, times = rule[side], rule.get("times", 1)

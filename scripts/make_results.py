@@ -46,9 +46,9 @@ def scaling(folder: Path, figures: Path) -> str:
         f"seeds each, {last:,} images a run, {rows[0]['held_out']} held-out images. N in billions, "
         "C in PFlops, as in the paper. Intervals: 95 %, bootstrap over sizes and seeds. Curvature: "
         "the coefficient of (log x)^2, zero for a true law, positive where gains flatten. Bend: "
-        "the share of the squared residuals that it explains; near 0 the points scatter about a "
-        "line, near 1 they lie on a curve. Miss: what the law of all other sizes (for C: points of "
-        "less compute) predicts of the largest, against what was measured; beside it that of "
+        "the share of the squared residuals that it explains; up to 0.3 the points are said to "
+        "scatter about a line, near 1 they lie on a curve. Miss: what the law of all other sizes "
+        "(for C: points of less compute) predicts of the largest, against what was measured; beside it that of "
         "the value at the next largest, which needs no law. The frontier over C leaves out the "
         "start of each run: its warm-up, and as long as its average holds the first weights.\n\n"
     )
@@ -62,7 +62,7 @@ def scaling(folder: Path, figures: Path) -> str:
             f"{f['bend']:.2f}",
             f"{100 * f['largest_residual']:.2f} %",
             f"{100 * f['miss']:+.2f} %",
-            f"{100 * (f['next_largest'] / f['measured'] - 1):+.2f} %",
+            f"{100 * f['next_miss']:+.2f} %",
             f"({f['paper_a']:g} {f['over'].upper()})^{f['paper_b']:g}",
             f"{f['flatter']:.1f}",
         ]

@@ -305,6 +305,7 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
             ask, second = predict_largest(x, y), x == np.unique(x)[-2]
             ends = {row["n"] / BILLION if over == "n" else row["flops"] / PFLOP for row in end}
             paper = next(p for p in PAPER if (p.measure, p.over) == (measure, over))
+            lazy = float(np.exp(np.log(y[second]).mean()))
             found.append(
                 {
                     "measure": measure,
@@ -327,7 +328,8 @@ def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any
                     "predicted": ask["predicted"],
                     "measured": ask["measured"],
                     "miss": ask["miss"],
-                    "next_largest": float(np.exp(np.log(y[second]).mean())),
+                    "next_largest": lazy,
+                    "next_miss": lazy / ask["measured"] - 1,
                     "flatter": paper.b / law.b,
                     "paper_a": paper.a,
                     "paper_b": paper.b,

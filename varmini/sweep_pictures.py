@@ -67,7 +67,6 @@ def judge_pictures(
         var = VAR.from_pretrained(folder).to(engine.device())
         row = {"depth": depth, "seed": seed, "images": sweep.images}
         rows.append(row | reference.measure(draw(var, tok, labels), labels) | about)
-        write_rows(csv, rows)
         if seed == sweep.seeds[0]:
             shown.append(draw(var, tok, torch.arange(classes).repeat_interleave(2)))
             names.append(f"d = {depth}")
@@ -77,4 +76,4 @@ def judge_pictures(
     title = f"The same dice at every size, {sweep.images:,} training images"
     sheet = image_grid(torch.cat(shown), len(headings), headings, title, rows=names)
     save(sheet, csv.with_suffix(".png"))
-    return csv
+    return write_rows(csv, rows)
