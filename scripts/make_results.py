@@ -48,9 +48,10 @@ def scaling(folder: Path, figures: Path) -> str:
         "the coefficient of (log x)^2, zero for a true law, positive where gains flatten. Bend: "
         "the share of the squared residuals that it explains; up to 0.3 the points are said to "
         "scatter about a line, near 1 they lie on a curve. Miss: what the law of all other sizes "
-        "(for C: points of less compute) predicts of the largest, against what was measured; beside it that of "
-        "the value at the next largest, which needs no law. The frontier over C leaves out the "
-        "start of each run: its warm-up, and as long as its average holds the first weights.\n\n"
+        "(for C: points of less compute) predicts of the largest, against what was measured; "
+        "beside it that of the value at the next largest, which needs no law. The frontier over C "
+        "leaves out the start of each run: its warm-up, and as long as its average holds the first "
+        "weights.\n\n"
     )
     cells = [
         [
