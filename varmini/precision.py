@@ -89,15 +89,17 @@ def ready(module: nn.Module) -> nn.Module:
     beside the module, not in it: saving, pickling and copying never see it. It is made anew when
     a weight changed, and dropped by `forget` and with the module.
     """
-    tensors = list(module.parameters())
+    # All of this stands before every draw, so it is kept short.
+    parts = list(module.modules())
+    tensors = [p for part in parts for p in part._parameters.values() if p is not None]
     device = tensors[0].device.type if tensors else "cpu"
     if (
         torch.is_grad_enabled()
         or not torch.is_autocast_enabled(device)
         or torch.get_autocast_dtype(device) is not torch.bfloat16
         or torch.compiler.is_compiling()
-        or not all(_is_plain(m) for m in module.modules())
-        or not all(_is_plain_weight(p, device) for p in tensors)
+        or not all(_is_plain(part) for part in parts)
+        or not all(type(p) in (nn.Parameter, Tensor) and not p.is_inference() for p in tensors)
     ):
         return module
     # What changes when a weight does: identity, memory, version.
@@ -105,6 +107,8 @@ def ready(module: nn.Module) -> nn.Module:
     kept = _COPIES.get(module)
     if kept is None or kept[0] != marks or kept[2] != _numbers(kept[1]):
         forget(module)
+        if not all(_may_be_laid_out(p, device) for p in tensors):
+            return module
         # Tensors are shared with the copy first, then those of products are replaced.
         shared = {id(t): t for t in (*tensors, *module.buffers())}
         twin = copy.deepcopy(module, shared)
@@ -130,10 +134,9 @@ def _is_plain(module: nn.Module) -> bool:
     return not (module.training or hooks or "forward" in vars(module))
 
 
-def _is_plain_weight(p: Tensor, device: str) -> bool:
-    plain = type(p) in (nn.Parameter, Tensor) and p.device.type == device
+def _may_be_laid_out(p: Tensor, device: str) -> bool:
     dense = p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last)
-    return plain and dense and p.dtype is torch.float32 and not p.is_inference()
+    return dense and p.device.type == device and p.dtype is torch.float32
 
 
 def _flat(p: Tensor) -> Tensor:

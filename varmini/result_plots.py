@@ -267,8 +267,8 @@ def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
             for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
         ]
         handles = [*grid[0, 0].get_legend_handles_labels()[0], *marks]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
-                      frameon=False, fontsize=9)  # fmt: skip
+        figure.legend(handles=handles, loc="outside lower center",
+                      ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
