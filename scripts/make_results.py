@@ -119,14 +119,18 @@ def _targets(fits: Sequence[Row]) -> str:
 
 def _moments(rows: Sequence[Row]) -> str:
     """The laws over N of the same runs at every moment that was measured."""
-    cells = []
+    cells, reached = [], []
     for images in sorted({r["images"] for r in rows}):
         now = [r for r in rows if r["images"] == images]
         found = [fit_power_law([r["n"] for r in now], [r[m] for r in now])
                  for m in ("loss_last", "loss")]  # fmt: skip
+        if all(law.pearson <= -0.99 for law in found):
+            reached.append(f"{images:,}")
         cells.append([f"{images:,}"] + [f"{x:.4f}" for law in found for x in (law.b, law.pearson)])
     heads = ("images", "b, loss of the last scale", "r", "b, loss of all scales", "r")
-    text = "The same runs on their way:\n\n"
+    text = "The same runs on their way (the learning rate is flat and averaged weights are "
+    text += "measured, so every moment stands for a sweep that ended there); r is -0.99 or better "
+    text += f"for both losses after {', '.join(reached) or 'no number of'} images:\n\n"
     return text + table(heads, cells) + "\n"
 
 
