@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import gc
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -46,7 +47,15 @@ def start() -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)
     else:
         dist.init_process_group("gloo", timeout=PATIENCE)
-    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """At the end of a process: its threads for the group end before the interpreter does."""
+    if dist.is_initialized():
+        gc.collect()  # models that were wrapped hold on to the group, in circles
+        dist.destroy_process_group()
+        gc.collect()
 
 
 def world() -> int:
