@@ -23,6 +23,7 @@ from varmini import (
     tokenizer,
 )
 from varmini.attention import KVCache, block_causal, spans
+from varmini.block import apart
 from varmini.filters import filter_logits
 from varmini.layers import _GELU, Doubling, Linear
 from varmini.machine import can_compile
@@ -275,12 +276,12 @@ def test_a_compiled_block_equals_the_eager_one():
     torch.manual_seed(0)
     var = make_var(ScaleSchedule((1, 2, 3)), depth=1)
     block, parts = var.blocks[0], spans(var.schedule, var.mask, large=9)
-    given = torch.randn(2, 14, var.config.width), torch.randn(2, 6, var.config.width)
+    given = torch.randn(2, 14, var.config.width), torch.randn(1, 2, 6, var.config.width)
     given = tuple(x.requires_grad_() for x in given)
     asked = *given, *block.parameters()
     found = []
     for form in (block, torch.compile(block.forward)):
-        out = form(*given, parts)
+        out = form(given[0], apart(given[1])[0], parts)
         found.append((out, *torch.autograd.grad(out.square().sum(), asked)))
     for eager, compiled in zip(*found):
         assert relative(compiled, eager) < 1e-4

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from varmini import ScaleSchedule, TokenizerConfig, engine
+from varmini.attention import KVCache
 from varmini.cli import main
 from varmini.planner import (
     GPUS,
@@ -35,7 +36,6 @@ from varmini.planner import (
 )
 from varmini.presets import PRESETS
 from varmini.scaling import exact_parameters
-from varmini.transformer import KVCache
 
 SCHEDULE = ScaleSchedule((1, 2, 3, 4, 6, 8))
 BATCH = 8

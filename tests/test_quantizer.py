@@ -1,5 +1,6 @@
 """Algorithms 1 and 2 against loops, gradients of the training pass, revival of dead codes."""
 
+import functools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_quantizer, random_features, random_tokens, schedules
 
-from varmini import ScaleSchedule
+from varmini import ScaleSchedule, precision
 from varmini.quantizer import CodeRevival, MultiScaleQuantizer
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
@@ -339,8 +340,10 @@ def test_bad_input_is_named(call, words):
 # ------------------------------------------------------------------------------------------ revival
 
 
-def test_phi_never_runs_in_tf32():
+def test_phi_never_runs_in_tf32(monkeypatch):
     """Which cuDNN takes for float32 convolutions unless it is told not to."""
+    as_on_a_gpu = functools.partial(precision.full_float32, "cuda")
+    monkeypatch.setattr("varmini.quantizer.full_float32", lambda device: as_on_a_gpu())
     quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), 16)
     convolutions, seen = torch.backends.cudnn.conv, []
     before = convolutions.fp32_precision

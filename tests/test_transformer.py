@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny import make_quantizer, make_var, random_tokens, schedules
 
 from varmini import VAR, ScaleSchedule, VARConfig
-from varmini.attention import attend, block_causal, normalised, spans
+from varmini.attention import KVCache, attend, block_causal, normalised, spans
+from varmini.block import Attention, Block, apart
 from varmini.engine import decay_groups
-from varmini.transformer import Attention, Block, KVCache
 
 VARIANTS = {
     "plain": {},
@@ -170,8 +170,9 @@ def test_the_cache_is_allocated_once(var):
 def test_a_step_is_the_same_where_gradients_are_on(var):
     x, modulations, head = var.condition(torch.tensor([0, 1]))
     logits = var.step(0, x, modulations, head, KVCache(var, 2))
-    with torch.no_grad():
-        assert var.step(0, x, modulations, head, KVCache(var, 2)).equal(logits)
+    with torch.no_grad():  # where a branch and its gate are added with one rounding, not two
+        step = var.step(0, x, modulations, head, KVCache(var, 2))
+    torch.testing.assert_close(step, logits, rtol=1e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------- attention
@@ -193,9 +194,9 @@ def test_the_written_out_backward_is_the_gradient(normed, large):
     heat = torch.rand(3, 1, 1, dtype=torch.double).add(0.5).requires_grad_() if normed else None
     given = (qkv, heat) if normed else (qkv,)
     assert torch.autograd.gradcheck(lambda x, s=None: block_causal(x, s, parts), given)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    *qk, v = qkv.permute(2, 0, 3, 1, 4)
     bias = torch.zeros(7, 7, dtype=torch.double).masked_fill(~mask, -math.inf)
-    plain = plain_attention(*normalised(q, k, heat), v, bias).transpose(1, 2).flatten(2)
+    plain = plain_attention(*normalised(torch.stack(qk), heat), v, bias).transpose(1, 2).flatten(2)
     torch.testing.assert_close(block_causal(qkv, heat, parts), plain)
 
 
@@ -269,8 +270,9 @@ def test_a_block_is_the_formula():
     y = x + g1 * block.attention(norm(x) * (1 + s1) + b1, None)
     hidden = block.fc1(norm(y) * (1 + s2) + b2)
     y = y + g2 * block.fc2(F.gelu(hidden, approximate="tanh"))
-    torch.testing.assert_close(block(x, modulation, None), y, rtol=1e-4, atol=1e-5)
-    assert block(x, torch.zeros(2, 6, 16), None).equal(x)
+    [six] = apart(modulation[None])
+    torch.testing.assert_close(block(x, six, None), y, rtol=1e-4, atol=1e-5)
+    assert block(x, apart(torch.zeros(1, 2, 6, 16))[0], None).equal(x)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -71,20 +71,25 @@ def block_causal(qkv: Tensor, temperature: Tensor | None, parts: list[Span]) -> 
     if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
         # By hand: the fused kernel's bf16 backward is slow on a CPU (forms.csv).
         return _BlockCausal.apply(qkv, temperature, parts)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, d)
-    q, k = normalised(q, k, temperature)
-    v = v.to(q.dtype)
+    qkv = qkv.permute(2, 0, 3, 1, 4)
+    q, k = normalised(qkv[:2], temperature)  # each (B, heads, L, d)
+    v = qkv[2].to(q.dtype)
     mixed = [attend(q[:, :, at], k[:, :, :stop], v[:, :, :stop], m) for at, stop, m in parts]
     return torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)
 
 
-def normalised(q: Tensor, k: Tensor, temperature: Tensor | None) -> tuple[Tensor, Tensor]:
-    """s q/|q| and k/|k| with the temperature s (heads, 1, 1); None: q 1/4 d^-1/2 and k."""
+def normalised(qk: Tensor, temperature: Tensor | None) -> Tensor:
+    """Queries and keys (2, B, heads, L, d) as attention multiplies them: s q/|q| and k/|k|.
+
+    Args:
+        temperature: s (heads, 1, 1); None: 1/4 d^-1/2 q and k as it is.
+    """
     if temperature is None:
-        return q * (0.25 / math.sqrt(q.shape[-1])), k
-    # F.normalize with half of its calls: they are what a small map costs.
-    q, k = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12) for x in (q, k))
-    return q * temperature.to(q.dtype), k
+        return torch.stack([qk[0] * (0.25 / math.sqrt(qk.shape[-1])), qk[1]])
+    # F.normalize of both with half of its calls: they are what a small map costs.
+    norms = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp(min=1e-12)
+    norms[0].div_(temperature)  # `/=` would copy the result onto itself
+    return qk / norms
 
 
 class _BlockCausal(torch.autograd.Function):
@@ -163,7 +168,7 @@ class KVCache:
 
     def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
-        keys, values = self.keys[block], self.values[block]
-        keys[:, :, part] = k
-        values[:, :, part] = v
-        return keys[:, :, : part.stop], values[:, :, : part.stop]
+        keys, values = self.keys[block, :, :, : part.stop], self.values[block, :, :, : part.stop]
+        keys[:, :, part.start :] = k
+        values[:, :, part.start :] = v
+        return keys, values

@@ -131,7 +131,7 @@ class Decoder(nn.Module):
         self.levels = nn.Sequential(*layers)
         self.norm_out = NormSiLU(channels, config.norm_groups)
         self.conv_out = Conv(channels, config.image_channels * config.patch**2, 3, padding=1)
-        self.unfold = nn.PixelShuffle(config.patch)
+        self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
     def forward(self, f_hat: Tensor) -> Tensor:
         h = self.levels(self.middle(self.conv_in(f_hat)))

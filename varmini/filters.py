@@ -30,13 +30,12 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
         return logits
     # One sort of the values serves both; which token they belong to is not needed.
     ordered = _ascending(logits)
-    least = ordered[..., :1]
-    if 0 < top_k < vocab:
-        least = ordered[..., vocab - top_k, None]
-        ordered = torch.where(ordered < least, float("-inf"), ordered)
+    least = ordered[..., vocab - top_k, None] if 0 < top_k < vocab else ordered[..., :1]
     if 0 < top_p < 1:
-        # From the least likely upwards: a token goes when it and all below it hold at most 1 - p.
-        gone = (ordered.softmax(-1).cumsum(-1) <= 1 - top_p).sum(-1, keepdim=True)
+        # From the least likely upwards: a token goes when it and all below it hold at most 1 - p
+        # of what top-k leaves. (By a product, as a CPU chooses numbers one by one.)
+        held = (ordered.softmax(-1) * (ordered >= least)).cumsum(-1)
+        gone = torch.searchsorted(held, (1 - top_p) * held[..., -1:], right=True)
         least = ordered.gather(-1, gone.clamp(max=vocab - 1))
     return torch.where(logits < least, float("-inf"), logits)  # quicker here than masked_fill
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .attention import KVCache
+from .block import apart
 from .transformer import VAR
 
 LARGEST = 32
@@ -54,7 +55,7 @@ class Steps:
             model = weakref.ref(var)  # kept beside the model, so it may not keep the model
 
             def run() -> None:
-                out = model().advance(k, self.inputs[k], self.modulations, self.cache)
+                out = model().advance(k, self.inputs[k], apart(self.modulations), self.cache)
                 self.outputs[k].copy_(out)
 
             if self.draws == 1:  # a size that is drawn once is not worth a recording
@@ -114,8 +115,8 @@ def stepping(
     rows = modulations.shape[1]
 
     def plainly() -> Callable[[int, Tensor], Tensor]:
-        cache = KVCache(var, rows, dtype)
-        return lambda k, x: var.advance(k, x, modulations, cache)
+        cache, sixes = KVCache(var, rows, dtype), apart(modulations)
+        return lambda k, x: var.advance(k, x, sixes, cache)
 
     steps = _KEPT.get(var)
     # Two draws that take turns cannot share one memory: the second goes without.

@@ -36,9 +36,7 @@ class Linear(nn.Linear):
         if self.packed:
             # Weights laid out once, GELU in the same pass over memory (forms.csv).
             form = ("gelu", [], "tanh") if gelu else ("none", [], "")
-            x = x.to(self.weight.dtype)
-            bias = None if bias is None else bias.to(self.weight.dtype)
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
+            return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, bias, *form)
         if _quick(x) and bias is not None:
             y = _Product.apply(x, self.weight, bias)
             if gelu and y.requires_grad:

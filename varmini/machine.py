@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
+import functools
 import math
 import os
 import platform
@@ -80,6 +82,23 @@ def check_memory(what: str, option: str, count: int, each: float, fixed: float =
         f"{world * count} {what} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory "
         f"are free: {advice}"
     )
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """Lets this process keep up to 1 GiB of memory that it frees, for the next step to take.
+
+    By default C's allocator hands large blocks back to the system at once, and the next step waits
+    for it to hand them out again, page by page, filled with zeros (data/bench/forms.csv).
+
+    Returns:
+        Whether it took: it does where the C library is glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    trim_threshold, mmap_threshold = -1, -3  # names in malloc.h
+    return all(set_option(option, 2**30) for option in (trim_threshold, mmap_threshold))
 
 
 def can_compile() -> bool:

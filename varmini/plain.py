@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .block import Attention, Block
 from .filters import draw, guide
 from .layers import Doubling
 from .sampler import _Noise
 from .tokenizer import MultiScaleVQVAE
-from .transformer import VAR, Attention, Block
+from .transformer import VAR
 
 Cache = list[tuple[Tensor, Tensor]]
 

@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,10 @@ def full_float32(device: str) -> Iterator[None]:
 
     Matrix products follow `torch.set_float32_matmul_precision`, by default full float32 as well.
     """
+    if device == "cpu":
+        with torch.autocast(device, enabled=False):
+            yield
+        return
     convolutions = torch.backends.cudnn.conv
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     try:
@@ -76,7 +81,7 @@ def full_float32(device: str) -> Iterator[None]:
 
 # -------------------------------------------------------------------------- copies of frozen models
 
-_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[list, list[Tensor], bytes, nn.Module]]
+_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[list, list[np.ndarray], bytes, nn.Module]]
 _COPIES = weakref.WeakKeyDictionary()
 """Of each module: marks and some numbers of its weights when it was copied, and the copy."""
 
@@ -117,7 +122,7 @@ def ready(module: nn.Module) -> nn.Module:
                 if hasattr(part, "lay_out"):
                     part.lay_out(device)
         # Views of some 32 numbers a weight; none on a GPU, which would stall.
-        some = [_flat(p)[:: max(1, p.numel() // 32)] for p in tensors if device == "cpu"]
+        some = [_some(p) for p in tensors if device == "cpu"]
         kept = _COPIES[module] = marks, some, _numbers(some), twin
     return kept[3]
 
@@ -139,11 +144,12 @@ def _may_be_laid_out(p: Tensor, device: str) -> bool:
     return dense and p.device.type == device and p.dtype is torch.float32
 
 
-def _flat(p: Tensor) -> Tensor:
-    """All numbers of a dense tensor, in the order of memory, as a view."""
-    return p.detach().as_strided((p.numel(),), (1,))
+def _some(p: Tensor) -> np.ndarray:
+    """Some 32 numbers of a dense tensor, as a view."""
+    flat = p.detach().as_strided((p.numel(),), (1,))  # in the order of memory
+    return flat[:: max(1, p.numel() // 32)].numpy()
 
 
-def _numbers(some: list[Tensor]) -> bytes:
+def _numbers(some: list[np.ndarray]) -> bytes:
     """The values of these views: they tell of changes through `.data`, which no version counts."""
-    return torch.cat(some).numpy().tobytes() if some else b""
+    return np.concatenate(some).tobytes() if some else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,16 @@ class Phi(nn.Conv2d):
 
     def forward(self, h: Tensor) -> Tensor:
         return (1 - self.strength) * h + self.strength * super().forward(h)
+
+
+@functools.cache
+def _nearest_tick(k: int, scales: int, n: int) -> int:
+    """Which of n ticks between 0 and 1 lies nearest to k / (K - 1)."""
+    # The official code spaces four phis by thirds, any other number by halves. Ties (k = 2 of
+    # ten scales) are decided by rounding, so this must be its very arithmetic, in numpy.
+    edge = 1 / 3 / n if n == 4 else 1 / 2 / n
+    where = k / (scales - 1) if scales > 1 else 0.0
+    return int(np.abs(np.linspace(edge, 1 - edge, n) - where).argmin())
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -96,11 +107,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def phi_index(self, k: int) -> int:
         """Which phi serves scale k (from 0): the one whose tick lies nearest to k / (K - 1)."""
-        n, last = len(self.phis), len(self.schedule) - 1
-        # The official code spaces four phis by thirds, any other number by halves. Ties (k = 2 of
-        # ten scales) are decided by rounding, so this must be its very arithmetic, in numpy.
-        edge = 1 / 3 / n if n == 4 else 1 / 2 / n
-        return int(np.abs(np.linspace(edge, 1 - edge, n) - (k / last if last else 0.0)).argmin())
+        return _nearest_tick(k, len(self.schedule), len(self.phis))
 
     def lookup_tokens(self, z: Tensor) -> Tensor:
         """Nearest codes: z (N, C) -> tokens (N,), by matrix products in float32."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .filters import check_filter, draw, filter_logits, guide, smoothed
 from .graphs import stepping
-from .machine import check_memory
+from .machine import check_memory, keep_memory
 from .precision import for_sampling, ready
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
@@ -43,7 +43,6 @@ class _Noise:
         return -(-u.log()).clamp(min=1e-20).log()
 
 
-@torch.no_grad()
 def sample(
     var: VAR,
     tok: MultiScaleVQVAE,
@@ -88,14 +87,15 @@ def sample(
     if seed is None and first:
         raise ValueError(f"first is {first} without a seed: a part of a draw needs the draw's seed")
     images, tokens = [], []
-    for at, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
-        noise = _Noise(seed, first + at, len(part), part.device)
-        loop = generate(var, tok, part, cfg, top_k, top_p, noise, smooth)
-        with for_sampling(part.device.type, greedy=top_k == 1):
-            for k, codes, drawn, f_hat in loop:
-                tokens.append(drawn)
-            images.append(tok.decode_features(f_hat).clamp(-1, 1))
-    images = torch.cat(images)
+    with torch.inference_mode():  # less to keep track of than without gradients alone
+        for at, part in _parts(var, tok, labels, cfg, top_k, top_p, seed, batch_size):
+            noise = _Noise(seed, first + at, len(part), part.device)
+            loop = generate(var, tok, part, cfg, top_k, top_p, noise, smooth)
+            with for_sampling(part.device.type, greedy=top_k == 1):
+                for k, codes, drawn, f_hat in loop:
+                    tokens.append(drawn)
+                images.append(tok.decode_features(f_hat).clamp(-1, 1))
+    images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
     if not return_tokens:
         return images
     scales = len(tok.schedule)
@@ -201,6 +201,7 @@ def _parts(
         batch_size = min(256, max(1, CACHE_BYTES // per_image))
     elif batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
+    keep_memory()
     check_memory("images at a time", "batch_size", min(batch_size, len(labels)), per_image)
     for first in range(0, max(1, len(labels)), batch_size):
         yield first, labels[first : first + batch_size]

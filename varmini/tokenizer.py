@@ -198,8 +198,13 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
             # So few images at a time that the widest map stays in the cache (forms.csv).
             h, w = (side // self.config.patch for side in self.image_size)
             few = max(1, MAP_BYTES // (2 * self.config.width * h * w))
-        network = nn.Sequential(*quick)
-        return torch.cat([network(_fast_layout(part)).float() for part in x.split(few)])
+        parts = []
+        for part in x.split(few):
+            part = _fast_layout(part)
+            for layer in quick:
+                part = layer(part)
+            parts.append(part.float())
+        return torch.cat(parts)
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode; training drops the copies that `ready` made."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import KVCache, Span, attend, block_causal, normalised, spans
+from .attention import KVCache, spans
+from .block import Block, Six, apart, modulate
 from .layers import Linear
 from .precision import forget
 from .pretrained import Pretrained
@@ -47,95 +48,6 @@ class VARConfig:
     """Chance that a training image is shown the null class, for guidance."""
     init_gamma: float = 1e-3
     """Scale of the initial AdaLN gates (1e-3 up to depth 20, 1e-4 at 24, 1e-5 at 30)."""
-
-
-class Attention(nn.Module):
-    """Self-attention whose queries and keys have unit length (section 3.2, "q/k normalisation").
-
-    attn = softmax(s_h <q/|q|, k/|k|>) v with s_h = exp(min(sigma_h, ln 100)) learned a head.
-    Queries and values have a bias, keys have none.
-    """
-
-    LARGEST = math.log(100)
-
-    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
-        super().__init__()
-        self.heads, self.qk_norm = heads, qk_norm
-        self.fixed: tuple[Tensor, Tensor | None] | None = None
-        self.qkv = Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = Linear(width, width)
-        if qk_norm:
-            self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(4)))
-
-    def forward(
-        self,
-        x: Tensor,
-        parts: list[Span] | None = None,
-        cache: KVCache | None = None,
-        block: int = 0,
-        part: slice = slice(None),
-    ) -> Tensor:
-        """(B, l, width) -> (B, l, width).
-
-        Args:
-            parts: who sees whom, from `attention.spans`; None for everyone everyone.
-            cache, block, part: with a cache, x is scale `part` and sees all before.
-        """
-        bias, temperature = self.fixed or self.bias_and_temperature()
-        qkv = self.qkv(x, bias).unflatten(2, (3, self.heads, -1))
-        if cache is None:
-            everyone = [(slice(0, x.shape[1]), x.shape[1], None)]
-            return self.proj(block_causal(qkv, temperature, parts or everyone))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, l, d)
-        q, k = normalised(q, k, temperature)
-        k, v = cache.append(block, part, k, v)
-        return self.proj(attend(q, k.to(q.dtype), v.to(q.dtype)).transpose(1, 2).flatten(2))
-
-    def bias_and_temperature(self) -> tuple[Tensor, Tensor | None]:
-        """Bias of queries, keys and values (3 width,), and s_h (heads, 1, 1) if q/k normalised."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return bias, self.log_scale.clamp(max=self.LARGEST).exp() if self.qk_norm else None
-
-    def lay_out(self, device: str) -> None:
-        """Keeps what every call would compute again, in a copy that `precision.ready` makes."""
-        self.fixed = tuple(t if t is None else t.bfloat16() for t in self.bias_and_temperature())
-
-
-class Block(nn.Module):
-    """A transformer block modulated by the class (AdaLN, as in DiT).
-
-    x <- x + gamma_1 Attn(LN(x) (1 + s_1) + b_1)
-    x <- x + gamma_2 FFN(LN(x) (1 + s_2) + b_2)
-    """
-
-    def __init__(self, config: VARConfig) -> None:
-        super().__init__()
-        hidden = round(config.width * config.mlp_ratio)
-        self.attention = Attention(config.width, config.heads, config.qk_norm)
-        self.fc1 = Linear(config.width, hidden)
-        self.fc2 = Linear(hidden, config.width)
-
-    def forward(
-        self, x: Tensor, modulation: Tensor, parts: list[Span] | None = None, *cached
-    ) -> Tensor:
-        """x (B, l, w) and modulation (B, 6, w) -> (B, l, w); the rest as in `Attention.forward`."""
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)
-        h = modulate(x, scale1, shift1)
-        x = x + gamma1 * self.attention(h, parts, *cached)
-        h = modulate(x, scale2, shift2)
-        return x + gamma2 * self.fc2(self.fc1(h, gelu=True))
-
-
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift, with a layer norm that has no weights of its own.
-
-    In the type of the modulation: under autocast a branch is bf16 from here on, while x, to which
-    the branches are added, stays float32.
-    """
-    x = F.layer_norm(x.to(scale.dtype), x.shape[-1:], eps=1e-6)
-    return torch.addcmul(shift, x, 1 + scale)
 
 
 class VAR(nn.Module, Pretrained):
@@ -300,8 +212,8 @@ class VAR(nn.Module, Pretrained):
         )
         x = x + self.place(slice(0, total))
         parts = spans(self.schedule, self.mask)
-        for block, modulation in zip(self.blocks, modulations):
-            x = block(x, modulation, parts)
+        for block, six in zip(self.blocks, apart(modulations)):
+            x = block(x, six, parts)
         return self.logits(x, head)
 
     def step(self, k: int, x: Tensor, modulations: Tensor, head: Tensor, cache: KVCache) -> Tensor:
@@ -315,14 +227,14 @@ class VAR(nn.Module, Pretrained):
         Returns:
             (B, h_k w_k, V) float32 logits of r_k.
         """
-        return self.logits(self.advance(k, x, modulations, cache), head)
+        return self.logits(self.advance(k, x, apart(modulations), cache), head)
 
-    def advance(self, k: int, x: Tensor, modulations: Tensor, cache: KVCache) -> Tensor:
-        """`step` without the head: (B, h_k w_k, w) -> (B, h_k w_k, w)."""
+    def advance(self, k: int, x: Tensor, sixes: list[Six], cache: KVCache) -> Tensor:
+        """`step` without the head: (B, h_k w_k, w) and `apart(modulations)` -> (B, h_k w_k, w)."""
         part = self.schedule.slices[k]
         x = x + self.place(part)
-        for i, (block, modulation) in enumerate(zip(self.blocks, modulations)):
-            x = block(x, modulation, None, cache, i, part)
+        for i, (block, six) in enumerate(zip(self.blocks, sixes)):
+            x = block(x, six, None, cache, i, part)
         return x
 
     def train(self, mode: bool = True) -> Self:

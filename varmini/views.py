@@ -165,10 +165,10 @@ def attention(var: VAR, labels: Tensor, teacher_inputs: Tensor, block: int) -> T
     # softmax(s_h <q/|q|, k/|k|>): the layer itself never forms these weights by name.
     width = var.config.width
     qk = F.linear(given["x"].float(), layer.qkv.weight[: 2 * width].float())
-    q, k = qk.unflatten(2, (2, layer.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, L, d)
-    q = q + layer.q_bias.view(layer.heads, 1, -1)
+    qk = qk.unflatten(2, (2, layer.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, heads, L, d)
+    qk[0] += layer.q_bias.view(layer.heads, 1, -1)
     temperature = layer.log_scale.clamp(max=layer.LARGEST).exp() if layer.qk_norm else None
-    q, k = normalised(q, k, temperature)
+    q, k = normalised(qk, temperature)
     return (q @ k.mT).masked_fill(~var.mask, -math.inf).softmax(-1)
 
 

@@ -6,25 +6,30 @@ forms are for bf16 on a CPU; elsewhere both columns run the same code.
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import tokenizer
+from .. import sampler, tokenizer
 from ..attention import attend, block_causal, normalised, spans
 from ..autoencoder import NormSiLU
+from ..block import apart
 from ..filters import _ascending
 from ..layers import _GELU, Conv, Doubling, Linear
 from ..machine import can_compile
 from ..precision import autocast, precision
 from ..results import Row
 from ..scales import ScaleSchedule
-from .measure import Run, in_turn
+from .measure import Run, in_turn, seconds_of
 from .shapes import SHAPES, Shape, models
 from .speed import short
+from .work import works
 
 Pair = tuple[Run, Run]
 
@@ -66,9 +71,9 @@ def attention_forms(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
     temperature = torch.full((heads, 1, 1), 4.0)
 
     def fused(qkv: Tensor) -> Tensor:
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = normalised(q, k, temperature)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        q, k = normalised(qkv[:2], temperature)
+        mixed = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=mask, scale=1.0)
         return mixed.transpose(1, 2).flatten(2)
 
     parts, whole = spans(schedule, mask), [(slice(0, length), length, mask)]
@@ -86,12 +91,12 @@ def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
     """A whole block by torch.compile, which writes its own kernels, beside the eager one."""
     block = models(shape)[0].cpu().blocks[0]
     x = torch.randn(batch, ScaleSchedule(shape.sizes).num_tokens, 64 * shape.depth)
-    modulation = torch.randn(batch, 6, 64 * shape.depth)
+    modulation = torch.randn(1, batch, 6, 64 * shape.depth)
     parts = spans(ScaleSchedule(shape.sizes), ScaleSchedule(shape.sizes).mask())
     weights = tuple(block.parameters())
     compiled = torch.compile(block.forward)
     steps = (
-        _step(lambda x, m, form=form: form(x, m, parts), x, modulation, weights=weights)
+        _step(lambda x, m, form=form: form(x, apart(m)[0], parts), x, modulation, weights=weights)
         for form in (compiled, block)
     )
     yield "block, training: torch.compile", tuple(steps)
@@ -154,6 +159,33 @@ def pieces_form(shape: Shape, batch: int) -> tuple[str, Pair]:
     return "decoder: in pieces", (_forward(tok.decode_features, f_hat), _forward(all_at_once))
 
 
+@functools.cache
+def _drawing(shape: str) -> Run:
+    var, tok = models(SHAPES[shape])
+    most = max(SHAPES[shape].batches)
+    return next(works(SHAPES[shape], var, tok, ["sample"], [most])).runs["quick"]
+
+
+def _seconds_of_drawing(keep: bool, shape: str, threads: int, kind: str) -> float:
+    """For a process of its own, whose allocator is to keep memory or not."""
+    if not keep:
+        sampler.keep_memory = lambda: None
+    torch.set_num_threads(threads)
+    return seconds_of(_drawing(shape), kind)
+
+
+def memory_form(shape: str, rounds: int, kind: str) -> dict[str, list[float]]:
+    """Seconds of draws: in a process that keeps freed memory, and in one that does not."""
+    spawn = multiprocessing.get_context("spawn")
+    seconds: dict[str, list[float]] = {"quick": [], "plain": []}
+    with ProcessPoolExecutor(1, spawn) as keeps, ProcessPoolExecutor(1, spawn) as frees:
+        for _ in range(rounds + 1):
+            for keep, process, taken in zip((True, False), (keeps, frees), seconds.values()):
+                given = keep, shape, torch.get_num_threads(), kind
+                taken.append(process.submit(_seconds_of_drawing, *given).result())
+    return {name: taken[1:] for name, taken in seconds.items()}  # the first warmed up
+
+
 def form_rows(
     rounds: int, limit: float, kind: str, short_shape: str = "small", long_shape: str = "medium"
 ) -> Iterator[Row]:
@@ -176,17 +208,22 @@ def form_rows(
         for form, pair in forms:
             runs = dict(zip(("quick", "plain"), pair))
             in_turn(runs, 1, 0, kind)  # warms up
-            seconds = in_turn(runs, rounds, limit, kind)
-            quick, plain = (statistics.median(s) for s in seconds.values())
-            ratios = [b / a for a, b in zip(*seconds.values())]
-            yield {
-                "shape": name,
-                "form": form,
-                "quick_ms": short(1e3 * quick),
-                "plain_ms": short(1e3 * plain),
-                "times_as_fast": short(plain / quick),
-                "ratio_low": short(min(ratios)),
-                "ratio_high": short(max(ratios)),
-                "rounds": len(ratios),
-                "clock": kind,
-            }
+            yield _row(name, form, in_turn(runs, rounds, limit, kind), kind)
+    kept = memory_form(short_shape, rounds, kind)
+    yield _row(short_shape, "drawing: memory kept", kept, kind)
+
+
+def _row(shape: str, form: str, seconds: dict[str, list[float]], kind: str) -> Row:
+    quick, plain = (statistics.median(s) for s in seconds.values())
+    ratios = [b / a for a, b in zip(*seconds.values())]
+    return {
+        "shape": shape,
+        "form": form,
+        "quick_ms": short(1e3 * quick),
+        "plain_ms": short(1e3 * plain),
+        "times_as_fast": short(plain / quick),
+        "ratio_low": short(min(ratios)),
+        "ratio_high": short(max(ratios)),
+        "rounds": len(ratios),
+        "clock": kind,
+    }

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..block import modulate
 from ..layers import Linear
 from ..pretrained import Pretrained
-from ..transformer import modulate
 from .parts import (
     SelfAttention,
     check_guidance,

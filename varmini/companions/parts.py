@@ -8,8 +8,8 @@ import numbers
 import torch
 from torch import Tensor, nn
 
+from ..attention import attend
 from ..layers import Linear
-from ..transformer import attend
 
 
 class SelfAttention(nn.Module):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attention import attend
 from ..layers import Linear
 from ..pretrained import Pretrained
 from ..sampler import draw, filter_logits
-from ..transformer import attend
 from .parts import (
     check_grid,
     check_guidance,
