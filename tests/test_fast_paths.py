@@ -4,6 +4,9 @@ import contextlib
 import copy
 import gc
 import pickle
+import platform
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
@@ -22,7 +25,7 @@ from varmini import (
     sampler,
     tokenizer,
 )
-from varmini.attention import KVCache, block_causal, spans
+from varmini.attention import KVCache, attend, block_causal, spans
 from varmini.block import apart
 from varmini.filters import filter_logits
 from varmini.layers import _GELU, Doubling, Linear
@@ -266,6 +269,50 @@ def test_bf16_steps_are_near_a_float64_reference():
         own = relative(tok.decode_features(f_hat), exact)
     assert own < 0.05 and own < 1.3 * usual
     torch.testing.assert_close(tok.decode_features(f_hat).double(), exact, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows, keys", [(1, 5), (32, 5), (1, 40), (32, 40)])
+def test_drawing_attends_by_hand_as_by_the_formula(rows, keys, monkeypatch):
+    torch.manual_seed(0)
+    q, k = torch.randn(rows, 2, 3, 16), torch.randn(rows, 2, keys, 16)
+    v = torch.randn_like(k)
+    fused = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *a, **o: fused.append(1) or kernel(*a, **o)
+    )
+    wanted = (q.double() @ k.double().mT).softmax(-1) @ v.double()
+    assert relative(attend(*(x.bfloat16() for x in (q, k, v))), wanted) < 2e-2
+    assert len(fused) == (rows * 2 < 64 and keys < 32)
+
+
+def test_what_was_drawn_can_be_trained_on(bfloat16, tok, var):
+    images, tokens = sample(var, tok, [0, 1], seed=0, return_tokens=True)
+    assert not any(x.is_inference() for x in (images, *tokens))
+    tok.train()
+    tok(images).images.sum().backward()  # keeps `images` for the encoder's gradient
+    assert tok.encoder.conv_in.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_is_kept_between_steps():
+    code = """
+import resource, torch
+from varmini.machine import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB: more than the allocator keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.ones(2**24)
+handed_back = faults()
+assert keep_memory()
+torch.ones(2**24)
+print(handed_back, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    handed_back, kept = map(int, done.stdout.split())
+    assert handed_back > 10 * kept + 10  # pages: of 4 KiB, or of more
 
 
 # ---------------------------------------------------------------- made for a GPU, tried on a CPU
