@@ -272,7 +272,7 @@ def test_bf16_steps_are_near_a_float64_reference():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows, keys", [(1, 5), (32, 5), (1, 40), (32, 40)])
+@pytest.mark.parametrize("rows, keys", [(1, 5), (32, 5), (1, 40)])
 def test_drawing_attends_by_hand_as_by_the_formula(rows, keys, monkeypatch):
     torch.manual_seed(0)
     q, k = torch.randn(rows, 2, 3, 16), torch.randn(rows, 2, keys, 16)
@@ -284,7 +284,7 @@ def test_drawing_attends_by_hand_as_by_the_formula(rows, keys, monkeypatch):
     )
     wanted = (q.double() @ k.double().mT).softmax(-1) @ v.double()
     assert relative(attend(*(x.bfloat16() for x in (q, k, v))), wanted) < 2e-2
-    assert len(fused) == (rows * 2 < 64 and keys < 32)
+    assert len(fused) == (keys < 32)  # whatever the batch, which may be cut into parts
 
 
 def test_what_was_drawn_can_be_trained_on(bfloat16, tok, var):
@@ -300,19 +300,20 @@ def test_memory_is_kept_between_steps():
     code = """
 import resource, torch
 from varmini.machine import keep_memory
-def faults():
+def pages():  # asked of the system by twenty steps
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MiB: more than the allocator keeps by itself
+    for _ in range(20):
+        torch.ones(2**23 + 1)  # 32 MiB: more than the allocator keeps by itself
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-torch.ones(2**24)
-handed_back = faults()
+pages()
+handed_back = pages()
 assert keep_memory()
-torch.ones(2**24)
-print(handed_back, faults())
+pages()  # blocks find their places
+print(handed_back, pages())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     handed_back, kept = map(int, done.stdout.split())
-    assert handed_back > 10 * kept + 10  # pages: of 4 KiB, or of more
+    assert handed_back > 10 * kept + 10
 
 
 # ---------------------------------------------------------------- made for a GPU, tried on a CPU
