@@ -299,7 +299,7 @@ def test_what_was_drawn_can_be_trained_on(bfloat16, tok, var):
 def test_memory_is_kept_between_steps():
     code = """
 import resource, torch
-from varmini.machine import keep_memory
+from varmini.allocator import keep_memory
 def pages():  # asked of the system by twenty steps
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

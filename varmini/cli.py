@@ -18,6 +18,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from .allocator import keep_memory
+
 Options = TypeVar("Options")
 
 COMMANDS = {
@@ -179,6 +181,7 @@ def run(args: Sequence[str]) -> None:
         if target is None:
             return
         name, prog, rest = f"{name}_{target}", f"{prog} {target}", rest[1:]
+    keep_memory()
     home = importlib.import_module(f".commands.{HOME.get(args[0], args[0])}", __package__)
     getattr(home, name)(rest, prog)
 

@@ -18,15 +18,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import distributed
-from .machine import batch_for, can_compile, device, keep_memory, provenance, to_device
+from .machine import batch_for, can_compile, device, provenance, to_device
 from .precision import autocast, precision
 from .run_folder import Run, check_folder, make_folder
 from .updater import Updater
 
 __all__ = [
     "Run", "StopSignal", "Updater", "autocast", "averaged", "batch_for", "blockwise",
-    "can_compile", "check_folder", "decay_groups", "device", "keep_memory", "learning_rate_share",
-    "make_folder", "precision", "progress", "provenance", "to_device", "uniform", "weight_decay_at",
+    "can_compile", "check_folder", "decay_groups", "device", "learning_rate_share", "make_folder",
+    "precision", "progress", "provenance", "to_device", "uniform", "weight_decay_at",
 ]  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- schedule

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .filters import check_filter, draw, filter_logits, guide, smoothed
 from .graphs import stepping
-from .machine import check_memory, keep_memory
+from .machine import check_memory
 from .precision import for_sampling, ready
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
@@ -201,7 +201,6 @@ def _parts(
         batch_size = min(256, max(1, CACHE_BYTES // per_image))
     elif batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
-    keep_memory()
     check_memory("images at a time", "batch_size", min(batch_size, len(labels)), per_image)
     for first in range(0, max(1, len(labels)), batch_size):
         yield first, labels[first : first + batch_size]

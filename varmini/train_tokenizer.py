@@ -113,7 +113,6 @@ def train(
             batch that memory does not hold.
     """
     distributed.start()
-    engine.keep_memory()
     device = engine.device()
     with distributed.together():
         out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)

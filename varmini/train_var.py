@@ -116,7 +116,6 @@ def train(
             batch that memory does not hold.
     """
     distributed.start()
-    engine.keep_memory()
     device = engine.device()
     with distributed.together():
         source = resolve_folder(tokenizer or config.tokenizer, MultiScaleVQVAE.kind)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import sampler, tokenizer
+from .. import tokenizer
+from ..allocator import keep_memory
 from ..attention import attend, block_causal, normalised, spans
 from ..autoencoder import NormSiLU
 from ..block import apart
@@ -168,8 +169,8 @@ def _drawing(shape: str) -> Run:
 
 def _seconds_of_drawing(keep: bool, shape: str, threads: int, kind: str) -> float:
     """For a process of its own, whose allocator is to keep memory or not."""
-    if not keep:
-        sampler.keep_memory = lambda: None
+    if keep:
+        keep_memory()
     torch.set_num_threads(threads)
     return seconds_of(_drawing(shape), kind)
 

@@ -66,7 +66,6 @@ def bench(args: Sequence[str], prog: str) -> None:
     from ..bench.forms import form_rows
     from ..bench.profiles import profile_rows
     from ..bench.speed import known, speed_rows
-    from ..machine import keep_memory
 
     for part in o.only:
         known(part, (*PARTS, *OTHERS))
@@ -79,7 +78,6 @@ def bench(args: Sequence[str], prog: str) -> None:
         check_writable(o.cost if part == "cost" else o.out / "speed.csv")
     if o.threads:
         torch.set_num_threads(o.threads)
-    keep_memory()  # for the plain forms and peers as well
     parts = [part for part in PARTS if part in o.only]
     if parts:
         rows = speed_rows(o.shapes, o.batches, parts, o.rounds, o.limit, o.clock)

@@ -143,7 +143,6 @@ def train(
         SystemExit: with 128 + signal after SIGTERM or Ctrl-C; the state is saved by then.
     """
     device, out = engine.device(), Path(out)
-    engine.keep_memory()
     torch.manual_seed(training.seed)
     model = build().to(device)
     config = RunConfig(**dataclasses.asdict(training), model=model.config, data=data)
