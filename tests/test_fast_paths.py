@@ -489,10 +489,20 @@ def test_encoding_and_decoding_in_pieces_changes_nothing(monkeypatch, tok):
         with torch.autocast(**BF16):
             with mock.patch.object(Tensor, "split", autospec=True, side_effect=Tensor.split) as cut:
                 results.append((tok.decode_features(f_hat), tok.features(images)))
-        assert [call.args[1] for call in cut.call_args_list] == [few, few]
+        # Four times as many where a map has a quarter of the pixels; the encoder's come last.
+        assert [call.args[1] for call in cut.call_args_list] == [4 * few, few, few, 4 * few]
     for decoded, features in results[:2]:
         assert relative(decoded, results[2][0]) < 0.01
         assert relative(features, results[2][1]) < 0.01
+
+
+@torch.no_grad()
+def test_a_decoder_that_is_watched_is_called_as_a_whole(tok):
+    seen = []
+    tok.decoder.register_forward_hook(lambda *_: seen.append(1))
+    with torch.autocast(**BF16):
+        tok.decode_features(random_features(tok.schedule, 2))
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("lookup", ["euclidean", "cosine"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,6 +76,44 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
+def in_turn(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Sends x through layer after layer."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def in_pieces(layers: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
+    """`in_turn`, so few images at a time that the widest map of a level takes `most` bytes in bf16.
+
+    Small maps then go through with many images, which fills a CPU's cores, and large ones with few,
+    which stay in its cache.
+    """
+    levels: list[list[nn.Module]] = [[]]
+    for layer in layers:  # cut where the size of a map changes
+        if isinstance(layer, Doubling):
+            levels.append([])
+        levels[-1].append(layer)
+        if isinstance(layer, Downsample):
+            levels.append([])
+    for level in levels:
+        few = max(1, most // (2 * _widest(level, x))) if len(x) > 1 else 1
+        parts = [in_turn(level, part) for part in x.split(few)]
+        x = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return x
+
+
+def _widest(level: list[nn.Module], x: Tensor) -> int:
+    """Numbers of an image in the widest map of a level that x enters."""
+    area = x.shape[2] * x.shape[3]
+    if isinstance(level[0], Doubling):
+        area *= 4
+    if isinstance(level[0], nn.PixelUnshuffle):
+        area //= level[0].downscale_factor ** 2
+    convs = (m for layer in level for m in layer.modules() if isinstance(m, Conv))
+    return area * max(conv.out_channels for conv in convs)
+
+
 def _middle(channels: int, config: TokenizerConfig) -> nn.Sequential:
     groups = config.norm_groups
     between = [SpatialAttention(channels, groups)] if config.attention else []
@@ -105,9 +144,13 @@ class Encoder(nn.Module):
         self.norm_out = NormSiLU(channels, config.norm_groups)
         self.conv_out = Conv(channels, config.code_channels, 3, padding=1)
 
+    def layers(self) -> list[nn.Module]:
+        """All layers, in the order of computation."""
+        first, last = (self.fold, self.conv_in), (self.norm_out, self.conv_out)
+        return [*first, *self.levels, *self.middle, *last]
+
     def forward(self, images: Tensor) -> Tensor:
-        h = self.conv_in(self.fold(images))
-        return self.conv_out(self.norm_out(self.middle(self.levels(h))))
+        return in_turn(self.layers(), images)
 
 
 class Decoder(nn.Module):
@@ -133,9 +176,13 @@ class Decoder(nn.Module):
         self.conv_out = Conv(channels, config.image_channels * config.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
+    def layers(self) -> list[nn.Module]:
+        """All layers, in the order of computation."""
+        last = self.norm_out, self.conv_out, self.unfold
+        return [self.conv_in, *self.middle, *self.levels, *last]
+
     def forward(self, f_hat: Tensor) -> Tensor:
-        h = self.levels(self.middle(self.conv_in(f_hat)))
-        return self.unfold(self.conv_out(self.norm_out(h)))
+        return in_turn(self.layers(), f_hat)
 
     @property
     def last_layer(self) -> nn.Parameter:

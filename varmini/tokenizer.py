@@ -9,14 +9,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import Decoder, Encoder
+from .autoencoder import Decoder, Encoder, in_pieces, in_turn
 from .layers import Conv
 from .precision import forget, ready
 from .pretrained import Pretrained
 from .quantizer import MultiScaleQuantizer
 from .scales import ScaleSchedule, Size
 
-MAP_BYTES = 1 << 24
+MAP_BYTES = 1 << 22
 """Most memory of one feature map where a CPU encodes or decodes in bf16 without gradients."""
 
 
@@ -193,18 +193,11 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
     def _through(self, x: Tensor, *layers: nn.Module) -> Tensor:
         """`layers` one after another, under bf16 autocast without gradients in their quick form."""
         quick = [ready(layer) for layer in layers]  # weights cast and laid out once, not every call
-        few = len(x) or 1
-        if x.device.type == "cpu" and quick[0] is not layers[0]:
-            # So few images at a time that the widest map stays in the cache (forms.csv).
-            h, w = (side // self.config.patch for side in self.image_size)
-            few = max(1, MAP_BYTES // (2 * self.config.width * h * w))
-        parts = []
-        for part in x.split(few):
-            part = _fast_layout(part)
-            for layer in quick:
-                part = layer(part)
-            parts.append(part.float())
-        return torch.cat(parts)
+        x = _fast_layout(x)
+        if x.device.type != "cpu" or any(q is own for q, own in zip(quick, layers)):
+            return in_turn(quick, x).float()
+        every = [part for q in quick for part in (q.layers() if hasattr(q, "layers") else [q])]
+        return in_pieces(every, x, MAP_BYTES).float()
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode; training drops the copies that `ready` made."""
