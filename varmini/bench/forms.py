@@ -20,7 +20,7 @@ from .. import tokenizer
 from ..allocator import keep_memory
 from ..attention import attend, block_causal, normalised, spans
 from ..autoencoder import NormSiLU
-from ..block import apart
+from ..block import apart, gated
 from ..filters import _ascending
 from ..layers import _GELU, Conv, Doubling, Linear
 from ..machine import can_compile
@@ -101,6 +101,24 @@ def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
         for form in (compiled, block)
     )
     yield "block, training: torch.compile", tuple(steps)
+
+
+def drawing_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
+    """What a block adds to the stream, and what a draw keeps for all of its scales."""
+    schedule, width, dtype = ScaleSchedule(shape.sizes), 64 * shape.depth, precision("cpu")
+    x = torch.randn(2, schedule.tokens_per_scale[-1], width)
+    gate, branch = torch.randn(2, 1, width), torch.randn(x.shape).to(dtype)
+    low = gate.to(dtype)
+    summed = _forward(lambda: gated(x, gate, branch)), _forward(lambda: x + low * branch)
+    yield "gate and sum in one call", summed
+    modulations = torch.randn(shape.depth, 2, 6, width).to(dtype)
+
+    def every_time() -> None:
+        for _ in schedule.slices:
+            apart(modulations)
+
+    once = _forward(lambda: apart(modulations))
+    yield "modulations apart once a draw", (once, _forward(every_time))
 
 
 def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
@@ -203,6 +221,7 @@ def form_rows(
         (short_shape, compiled),
         (short_shape, attention_forms(quick_shape, quick_shape.train)),
         (long_shape, attention_forms(long, long.train)),
+        (short_shape, drawing_forms(quick_shape)),
         (short_shape, layer_forms(quick_shape)),
         (short_shape, [pieces_form(quick_shape, 16)]),
     ):
