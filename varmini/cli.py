@@ -18,8 +18,6 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from .allocator import keep_memory
-
 Options = TypeVar("Options")
 
 COMMANDS = {
@@ -181,8 +179,6 @@ def run(args: Sequence[str]) -> None:
         if target is None:
             return
         name, prog, rest = f"{name}_{target}", f"{prog} {target}", rest[1:]
-    if args[0] != "bench":  # which measures what a caller of the library gets
-        keep_memory()
     home = importlib.import_module(f".commands.{HOME.get(args[0], args[0])}", __package__)
     getattr(home, name)(rest, prog)
 

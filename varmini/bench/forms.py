@@ -6,18 +6,14 @@ forms are for bf16 on a CPU; elsewhere both columns run the same code.
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import tokenizer
-from ..allocator import keep_memory
 from ..attention import attend, block_causal, normalised, spans
 from ..autoencoder import NormSiLU
 from ..block import apart, gated
@@ -27,10 +23,9 @@ from ..machine import can_compile
 from ..precision import autocast, precision
 from ..results import Row
 from ..scales import ScaleSchedule
-from .measure import Run, in_turn, seconds_of
+from .measure import Run, in_turn
 from .shapes import SHAPES, Shape, models
 from .speed import short
-from .work import works
 
 Pair = tuple[Run, Run]
 
@@ -152,12 +147,14 @@ def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
     norm = NormSiLU(channels, 32)
     plain_norm = _forward(lambda: F.silu(torch.nn.GroupNorm.forward(norm, small)))
     yield "group norm of a small map", (_forward(norm, small), plain_norm)
-    doubling, quick = Doubling(channels), _laid_out(Doubling(channels))
+    doubling, quick = Doubling(shape.decoder), _laid_out(Doubling(shape.decoder))
+    half = torch.randn(1, shape.decoder, 8 * side, 8 * side).to(precision("cpu"))
+    half = half.contiguous(memory_format=last)  # the map before the picture's size
 
     def repeated() -> Tensor:
-        return doubling.conv(F.interpolate(small, scale_factor=2.0, mode="nearest"))
+        return doubling.conv(F.interpolate(half, scale_factor=2.0, mode="nearest"))
 
-    yield "doubling: one transposed convolution", (_forward(quick, small), _forward(repeated))
+    yield "doubling: one transposed convolution", (_forward(quick, half), _forward(repeated))
     logits = torch.randn(rows, shape.vocab_size)
     yield "sort of logits", (_forward(_ascending, logits), _forward(torch.sort, logits))
 
@@ -176,33 +173,6 @@ def pieces_form(shape: Shape, batch: int) -> tuple[str, Pair]:
             tokenizer.MAP_BYTES = few
 
     return "decoder: in pieces", (_forward(tok.decode_features, f_hat), _forward(all_at_once))
-
-
-@functools.cache
-def _drawing(shape: str) -> Run:
-    var, tok = models(SHAPES[shape])
-    most = max(SHAPES[shape].batches)
-    return next(works(SHAPES[shape], var, tok, ["sample"], [most])).runs["quick"]
-
-
-def _seconds_of_drawing(keep: bool, shape: str, threads: int, kind: str) -> float:
-    """For a process of its own, whose allocator is to keep memory or not."""
-    if keep:
-        keep_memory()
-    torch.set_num_threads(threads)
-    return seconds_of(_drawing(shape), kind)
-
-
-def memory_form(shape: str, rounds: int, kind: str) -> dict[str, list[float]]:
-    """Seconds of draws: in a process that keeps freed memory, and in one that does not."""
-    spawn = multiprocessing.get_context("spawn")
-    seconds: dict[str, list[float]] = {"quick": [], "plain": []}
-    with ProcessPoolExecutor(1, spawn) as keeps, ProcessPoolExecutor(1, spawn) as frees:
-        for _ in range(rounds + 1):
-            for keep, process, taken in zip((True, False), (keeps, frees), seconds.values()):
-                given = keep, shape, torch.get_num_threads(), kind
-                taken.append(process.submit(_seconds_of_drawing, *given).result())
-    return {name: taken[1:] for name, taken in seconds.items()}  # the first warmed up
 
 
 def form_rows(
@@ -228,22 +198,17 @@ def form_rows(
         for form, pair in forms:
             runs = dict(zip(("quick", "plain"), pair))
             in_turn(runs, 1, 0, kind)  # warms up
-            yield _row(name, form, in_turn(runs, rounds, limit, kind), kind)
-    kept = memory_form(short_shape, rounds, kind)
-    yield _row(short_shape, "drawing: memory kept", kept, kind)
-
-
-def _row(shape: str, form: str, seconds: dict[str, list[float]], kind: str) -> Row:
-    quick, plain = (statistics.median(s) for s in seconds.values())
-    ratios = [b / a for a, b in zip(*seconds.values())]
-    return {
-        "shape": shape,
-        "form": form,
-        "quick_ms": short(1e3 * quick),
-        "plain_ms": short(1e3 * plain),
-        "times_as_fast": short(plain / quick),
-        "ratio_low": short(min(ratios)),
-        "ratio_high": short(max(ratios)),
-        "rounds": len(ratios),
-        "clock": kind,
-    }
+            seconds = in_turn(runs, rounds, limit, kind)
+            quick, plain = (statistics.median(s) for s in seconds.values())
+            ratios = [b / a for a, b in zip(*seconds.values())]
+            yield {
+                "shape": name,
+                "form": form,
+                "quick_ms": short(1e3 * quick),
+                "plain_ms": short(1e3 * plain),
+                "times_as_fast": short(plain / quick),
+                "ratio_low": short(min(ratios)),
+                "ratio_high": short(max(ratios)),
+                "rounds": len(ratios),
+                "clock": kind,
+            }
