@@ -23,7 +23,7 @@ from varmini import (
     tokenizer,
 )
 from varmini.attention import KVCache, attend, block_causal, spans
-from varmini.block import apart
+from varmini.block import split_modulations
 from varmini.filters import filter_logits
 from varmini.layers import _GELU, Doubling, Linear
 from varmini.machine import can_compile
@@ -305,7 +305,7 @@ def test_a_compiled_block_equals_the_eager_one():
     asked = *given, *block.parameters()
     found = []
     for form in (block, torch.compile(block.forward)):
-        out = form(given[0], apart(given[1])[0], parts)
+        out = form(given[0], split_modulations(given[1], torch.float32)[0], parts)
         found.append((out, *torch.autograd.grad(out.square().sum(), asked)))
     for eager, compiled in zip(*found):
         assert relative(compiled, eager) < 1e-4
@@ -329,11 +329,14 @@ def test_recorded_steps_draw_the_same(bfloat16, tok, var, monkeypatch, replayed)
     with monkeypatch.context() as m:
         m.setattr(graphs, "suits", lambda *_: False)
         wanted = [sample(var, tok, [0, 1], seed=s, return_tokens=True)[1] for s in (0, 1)]
-    assert not replayed
+        others = sample(var, tok, [1, 0], seed=0, return_tokens=True)[1]
+    assert not replayed and not all(a.equal(b) for a, b in zip(others, wanted[0]))
     for n, seed in enumerate((0, 1, 0, 1)):  # recorded at the second draw, then replayed
         drawn = sample(var, tok, [0, 1], seed=seed, return_tokens=True)[1]
         assert all(a.equal(b) for a, b in zip(drawn, wanted[seed]))
         assert len(replayed) == min(n, 1) * len(tok.schedule)
+    turned = sample(var, tok, [1, 0], seed=0, return_tokens=True)[1]  # a replay, other classes
+    assert all(a.equal(b) for a, b in zip(turned, others))
     for n in range(2):  # another size: new memory
         drawn = sample(var, tok, [0], seed=0, return_tokens=True)[1]
         assert all(a.equal(b[:1]) for a, b in zip(drawn, wanted[0]))
@@ -341,10 +344,13 @@ def test_recorded_steps_draw_the_same(bfloat16, tok, var, monkeypatch, replayed)
 
 
 def test_recorded_steps_serve_inference_mode_and_no_grad(bfloat16, tok, var, replayed):
-    with torch.inference_mode():
-        first = sample(var, tok, [0, 1], seed=0)
-    for _ in range(2):
-        assert sample(var, tok, [0, 1], seed=0).equal(first)
+    images, mask = random_images(2), torch.ones(16, 16, dtype=torch.bool)
+    drawn, painted = [], []
+    for _ in range(3):  # the one in inference mode, the other without gradients
+        drawn.append(sample(var, tok, [0, 1], seed=0))
+        painted.append(sampler.inpaint(var, tok, images, mask, [0, 1], seed=0))
+    for results in (drawn, painted):
+        assert all(r.equal(results[0]) for r in results)
     assert len(replayed) == len(tok.schedule)
 
 
@@ -466,19 +472,36 @@ def test_encoding_and_decoding_in_pieces_changes_nothing(monkeypatch, tok):
             with mock.patch.object(Tensor, "split", autospec=True, side_effect=Tensor.split) as cut:
                 results.append((tok.decode_features(f_hat), tok.features(images)))
         # Four times as many where a map has a quarter of the pixels; the encoder's come last.
-        assert [call.args[1] for call in cut.call_args_list] == [4 * few, few, few, 4 * few]
+        # Before, some 16 images or more are kept apart, however large the batch.
+        sizes, group = [call.args[1] for call in cut.call_args_list], max(16, 4 * few)
+        assert sizes == [group, 4 * few, few, group, few, 4 * few]
     for decoded, features in results[:2]:
         assert relative(decoded, results[2][0]) < 0.01
         assert relative(features, results[2][1]) < 0.01
 
 
 @torch.no_grad()
-def test_a_decoder_that_is_watched_is_called_as_a_whole(tok):
+@pytest.mark.parametrize("watched", ["decoder", "decoder.middle", "encoder.levels", "encoder"])
+def test_what_is_watched_is_called_as_a_whole(watched, tok):
     seen = []
-    tok.decoder.register_forward_hook(lambda *_: seen.append(1))
+    tok.get_submodule(watched).register_forward_hook(lambda *_: seen.append(1))
     with torch.autocast(**BF16):
         tok.decode_features(random_features(tok.schedule, 2))
+        tok.features(random_images(2))
     assert seen == [1]
+
+
+@torch.no_grad()
+def test_few_images_are_on_their_way_together(monkeypatch, tok):
+    """However large the batch, or the maps that are joined between levels would fill the memory."""
+    joined, cat = [], torch.cat
+    monkeypatch.setattr(tokenizer, "MAP_BYTES", 1)
+    monkeypatch.setattr(torch, "cat", lambda maps: joined.append(len(maps)) or cat(maps))
+    with torch.autocast(**BF16):
+        tok.decode_features(random_features(tok.schedule, 50))
+        tok.features(random_images(50))
+    # Both join after two levels each what 16, 16, 16 and 2 images were, one by one; then 4 groups.
+    assert joined == 2 * [16, 16, 16, 16, 16, 16, 2, 2, 4]
 
 
 @pytest.mark.parametrize("lookup", ["euclidean", "cosine"])
@@ -519,6 +542,7 @@ def test_a_copy_is_made_once_and_shows_nowhere(var):
     assert all(var.state_dict()[k].data_ptr() == v.data_ptr() for k, v in before.items())
     assert len(pickle.dumps(var)) == sizes
     assert twin_of(copy.deepcopy(var)) is not twin
+    assert var.head.weight.untyped_storage().resizable()  # as those who offload weights need it
 
 
 def optimizer_step(var):

@@ -11,7 +11,7 @@ from tiny import make_quantizer, make_var, random_tokens, schedules
 
 from varmini import VAR, ScaleSchedule, VARConfig
 from varmini.attention import KVCache, attend, block_causal, normalised, spans
-from varmini.block import Attention, Block, apart
+from varmini.block import Attention, Block, split_modulations
 from varmini.engine import decay_groups
 
 VARIANTS = {
@@ -167,7 +167,15 @@ def test_the_cache_is_allocated_once(var):
     assert k.data_ptr() == cache.keys[1].data_ptr() and bool((k[:, :, 1:] == 1).all())
 
 
-def test_a_step_is_the_same_where_gradients_are_on(var):
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.double, torch.bfloat16])
+def test_the_stream_keeps_its_type(dtype, var):
+    x, modulations, _ = var.to(dtype).condition(torch.tensor([0, 1]))
+    split = split_modulations(modulations, x.dtype)
+    assert var.advance(0, x, split, KVCache(var, 2, dtype)).dtype == dtype
+
+
+def test_a_step_hardly_differs_where_gradients_are_on(var):
     x, modulations, head = var.condition(torch.tensor([0, 1]))
     logits = var.step(0, x, modulations, head, KVCache(var, 2))
     with torch.no_grad():  # where a branch and its gate are added with one rounding, not two
@@ -270,9 +278,10 @@ def test_a_block_is_the_formula():
     y = x + g1 * block.attention(norm(x) * (1 + s1) + b1, None)
     hidden = block.fc1(norm(y) * (1 + s2) + b2)
     y = y + g2 * block.fc2(F.gelu(hidden, approximate="tanh"))
-    [six] = apart(modulation[None])
+    [six] = split_modulations(modulation[None], x.dtype)
     torch.testing.assert_close(block(x, six, None), y, rtol=1e-4, atol=1e-5)
-    assert block(x, apart(torch.zeros(1, 2, 6, 16))[0], None).equal(x)
+    [none] = split_modulations(torch.zeros(1, 2, 6, 16), x.dtype)
+    assert block(x, none, None).equal(x)
 
 
 @pytest.mark.parametrize("shared", [False, True])

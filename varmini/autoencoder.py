@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,21 +76,21 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-def in_turn(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Sends x through layer after layer."""
-    for layer in layers:
-        x = layer(x)
+def chain(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Sends x through one part after another."""
+    for part in parts:
+        x = part(x)
     return x
 
 
-def in_pieces(layers: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
-    """`in_turn`, so few images at a time that the widest map of a level takes `most` bytes in bf16.
+def in_pieces(networks: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
+    """`chain`, so few images at a time that the widest map of a level takes `most` bytes in bf16.
 
     Small maps then go through with many images, which fills a CPU's cores, and large ones with few,
     which stay in its cache.
     """
     levels: list[list[nn.Module]] = [[]]
-    for layer in layers:  # cut where the size of a map changes
+    for layer in _layers(networks):  # cut where the size of a map changes
         if isinstance(layer, Doubling):
             levels.append([])
         levels[-1].append(layer)
@@ -98,9 +98,19 @@ def in_pieces(layers: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
             levels.append([])
     for level in levels:
         few = max(1, most // (2 * _widest(level, x))) if len(x) > 1 else 1
-        parts = [in_turn(level, part) for part in x.split(few)]
+        parts = [chain(level, part) for part in x.split(few)]
         x = torch.cat(parts) if len(parts) > 1 else parts[0]
     return x
+
+
+def _layers(networks: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    for network in networks:
+        if isinstance(network, (Encoder, Decoder)):
+            yield from _layers(network.parts())
+        elif type(network) is nn.Sequential:
+            yield from network
+        else:
+            yield network
 
 
 def _widest(level: list[nn.Module], x: Tensor) -> int:
@@ -144,13 +154,13 @@ class Encoder(nn.Module):
         self.norm_out = NormSiLU(channels, config.norm_groups)
         self.conv_out = Conv(channels, config.code_channels, 3, padding=1)
 
-    def layers(self) -> list[nn.Module]:
-        """All layers, in the order of computation."""
-        first, last = (self.fold, self.conv_in), (self.norm_out, self.conv_out)
-        return [*first, *self.levels, *self.middle, *last]
+    def parts(self) -> list[nn.Module]:
+        """What an image goes through, one after another."""
+        first = [self.fold, self.conv_in, self.levels]
+        return [*first, self.middle, self.norm_out, self.conv_out]
 
     def forward(self, images: Tensor) -> Tensor:
-        return in_turn(self.layers(), images)
+        return chain(self.parts(), images)
 
 
 class Decoder(nn.Module):
@@ -176,13 +186,13 @@ class Decoder(nn.Module):
         self.conv_out = Conv(channels, config.image_channels * config.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
-    def layers(self) -> list[nn.Module]:
-        """All layers, in the order of computation."""
-        last = self.norm_out, self.conv_out, self.unfold
-        return [self.conv_in, *self.middle, *self.levels, *last]
+    def parts(self) -> list[nn.Module]:
+        """What features go through, one after another."""
+        first = [self.conv_in, self.middle, self.levels]
+        return [*first, self.norm_out, self.conv_out, self.unfold]
 
     def forward(self, f_hat: Tensor) -> Tensor:
-        return in_turn(self.layers(), f_hat)
+        return chain(self.parts(), f_hat)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -15,7 +15,7 @@ from .layers import Linear
 if TYPE_CHECKING:
     from .transformer import VARConfig
 
-Six = tuple[Tensor, ...]
+BlockModulation = tuple[Tensor, ...]
 """What the class sets in a block: gamma_1, gamma_2, 1 + s_1, 1 + s_2, b_1, b_2, each (B, 1, w)."""
 
 
@@ -87,20 +87,29 @@ class Block(nn.Module):
         self.fc1 = Linear(config.width, hidden)
         self.fc2 = Linear(hidden, config.width)
 
-    def forward(self, x: Tensor, six: Six, parts: list[Span] | None = None, *cached) -> Tensor:
-        """x (B, l, w) and the block's six from `apart` -> (B, l, w); the rest as in `Attention`."""
-        gamma1, gamma2, gain1, gain2, shift1, shift2 = six
+    def forward(
+        self, x: Tensor, modulation: BlockModulation, parts: list[Span] | None = None, *cached
+    ) -> Tensor:
+        """x (B, l, w) and the block's six from `split_modulations` -> (B, l, w).
+
+        The rest as in `Attention.forward`.
+        """
+        gamma1, gamma2, gain1, gain2, shift1, shift2 = modulation
         h = norm(x, gain1, shift1)
         x = gated(x, gamma1, self.attention(h, parts, *cached))
         h = norm(x, gain2, shift2)
         return gated(x, gamma2, self.fc2(self.fc1(h, gelu=True)))
 
 
-def apart(modulations: Tensor) -> list[Six]:
-    """(depth, B, 6, w) from `VAR.condition` -> each block's six, once for all scales of a draw."""
+def split_modulations(modulations: Tensor, stream: torch.dtype) -> list[BlockModulation]:
+    """(depth, B, 6, w) from `VAR.condition` -> each block's six, once for all scales of a draw.
+
+    Args:
+        stream: type of the x that blocks add to; without gradients gates are of it, too (`gated`).
+    """
     gates, scales, shifts = modulations.unsqueeze(3).split(2, dim=2)
     if not torch.is_grad_enabled():
-        gates = gates.float()  # the type of the sum that `gated` adds to
+        gates = gates.to(stream)
     return list(zip(*(t for two in (gates, 1 + scales, shifts) for t in two.unbind(2))))
 
 

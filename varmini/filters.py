@@ -33,7 +33,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     least = ordered[..., vocab - top_k, None] if 0 < top_k < vocab else ordered[..., :1]
     if 0 < top_p < 1:
         # From the least likely upwards: a token goes when it and all below it hold at most 1 - p
-        # of what top-k leaves. (By a product, as a CPU chooses numbers one by one.)
+        # of what top-k leaves (a product, as torch.where picks number by number on a CPU).
         held = (ordered.softmax(-1) * (ordered >= least)).cumsum(-1)
         gone = torch.searchsorted(held, (1 - top_p) * held[..., -1:], right=True)
         least = ordered.gather(-1, gone.clamp(max=vocab - 1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .attention import KVCache
-from .block import apart
+from .block import split_modulations
 from .transformer import VAR
 
 LARGEST = 32
@@ -55,7 +55,9 @@ class Steps:
             model = weakref.ref(var)  # kept beside the model, so it may not keep the model
 
             def run() -> None:
-                out = model().advance(k, self.inputs[k], apart(self.modulations), self.cache)
+                # Split in here, because a replay is to read the new modulations.
+                split = split_modulations(self.modulations, self.inputs[k].dtype)
+                out = model().advance(k, self.inputs[k], split, self.cache)
                 self.outputs[k].copy_(out)
 
             if self.draws == 1:  # a size that is drawn once is not worth a recording
@@ -115,8 +117,9 @@ def stepping(
     rows = modulations.shape[1]
 
     def plainly() -> Callable[[int, Tensor], Tensor]:
-        cache, sixes = KVCache(var, rows, dtype), apart(modulations)
-        return lambda k, x: var.advance(k, x, sixes, cache)
+        cache = KVCache(var, rows, dtype)
+        split = split_modulations(modulations, var.start_position.dtype)
+        return lambda k, x: var.advance(k, x, split, cache)
 
     steps = _KEPT.get(var)
     # Two draws that take turns cannot share one memory: the second goes without.

@@ -147,7 +147,8 @@ def _may_be_laid_out(p: Tensor, device: str) -> bool:
 def _some(p: Tensor) -> np.ndarray:
     """Some 32 numbers of a dense tensor, as a view."""
     flat = p.detach().as_strided((p.numel(),), (1,))  # in the order of memory
-    return flat[:: max(1, p.numel() // 32)].numpy()
+    # By DLPack, because `Tensor.numpy` would forbid the owner to resize the memory for good.
+    return np.from_dlpack(flat[:: max(1, p.numel() // 32)])
 
 
 def _numbers(some: list[np.ndarray]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import Decoder, Encoder, in_pieces, in_turn
+from .autoencoder import Decoder, Encoder, chain, in_pieces
 from .layers import Conv
 from .precision import forget, ready
 from .pretrained import Pretrained
@@ -17,7 +17,8 @@ from .quantizer import MultiScaleQuantizer
 from .scales import ScaleSchedule, Size
 
 MAP_BYTES = 1 << 22
-"""Most memory of one feature map where a CPU encodes or decodes in bf16 without gradients."""
+"""Most memory of the maps that go through a layer together, where a CPU encodes or decodes in bf16
+without gradients."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +194,13 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
     def _through(self, x: Tensor, *layers: nn.Module) -> Tensor:
         """`layers` one after another, under bf16 autocast without gradients in their quick form."""
         quick = [ready(layer) for layer in layers]  # weights cast and laid out once, not every call
-        x = _fast_layout(x)
         if x.device.type != "cpu" or any(q is own for q, own in zip(quick, layers)):
-            return in_turn(quick, x).float()
-        every = [part for q in quick for part in (q.layers() if hasattr(q, "layers") else [q])]
-        return in_pieces(every, x, MAP_BYTES).float()
+            return chain(quick, _fast_layout(x)).float()
+        h, w = (side // self.config.patch for side in self.image_size)
+        # Of the maps that are joined between levels, no more than so many images are kept.
+        group = max(16, 4 * MAP_BYTES // (2 * self.config.width * h * w))
+        parts = [in_pieces(quick, _fast_layout(part), MAP_BYTES) for part in x.split(group)]
+        return torch.cat([part.float() for part in parts])
 
     def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode; training drops the copies that `ready` made."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KVCache, spans
-from .block import Block, Six, apart, modulate
+from .block import Block, BlockModulation, modulate, split_modulations
 from .layers import Linear
 from .precision import forget
 from .pretrained import Pretrained
@@ -212,8 +212,8 @@ class VAR(nn.Module, Pretrained):
         )
         x = x + self.place(slice(0, total))
         parts = spans(self.schedule, self.mask)
-        for block, six in zip(self.blocks, apart(modulations)):
-            x = block(x, six, parts)
+        for block, modulation in zip(self.blocks, split_modulations(modulations, x.dtype)):
+            x = block(x, modulation, parts)
         return self.logits(x, head)
 
     def step(self, k: int, x: Tensor, modulations: Tensor, head: Tensor, cache: KVCache) -> Tensor:
@@ -227,14 +227,16 @@ class VAR(nn.Module, Pretrained):
         Returns:
             (B, h_k w_k, V) float32 logits of r_k.
         """
-        return self.logits(self.advance(k, x, apart(modulations), cache), head)
+        return self.logits(self.advance(k, x, split_modulations(modulations, x.dtype), cache), head)
 
-    def advance(self, k: int, x: Tensor, sixes: list[Six], cache: KVCache) -> Tensor:
-        """`step` without the head: (B, h_k w_k, w) and `apart(modulations)` -> (B, h_k w_k, w)."""
+    def advance(
+        self, k: int, x: Tensor, modulations: list[BlockModulation], cache: KVCache
+    ) -> Tensor:
+        """`step` without the head: (B, h_k w_k, w) -> (B, h_k w_k, w)."""
         part = self.schedule.slices[k]
         x = x + self.place(part)
-        for i, (block, six) in enumerate(zip(self.blocks, sixes)):
-            x = block(x, six, None, cache, i, part)
+        for i, (block, modulation) in enumerate(zip(self.blocks, modulations)):
+            x = block(x, modulation, None, cache, i, part)
         return x
 
     def train(self, mode: bool = True) -> Self:

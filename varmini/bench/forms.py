@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import tokenizer
 from ..attention import attend, block_causal, normalised, spans
 from ..autoencoder import NormSiLU
-from ..block import apart, gated
+from ..block import gated, split_modulations
 from ..filters import _ascending
 from ..layers import _GELU, Conv, Doubling, Linear
 from ..machine import can_compile
@@ -91,11 +91,14 @@ def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
     parts = spans(ScaleSchedule(shape.sizes), ScaleSchedule(shape.sizes).mask())
     weights = tuple(block.parameters())
     compiled = torch.compile(block.forward)
-    steps = (
-        _step(lambda x, m, form=form: form(x, apart(m)[0], parts), x, modulation, weights=weights)
-        for form in (compiled, block)
-    )
-    yield "block, training: torch.compile", tuple(steps)
+
+    def with_modulation(form: Callable[..., Tensor]) -> Run:
+        def run(x: Tensor, modulations: Tensor) -> Tensor:
+            return form(x, split_modulations(modulations, x.dtype)[0], parts)
+
+        return _step(run, x, modulation, weights=weights)
+
+    yield "block, training: torch.compile", (with_modulation(compiled), with_modulation(block))
 
 
 def drawing_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
@@ -110,10 +113,10 @@ def drawing_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
 
     def every_time() -> None:
         for _ in schedule.slices:
-            apart(modulations)
+            split_modulations(modulations, x.dtype)
 
-    once = _forward(lambda: apart(modulations))
-    yield "modulations apart once a draw", (once, _forward(every_time))
+    once = _forward(lambda: split_modulations(modulations, x.dtype))
+    yield "modulations split once a draw", (once, _forward(every_time))
 
 
 def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
