@@ -48,8 +48,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     quick = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled()
     if quick and k.shape[2] >= 32:
         # In bf16 on a CPU, plain products are quicker than the fused kernel (forms.csv), but for
-        # the first maps of few images, where the number of calls counts. The bound does not go by
-        # the batch, so that a batch and its parts draw the same tokens.
+        # the first maps of few images, where the number of calls counts (32: tried, not in that
+        # table). The bound ignores the batch, so that a batch and its parts draw the same tokens.
         scores = q @ k.mT
         if mask is not None:
             scores.masked_fill_(~mask, -math.inf)

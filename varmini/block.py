@@ -130,7 +130,7 @@ def norm(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 
 def gated(x: Tensor, gamma: Tensor, branch: Tensor) -> Tensor:
     """x + gamma branch, in the type of x."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or branch.dtype == x.dtype:
         return x + gamma * branch
-    # One call instead of two (forms.csv); with its gradient it would be slower.
+    # A bf16 branch in one call instead of two (forms.csv); with its gradient it would be slower.
     return torch.addcmul(x, gamma, branch)

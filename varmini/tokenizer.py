@@ -197,7 +197,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         if x.device.type != "cpu" or any(q is own for q, own in zip(quick, layers)):
             return chain(quick, _fast_layout(x)).float()
         h, w = (side // self.config.patch for side in self.image_size)
-        # Of the maps that are joined between levels, no more than so many images are kept.
+        # So many images are on their way at a time: between levels the maps of all are joined.
         group = max(16, 4 * MAP_BYTES // (2 * self.config.width * h * w))
         parts = [in_pieces(quick, _fast_layout(part), MAP_BYTES) for part in x.split(group)]
         return torch.cat([part.float() for part in parts])

@@ -102,21 +102,13 @@ def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
 
 
 def drawing_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
-    """What a block adds to the stream, and what a draw keeps for all of its scales."""
-    schedule, width, dtype = ScaleSchedule(shape.sizes), 64 * shape.depth, precision("cpu")
-    x = torch.randn(2, schedule.tokens_per_scale[-1], width)
+    """A block's bf16 branch, added to the float32 stream through its gate."""
+    width, dtype = 64 * shape.depth, precision("cpu")
+    x = torch.randn(2, ScaleSchedule(shape.sizes).tokens_per_scale[-1], width)
     gate, branch = torch.randn(2, 1, width), torch.randn(x.shape).to(dtype)
     low = gate.to(dtype)
     summed = _forward(lambda: gated(x, gate, branch)), _forward(lambda: x + low * branch)
     yield "gate and sum in one call", summed
-    modulations = torch.randn(shape.depth, 2, 6, width).to(dtype)
-
-    def every_time() -> None:
-        for _ in schedule.slices:
-            split_modulations(modulations, x.dtype)
-
-    once = _forward(lambda: split_modulations(modulations, x.dtype))
-    yield "modulations split once a draw", (once, _forward(every_time))
 
 
 def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
