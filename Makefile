@@ -46,11 +46,11 @@ test: lint ## ruff, the tests and every notebook (nbval)
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=600 \
 	  tests $(NOTEBOOKS) $(ASSIGNMENTS) $(ARGS)
 
-torture: $(STAMP) ## kill, starve and feed rubbish, within an hour: data/torture.csv
-	@PYTHONPATH=tests "$(PY)" -m torture --out data/torture.csv $(ARGS)
+torture: $(STAMP) ## kill, starve and feed rubbish, within an hour: results/torture.csv
+	@PYTHONPATH=tests "$(PY)" -m torture --out results/torture.csv $(ARGS)
 
-versions: $(STAMP) ## the tests with the lowest, pinned and newest torch and numpy: data/versions.csv
-	@"$(PY)" scripts/try_versions.py --pip-flags="$(PIP_FLAGS)" $(ARGS)
+versions: $(STAMP) ## the tests with the lowest, pinned and newest torch and numpy: results/versions.csv
+	@"$(PY)" scripts/release/try_versions.py --pip-flags="$(PIP_FLAGS)" $(ARGS)
 
 # VARMINI_WIDGETS=off: a saved page keeps a widget's picture, not a widget without a kernel.
 notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` will compare them
@@ -60,10 +60,10 @@ notebooks: $(STAMP) ## run every notebook and save its outputs, as `make test` w
 	    --CoalesceStreamsPreprocessor.enabled=True "$$notebook" || exit 1; done
 
 results: $(STAMP) ## tables and figures of results/ and the ledger of claims again, from the CSV files
-	@"$(PY)" scripts/make_results.py $(ARGS)
-	@"$(PY)" scripts/make_claims.py
+	@"$(PY)" scripts/evidence/make_results.py $(ARGS)
+	@"$(PY)" scripts/evidence/make_claims.py
 
-bench: $(STAMP) ## speed and memory, quick form against plain form and peers: data/bench/ (10 minutes)
+bench: $(STAMP) ## speed and memory, quick form against plain form and peers: results/bench/ (10 minutes)
 	@"$(PY)" -m varmini bench $(ARGS)
 
 lab: $(STAMP) ## JupyterLab with the course
@@ -73,7 +73,7 @@ lab: $(STAMP) ## JupyterLab with the course
 book: $(BOOK) ## the course as a static, searchable site: out/book/html/index.html
 	@rm -rf out/book/html
 	@"$(PY)" -m sphinx -q -W --keep-going -c docs/book -d out/book/.doctrees . out/book/html
-	@"$(PY)" scripts/check_links.py out/book/html
+	@"$(PY)" scripts/release/check_links.py out/book/html
 	@echo "out/book/html/index.html"
 
 $(BOOK): $(STAMP)

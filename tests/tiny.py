@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, VARConfig
-from varmini.quantizer import MultiScaleQuantizer
+from varmini.model.quantizer import MultiScaleQuantizer
 
 
 @st.composite

@@ -8,12 +8,13 @@ import signal
 import torch
 from tiny import make_tokenizer
 
-from varmini import MultiScaleVQVAE, VARConfig, engine, train_tokenizer, train_var
-from varmini.classifier import Classifier, ClassifierConfig
-from varmini.data import ImageSet
-from varmini.presets import TokenizerTraining, VARTraining
-from varmini.quantizer import CodeRevival
-from varmini.token_sets import token_set
+from varmini import MultiScaleVQVAE, VARConfig
+from varmini.data.sets import ImageSet
+from varmini.model.quantizer import CodeRevival
+from varmini.training import engine, train_tokenizer, train_var
+from varmini.training.classifier import Classifier, ClassifierConfig
+from varmini.training.presets import TokenizerTraining, VARTraining
+from varmini.training.token_sets import token_set
 
 STEPS, STOP = 20, 12
 """Length of every run, and the step after which it is stopped when it is."""

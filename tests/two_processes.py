@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py lets torchrun start twice: all runs on two processes.
+"""What tests/runtime/test_distributed.py lets torchrun start twice: all runs on two processes.
 
     torchrun --standalone --nproc-per-node 2 tests/two_processes.py FOLDER
 
@@ -15,7 +15,7 @@ import torch
 import toy_world
 from toy_world import LOOPS, STOP
 
-from varmini import distributed
+from varmini.runtime import distributed
 
 RUNS = {"ddp": "var", "fsdp": "var", "tok": "tokenizer"}
 

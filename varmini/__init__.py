@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sampler import inpaint, sample
-    from .scales import ScaleSchedule
-    from .tokenizer import MultiScaleVQVAE, TokenizerConfig
-    from .transformer import VAR, VARConfig
+    from .model.sampler import inpaint, sample
+    from .model.scales import ScaleSchedule
+    from .model.tokenizer import MultiScaleVQVAE, TokenizerConfig
+    from .model.transformer import VAR, VARConfig
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "VAR": "transformer",
-    "MultiScaleVQVAE": "tokenizer",
-    "ScaleSchedule": "scales",
-    "TokenizerConfig": "tokenizer",
-    "VARConfig": "transformer",
-    "inpaint": "sampler",
-    "sample": "sampler",
+    "VAR": "model.transformer",
+    "MultiScaleVQVAE": "model.tokenizer",
+    "ScaleSchedule": "model.scales",
+    "TokenizerConfig": "model.tokenizer",
+    "VARConfig": "model.transformer",
+    "inpaint": "model.sampler",
+    "sample": "model.sampler",
 }
 
 

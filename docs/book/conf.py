@@ -12,7 +12,7 @@ html_title = "varmini: the course"
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx-mathjax-offline"]
 root_doc = "docs/book/course"
-include_patterns = ["docs/**.md", "notebooks/*.ipynb", "notebooks/*.md",
+include_patterns = ["docs/**.md", "notebooks/*.ipynb", "results/CLAIMS.md",
                     "notebooks/assignments/*.ipynb"]
 
 nb_execution_mode = "off"
@@ -39,7 +39,7 @@ def ledger_of_the_site(text):
 
     def section(link):
         place = re.sub(r"[^\w\- ]", "", link[2].lower()).replace(" ", "-")  # as MyST names it
-        return f"[{link[1]} · {link[2]}]({link[3]}#{place})"
+        return f"[{link[1]} · {link[2]}](/{link[3]}#{place})"
 
     def claim(row):
         number, source, claim, status, found, taught, tests = (
@@ -49,7 +49,7 @@ def ledger_of_the_site(text):
         lines = [f"**{number}** · {source}: {claim} {status}"]
         return "\\\n".join(lines + [f"*{k}:* {v}" for k, v in parts.items() if v]) + "\n"
 
-    text = re.sub(r"\[(\d\d) · ([^\]]+)\]\((\w+\.ipynb)#cell-id=[^)]+\)", section, text)
+    text = re.sub(r"\[(\d\d) · ([^\]]+)\]\((?:\.\./)?(notebooks/\w+\.ipynb)#cell-id=[^)]+\)", section, text)
     text = re.sub(r"\[CSV\]\(\.\./([^)]+)\)", r"`\1`", text)
     text = re.sub(r"\[([^\]]+)\]\(\.\./tests/([^)]+)\)", r"\1 (`\2`)", text)
     text = re.sub(r"^\| +\|.*\n\| ---.*\n", "", text, flags=re.M)
@@ -58,7 +58,7 @@ def ledger_of_the_site(text):
 
 def setup(app):
     def change(app, page, source):
-        if page == "notebooks/CLAIMS":
+        if page == "results/CLAIMS":
             source[0] = ledger_of_the_site(source[0])
 
     app.connect("source-read", change)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from varmini.grading.checks import Exam, Result
-from varmini.grading.submission import read_submission
-from varmini.grading.worker import perform
+from varmini.grade.checks import Exam, Result
+from varmini.grade.submission import read_submission
+from varmini.grade.worker import perform
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent.parent / "notebooks" / "assignments"

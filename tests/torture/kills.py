@@ -26,14 +26,17 @@ import toy_world
 from safetensors import safe_open
 from tiny import make_tokenizer, make_var
 
-import varmini.commands.evaluate
-import varmini.commands.scaling
-import varmini.commands.train
-from varmini import cli, run_folder, sampling_run, sweep, token_sets, train_tokenizer, train_var
-from varmini.classifier import Classifier, ClassifierConfig
-from varmini.files import file_checksum
-from varmini.machine import provenance
-from varmini.scales import ScaleSchedule
+import varmini.cli.evaluate
+import varmini.cli.scaling
+import varmini.cli.train
+from varmini.cli import main as cli
+from varmini.evaluation import samples as sampling_run
+from varmini.experiments.scaling import sweep
+from varmini.model.scales import ScaleSchedule
+from varmini.runtime.files import file_checksum
+from varmini.runtime.machine import provenance
+from varmini.training import run_folder, token_sets, train_tokenizer, train_var
+from varmini.training.classifier import Classifier, ClassifierConfig
 
 from .table import Tried
 
@@ -66,7 +69,7 @@ def prepare(folder: Path) -> list[Task]:
     sampling_run.SHARD = 4
     make = sweep.token_set
     sweep.token_set = lambda *a, **k: make(*a, **k, shard=10)
-    varmini.commands.evaluate.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
+    varmini.cli.evaluate.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
     tok = folder / "tok"
     schedule = ScaleSchedule((1, 2))
     make_var(schedule, vocab_size=24).save_pretrained(folder / "pair" / "var")

@@ -32,27 +32,19 @@ from PIL import Image
 from tiny import make_tokenizer, make_var
 
 import varmini
-from varmini import (
-    VAR,
-    MultiScaleVQVAE,
-    ScaleSchedule,
-    charts,
-    checkpoint,
-    cli,
-    engine,
-    fid,
-    judges,
-    npz,
-    results,
-    token_sets,
-)
-from varmini.classifier import Classifier, ClassifierConfig
-from varmini.commands import draw, evaluate
-from varmini.consolidate import consolidate
-from varmini.data import ImageSet, load_images, to_float
-from varmini.grading.submission import read_submission
-from varmini.official import load_official, to_official
-from varmini.presets import preset
+from varmini import VAR, MultiScaleVQVAE, ScaleSchedule
+from varmini.cli import draw, evaluate
+from varmini.cli import main as cli
+from varmini.data.sets import ImageSet, load_images, to_float
+from varmini.evaluation import fid, judges, npz
+from varmini.grade.submission import read_submission
+from varmini.official.checkpoints import load_official, to_official
+from varmini.plots import charts
+from varmini.runtime import tables as results
+from varmini.training import checkpoint, engine, token_sets
+from varmini.training.classifier import Classifier, ClassifierConfig
+from varmini.training.consolidate import consolidate
+from varmini.training.presets import preset
 
 from .mutations import spoil, spoil_json, spoil_safetensors, spoil_words
 from .table import Tried
@@ -254,11 +246,12 @@ def commands(folder: Path) -> list[Path]:
     def stub(*args, **options):
         raise ValueError("stub: here the work would begin")
 
-    import varmini.commands.scaling as scaling
-    import varmini.train_classifier
-    import varmini.train_tokenizer
-    import varmini.train_var
-    for module in (varmini.train_classifier, varmini.train_tokenizer, varmini.train_var):
+    import varmini.cli.scaling as scaling
+    import varmini.training.train_classifier
+    import varmini.training.train_tokenizer
+    import varmini.training.train_var
+    training = varmini.training
+    for module in (training.train_classifier, training.train_tokenizer, training.train_var):
         module.train = stub
     scaling.run_sweep = evaluate.draw_samples = stub
     pair = ["--var", str(folder / "tok" / "var"), "--tokenizer", str(folder / "tok" / "tokenizer")]

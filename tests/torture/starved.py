@@ -24,9 +24,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from varmini import checkpoint, cli, machine, planner
-from varmini.batching import batches
-from varmini.data import load_images
+from varmini.cli import main as cli
+from varmini.data.batching import batches
+from varmini.data.sets import load_images
+from varmini.runtime import machine
+from varmini.training import checkpoint, planner
 
 from . import kills
 from .kills import Task

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from varmini import checkpoint
+from varmini.training import checkpoint
 
 from . import kills
 from .table import Tried

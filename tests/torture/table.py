@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from varmini.machine import provenance
-from varmini.results import write_rows
+from varmini.runtime.machine import provenance
+from varmini.runtime.tables import write_rows
 
 
 @dataclass

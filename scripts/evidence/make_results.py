@@ -1,0 +1,267 @@
+"""Regenerates every table and figure of results/ from the CSV files there: `make results`.
+
+Nothing is trained, drawn or timed here. What has no CSV file reads "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from varmini.experiments import figures as result_plots
+from varmini.experiments.bench.cost import exponents
+from varmini.experiments.bench.cost_plot import cost_growth
+from varmini.experiments.comparison.report import ablation, comparison
+from varmini.experiments.scaling.fits import fit_power_law
+from varmini.experiments.scaling.sweep import laws, second_half
+from varmini.plots.images import save
+from varmini.runtime.files import write_atomic
+from varmini.runtime.tables import (
+    NOT_MEASURED,
+    RESULTS,
+    Row,
+    number,
+    provenance,
+    rows_of,
+    table,
+    with_error,
+    write_rows,
+)
+
+
+def scaling(folder: Path, figures: Path) -> str:
+    """Laws over N and C, with intervals, residuals and the prediction of the largest size."""
+    rows = rows_of(folder / "scaling" / "sweep.csv")
+    text = "## Scaling laws\n\n"
+    if len({r["depth"] for r in rows}) < 3:
+        return text + f"{NOT_MEASURED}: run `varmini scaling`\n"
+    fits = laws(rows)
+    write_rows(folder / "scaling" / "laws.csv", fits)
+    last, sizes = max(r["images"] for r in rows), sorted({r["n"] for r in rows})
+    seeds = len({r["seed"] for r in rows})
+    text += (
+        f"{len(sizes)} sizes, N = {sizes[0]:,} to {sizes[-1]:,} parameters in the blocks, {seeds} "
+        f"seeds each, {last:,} images a run, {rows[0]['held_out']} held-out images. N in billions, "
+        "C in PFlops, as in the paper. Intervals: 95 %, bootstrap over sizes and seeds. Curvature: "
+        "the coefficient of (log x)^2, zero for a true law, positive where gains flatten. Bend: "
+        "the share of the squared residuals that it explains; up to 0.3 the points are said to "
+        "scatter about a line, near 1 they lie on a curve. Miss: what the law of all other sizes "
+        "(for C: points of less compute) predicts of the largest, against what was measured; "
+        "beside it that of the value at the next largest, which needs no law. The frontier over C "
+        "leaves out the start of each run: its warm-up, and as long as its average holds the first "
+        "weights.\n\n"
+    )
+    cells = [
+        [
+            f"{result_plots.NAMES[f['measure']]} over {f['over'].upper()}",
+            f"({f['a']:.3g} {f['over'].upper()})^{f['b']:.4f}",
+            f"{f['b_low']:.4f} to {f['b_high']:.4f}",
+            f"{f['pearson']:.4f}",
+            f"{f['curvature']:+.4f}",
+            f"{f['bend']:.2f}",
+            f"{100 * f['largest_residual']:.2f} %",
+            f"{100 * f['miss']:+.2f} %",
+            f"{100 * f['next_miss']:+.2f} %",
+            f"({f['paper_a']:g} {f['over'].upper()})^{f['paper_b']:g}",
+            f"{f['flatter']:.1f}",
+        ]
+        for f in fits
+    ]
+    heads = ("law", "toy", "interval of b", "r", "curvature", "bend", "largest residual", "miss",
+             "next largest", "paper", "times flatter")  # fmt: skip
+    text += table(heads, cells) + "\n" + _targets(fits) + _moments(rows) + _bends(rows, fits)
+    for name, draw in (
+        ("scaling_n", result_plots.scaling_laws),
+        ("scaling_c", result_plots.compute_frontier),
+        ("scaling_residuals", result_plots.law_residuals),
+    ):
+        save(draw(rows), figures / f"{name}.png")
+        text += f"![{name}](figures/{name}.png)\n\n"
+    return text + provenance(rows) + _pictures(folder / "scaling")
+
+
+def _pictures(folder: Path) -> str:
+    """What larger models of the sweep draw (the paper's figure 7)."""
+    rows = rows_of(folder / "pictures.csv")
+    if not rows:
+        return f"\nPictures of every size: {NOT_MEASURED}, run `varmini scaling --pictures 60`.\n"
+    seeds, first = len({r["seed"] for r in rows}), rows[0]
+    text = "\nDo larger models draw better pictures (the paper's figure 7)? "
+    text += f"{first['n']} from each run, {seeds} seeds, {first['images']:,} training images, "
+    text += f"cfg {first['cfg']:g}; measures and errors as in the comparison below.\n\n"
+    heads = ("d", "Frechet distance", "own class, %", "precision", "recall")
+    cells = []
+    for depth in sorted({r["depth"] for r in rows}):
+        of = [r for r in rows if r["depth"] == depth]
+        cells.append([str(depth), with_error(of, "frechet"), with_error(of, "accuracy", 1, 100),
+                      with_error(of, "precision"), with_error(of, "recall")])  # fmt: skip
+    text += table(heads, cells) + "\n"
+    if (folder / "pictures.png").exists():
+        text += "![pictures of every size](scaling/pictures.png)\n\n"
+    return text + provenance(rows)
+
+
+def _targets(fits: Sequence[Row]) -> str:
+    """What was aimed at, and whether it was reached."""
+    over_n = [f for f in fits if f["over"] == "n"]
+    told = [
+        f"{result_plots.NAMES[f['measure']]} {f['pearson']:.4f} "
+        f"({'reached' if f['pearson'] <= -0.99 else 'missed'})"
+        for f in over_n if f["measure"].startswith("loss")
+    ]  # fmt: skip
+    worst = max(abs(f["miss"]) for f in over_n)
+    text = f"Aimed at: r of -0.99 or better between log N and log loss: {', '.join(told)}; the "
+    text += f"largest size predicted within 3 %: at most {100 * worst:.2f} % off "
+    return text + f"({'reached' if worst < 0.03 else 'missed'}).\n\n"
+
+
+def _moments(rows: Sequence[Row]) -> str:
+    """The laws over N of the same runs at every moment that was measured."""
+    cells, reached = [], []
+    for images in sorted({r["images"] for r in rows}):
+        now = [r for r in rows if r["images"] == images]
+        found = [fit_power_law([r["n"] for r in now], [r[m] for r in now])
+                 for m in ("loss_last", "loss")]  # fmt: skip
+        if all(law.pearson <= -0.99 for law in found):
+            reached.append(f"{images:,}")
+        cells.append([f"{images:,}"] + [f"{x:.4f}" for law in found for x in (law.b, law.pearson)])
+    heads = ("images", "b, loss of the last scale", "r", "b, loss of all scales", "r")
+    text = "The same runs on their way (the learning rate is flat and averaged weights are "
+    text += "measured, so every moment stands for a sweep that ended there); r is -0.99 or better "
+    text += f"for both losses after {', '.join(reached) or 'no number of'} images:\n\n"
+    return text + table(heads, cells) + "\n"
+
+
+def _bends(rows: Sequence[Row], fits: Sequence[Row]) -> str:
+    """What keeps a toy off its law: too few steps, and images that come again."""
+    last, gains = max(r["images"] for r in rows), list(second_half(rows).values())
+    text = "Where the toy bends: over N, "
+    for f in (f for f in fits if f["over"] == "n"):
+        up = f["curvature"] > 0
+        shape = f"bends {'up (gains flatten)' if up else 'down (gains grow)'}"
+        shape = shape if f["bend"] > 0.3 else "scatters about its line"
+        text += f"{result_plots.NAMES[f['measure']]} {shape}; "
+    text += "from half the length to the whole, the loss of all scales falls "
+    text += f"by {100 * gains[0]:.1f} % at the smallest size and by {100 * gains[-1]:.1f} % at the "
+    text += "largest, and a run that has learned what its size allows would gain nothing"
+    if data := rows[0].get("data_images"):
+        text += f". Of {data:,} training images, a run draws {last / data:.2f} times as many"
+    if of := [f"{f['ends']} of {f['points']}" for f in fits if f["over"] == "c"]:
+        text += ". Points of the frontier that are ends of runs, in the order above: "
+        text += ", ".join(of) + "; the more there are, the further would longer runs move it"
+    return text + ".\n\n"
+
+
+def zero_shot(folder: Path, figures: Path) -> str:
+    """Painting, super-resolution and error repair."""
+    folder, text = folder / "zero_shot", "## Zero-shot tasks\n\n"
+    painting = rows_of(folder / "painting.csv")
+    if not painting:
+        return text + f"{NOT_MEASURED}: run `varmini zeroshot`\n"
+    cells = []
+    for r in painting:
+        name = f"{r['task']}, {'smooth' if r['smooth'] == 'True' else 'sampled'}"
+        edited = "accuracy_target_painted" in r
+        target = with_error([r], "accuracy_target_painted", 1, 100) if edited else ""
+        cells.append([name, *(with_error([r], f"kept_{k}", 4) for k in ("painted", "tokenizer")),
+                      *(with_error([r], f"seam_{k}", 3) for k in
+                        ("painted", "tokenizer", "pasted", "original")),
+                      target, with_error([r], "accuracy_own_painted", 1, 100)])  # fmt: skip
+    heads = ("task", "error in the kept area", "the tokenizer's own", "seam", "seam, tokenizer",
+             "seam, pasted blindly", "seam, original", "class asked for, %",
+             "own class, %")  # fmt: skip
+    text += table(heads, cells) + "\nMean squares of pixels in [-1, 1]; seam: mean step across "
+    text += "the mask's edge.\n\n"
+    for r in dict.fromkeys(r["task"] for r in painting):
+        text += f"![{r}](zero_shot/{r}.png)\n\n"
+    finer = rows_of(folder / "super_resolution.csv")
+    if finer:
+        text += "Super-resolution: the first k maps are the image's own, the model draws the "
+        text += "rest.\n\n"
+        heads = ("k", "error, drawn", "error, k maps decoded", "error, tokenizer",
+                 "own class, drawn, %")  # fmt: skip
+        text += table(heads, [[str(r["known"]), with_error([r], "mse_drawn", 4),
+                               with_error([r], "mse_coarse", 4) if "mse_coarse" in r else "",
+                               with_error([r], "mse_tokenizer", 4),
+                               with_error([r], "accuracy_drawn", 1, 100)]
+                              for r in finer]) + "\n"  # fmt: skip
+        text += "![super-resolution](zero_shot/super-resolution.png)\n\n"
+    # The map of one token is corrupted whole, whatever the share: it is shown once.
+    mended = list({(r["scale"], r["changed"]): r for r in rows_of(folder / "repair.csv")}.values())
+    if mended:
+        text += "Error repair: a share of one map is corrupted; how much of the damage is gone "
+        text += "after the later maps (1: all, 0: no better than maps drawn without seeing it)?\n\n"
+        heads = ("map", "corrupted", "model, features", "model, pixels", "tokenizer, features",
+                 "own class: clean, %", "ignored, %", "corrected, %")  # fmt: skip
+        text += table(heads, [[str(r["scale"]), f"{100 * r['changed']:.0f} %",
+                               *(with_error([r], f"repair_{a}_{s}") for a, s in
+                                 (("corrected", "features"), ("corrected", "pixels"),
+                                  ("oracle", "features"))),
+                               *(with_error([r], f"accuracy_{a}", 1, 100)
+                                 for a in ("clean", "ignored", "corrected"))]
+                              for r in mended]) + "\n"  # fmt: skip
+        save(result_plots.repair_bars(mended), figures / "repair.png")
+        text += "![repair](figures/repair.png)\n\n"
+    return text + provenance([*painting, *finer, *mended])
+
+
+def cost(folder: Path, figures: Path) -> str:
+    """How time and memory grow with image size, depth and batch."""
+    text, rows = "## Growth of cost\n\n", rows_of(folder / "cost.csv")
+    if not rows:
+        return text + f"{NOT_MEASURED}: run `varmini bench --only cost`\n"
+    paper = {"VAR": "n^4", "raster AR, no cache": "n^6"}
+    found = [(axis, r) for axis in ("side", "depth", "batch") for r in exponents(rows, axis)]
+    cells = [
+        [axis, r["method"], f"{r['from']} to {r['to']}", number(r["steps"], 1),
+         number(r["pairs"]), paper.get(r["method"], "") if axis == "side" else "",
+         number(r["seconds"])]
+        for axis, r in found
+    ]  # fmt: skip
+    text += (
+        "Drawing tokens, guided, without the decoder: exponents b of cost = a x^b, fitted to the "
+        "three largest x. The paper counts pairs of attention; with a key-value cache raster AR "
+        "has n^4 as well, but takes n^2 steps one after the other. Time follows the steps until "
+        "a step's own arithmetic outweighs the price of a call. Peak memory is that of a first run "
+        "and counts the kernels that are compiled for every new length.\n\n"
+    )
+    heads = ("x", "method", "range", "steps", "pairs", "paper", "seconds")
+    text += table(heads, cells) + "\n"
+    save(cost_growth(rows), figures / "cost.png")
+    return text + "![growth of cost](figures/cost.png)\n\n" + provenance(rows)
+
+
+SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
+    scaling, comparison, ablation, zero_shot, cost,
+)  # fmt: skip
+
+
+def make(folder: Path) -> Path:
+    """Writes results/README.md and results/figures/ from the tables in `folder`."""
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    text = "# Results\n\nMade by `make results` from the CSV files in this folder.\n\n"
+    text += "\n".join(section(folder, figures) for section in SECTIONS)
+    write_atomic(folder / "README.md", text.encode())
+    return folder / "README.md"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Exit code 0; 2 after an error that is told in one line."""
+    import matplotlib
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
+    matplotlib.use("Agg")
+    try:
+        print(f"wrote {make(parser.parse_args(args).results)}")
+    except (ValueError, OSError, KeyError) as error:
+        print(f"make_results: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

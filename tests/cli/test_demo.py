@@ -1,0 +1,159 @@
+"""The demo in its tiny setting, from an empty folder to a page whose every link resolves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from varmini import VAR, MultiScaleVQVAE, sample
+from varmini.cli.demo import run as demo
+from varmini.cli.demo.page import Chapter, Picture, render
+
+
+class Reader(HTMLParser):
+    """Collects links, images, anchors, and tags that never close."""
+
+    VOID = {"meta", "img", "link", "br", "hr", "!doctype"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links, self.images, self.anchors, self.open, self.words = [], [], set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        values = dict(attrs)
+        self.anchors.add(values.get("id"))
+        if tag == "a":
+            self.links.append(values["href"])
+        if tag == "img":
+            self.images.append(values)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """One tiny demo for all tests here: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        page = demo.run_demo(out, tiny=True)
+    assert page == out / "index.html"
+    return out, printed.getvalue()
+
+
+def test_last_line_tells_how_to_open_the_page(finished) -> None:
+    out, printed = finished
+    assert printed.splitlines()[-1] == f"Open {out / 'index.html'} in a browser"
+    assert (out / "log.txt").read_text() == printed
+
+
+def test_the_account_names_cost_machine_and_losses(finished) -> None:
+    facts = json.loads((finished[0] / "demo.json").read_text())
+    assert facts["finished"] is True and facts["kind"] == demo.KIND
+    assert facts["peak_memory_mb"] > 50 and facts["seed"] == 0
+    for key in ("hardware", "torch", "commit", "date", "threads", "command", "total_seconds"):
+        assert facts[key]
+    for stage in ("tokenizer", "var"):
+        assert facts[stage]["seconds"] and facts[stage]["images_per_second"]
+        assert facts[stage]["final"]["loss"] > 0
+    assert facts["var"]["final"]["loss_last"] > 0
+    assert len(facts["fashion"]["usage"]["scales"]) == 3
+
+
+def test_the_models_load_and_draw(finished) -> None:
+    tok = MultiScaleVQVAE.from_pretrained(finished[0] / "tokenizer")
+    var = VAR.from_pretrained(finished[0] / "var")
+    images = sample(var, tok, torch.tensor([0, 9]), seed=1)
+    assert images.shape == (2, 1, 32, 32) and images.abs().max() <= 1
+
+
+def test_every_link_and_picture_of_the_page_is_there(finished) -> None:
+    out, _ = finished
+    page = Reader((out / "index.html").read_text())
+    assert not page.open
+    for link in page.links:
+        there = link[1:] in page.anchors if link.startswith("#") else (out / link).is_file()
+        assert there, link
+    shown = {image["src"] for image in page.images}
+    assert shown == {p.relative_to(out).as_posix() for p in (out / "pictures").glob("*.png")}
+    kinds = ["samples", "growing", "scales", "tokens", "usage", "tokenizer-curves", "var-curves"]
+    assert {f"pictures/fashion-{kind}.png" for kind in kinds} <= shown
+    for image in page.images:
+        assert image["alt"]
+        with Image.open(out / image["src"]) as file:
+            assert file.size == (int(image["width"]), int(image["height"]))
+    words = " ".join(page.words)
+    assert "21 tokens in 3 maps: 1×1, 2×2, 4×4" in words
+    assert "{" not in words and "$" not in words  # every blank was filled in
+
+
+def test_missing_shipped_models_cost_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("varmini.runtime.pretrained.SHIPPED", tmp_path)
+    facts = {}
+    chapter = demo._cifar10(facts, tmp_path, True, lambda line: None)
+    assert not chapter.pictures and "no tokenizer named 'cifar10'" in chapter.lead
+    assert "\n" not in chapter.lead and facts["cifar10"]["missing"] in chapter.lead
+
+
+def test_an_earlier_demo_is_replaced_only_when_asked(finished) -> None:
+    out, _ = finished
+    before = (out / "index.html").read_bytes()
+    with pytest.raises(ValueError, match="already holds a demo: add --overwrite"):
+        demo.run_demo(out, tiny=True)
+    assert (out / "index.html").read_bytes() == before
+
+
+def test_overwriting_keeps_what_no_demo_wrote(tmp_path) -> None:
+    out = demo._claim(tmp_path / "demo", overwrite=False)
+    (out / "notes.txt").write_text("mine")
+    (out / "index.html").write_text("old")
+    demo._claim(out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "index.html").exists()
+    assert json.loads((out / "demo.json").read_text())["finished"] is False
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_folder_is_never_touched(tmp_path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds files that no demo wrote"):
+        demo.run_demo(tmp_path, overwrite=overwrite, tiny=True)
+    (tmp_path / "demo.json").write_text('{"kind": "another"}')
+    with pytest.raises(ValueError, match="holds files that no demo wrote"):
+        demo.run_demo(tmp_path, overwrite=overwrite, tiny=True)
+    with pytest.raises(ValueError, match="is a file"):
+        demo.run_demo(tmp_path / "thesis.tex", overwrite=overwrite, tiny=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["demo.json", "thesis.tex"]
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    bad = "<script>alert('$x & \"y\"')</script>"
+    picture = Picture("a.png", (10, 10), bad, bad)
+    html = render(
+        title=bad,
+        subtitle=bad,
+        facts=[(bad, bad)],
+        chapters=[Chapter("one", bad, bad, [picture])],
+        table=[(bad, bad)],
+        code=bad,
+        footer=bad,
+    )
+    assert "<script" not in html
+    page = Reader(html)
+    assert not page.open and page.images[0]["alt"] == bad
+    assert sum(bad in word for word in page.words) >= 10

@@ -1,0 +1,451 @@
+"""Evaluation by the field's protocol: sharded draws, judges, references, rejection, the command."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import make_tokenizer, make_var
+
+from varmini import ScaleSchedule, sample
+from varmini.cli import evaluate
+from varmini.cli import main as cli
+from varmini.data.sources import to_uint8
+from varmini.evaluation import fid, judges, npz
+from varmini.evaluation import samples as sampling_run
+from varmini.evaluation.judges import Judge
+from varmini.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from varmini.evaluation.samples import Draw, draw_samples
+from varmini.runtime.files import file_checksum
+from varmini.training.classifier import Classifier, ClassifierConfig
+
+OTHER = Path(__file__).resolve().parents[2] / "results" / "timings.csv"
+"""A table, but not of samples."""
+DRAW = Draw("var", "tok", num_classes=3, per_class=4, top_k=0, top_p=0.0)
+
+
+@pytest.fixture
+def var():
+    """Small weights: samples that differ from each other."""
+    return make_var(ScaleSchedule((1, 2, 4)), std=0.1)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(sampling_run, "SHARD", 6)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """tokenizer/, var/, classifier/ (random, grey, 16 pixels, 3 classes) and pictures/."""
+    folder = tmp_path_factory.mktemp("models")
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    make_var(ScaleSchedule((1, 2, 4)), std=0.1).save_pretrained(folder / "var")
+    for name, seed in (("classifier", 0), ("other", 1)):
+        torch.manual_seed(seed)
+        config = ClassifierConfig(num_classes=3, image_channels=1, widths=(4, 6))
+        Classifier(config).save_pretrained(folder / name)
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in range(3):
+            (folder / f"pictures/{part}/{label}").mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (18, 18), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"pictures/{part}/{label}/{i}.png")
+    return folder
+
+
+def stub(name: str = "stub", **options) -> Judge:
+    """Nine features that only pixels decide: means of the rows and columns of a 3x3 grid."""
+
+    def run(images):
+        assert images.dtype == torch.uint8 and images.shape[1] == 3
+        x = torch.nn.functional.adaptive_avg_pool2d(images.double(), 3)[:, 0].flatten(1) / 16
+        return x, torch.stack([x[:, :3].sum(1), x[:, 3:].sum(1) / 2], 1).softmax(1)
+
+    return Judge(name, f"the {name} of the tests", 9, run, **options)
+
+
+def error(call, *args, **options) -> str:
+    with pytest.raises(ValueError) as caught:
+        call(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def command(models: Path, out: Path, *more: object) -> list[str]:
+    given = ["evaluate", "samples", "--var", models / "var", "--data", models / "pictures",
+             "--classifier", models / "classifier", "--per-class", 4, "--samples", out / "drawn",
+             "--out", out / "rows.csv", *more]  # fmt: skip
+    return [str(word) for word in given]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------------- draws
+
+
+def test_a_part_of_a_draw_is_that_part(tok, var):
+    labels = [0, 1, 2, 0, 1]
+    whole = sample(var, tok, labels, seed=3, batch_size=5)
+    assert torch.equal(sample(var, tok, labels[2:], seed=3, batch_size=5, first=2), whole[2:])
+    assert "needs the draw's seed" in error(sample, var, tok, labels, first=2)
+
+
+def test_samples_file_is_what_adm_reads(tok, var, tmp_path, small_shards):
+    path = draw_samples(var, tok, DRAW, tmp_path, png=True, batch_size=3)
+    with np.load(path) as file:
+        images, labels = file["arr_0"], file["arr_1"]
+    assert images.dtype == np.uint8 and images.shape == (12, 16, 16, 3)
+    assert labels.tolist() == [0, 1, 2] * 4  # every 3 in a row hold all classes
+    assert len({image.tobytes() for image in images}) == 12  # no two batches repeat
+    drawn = sample(var, tok, labels.tolist(), seed=0, top_k=0, top_p=0.0, batch_size=3)
+    assert np.array_equal(images, to_uint8(drawn).expand(-1, 3, -1, -1).permute(0, 2, 3, 1))
+    files = sorted((path.parent / "png").iterdir())
+    assert [f.name[:6] for f in files] == [f"{i:06}" for i in range(12)]
+    assert np.array_equal(np.asarray(Image.open(files[7])), images[7])
+    assert {p.name for p in path.parent.iterdir()} == {"samples.npz", "draw.json", "png"}
+    assert json.loads((path.parent / "draw.json").read_text())["session"]["hardware"]
+
+
+def test_shards_are_kept_and_any_number_of_processes_finish_them(tok, var, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling_run, "SHARD", 5)
+    whole = draw_samples(var, tok, DRAW, tmp_path / "one").read_bytes()
+    made, real = [], sampling_run.draw_part
+
+    def counted(*args, **options):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(args[3])
+        return real(*args, **options)
+
+    monkeypatch.setattr(sampling_run, "draw_part", counted)
+    with pytest.raises(KeyboardInterrupt):  # after one of three shards
+        draw_samples(var, tok, DRAW, tmp_path / "two")
+    folder = tmp_path / "two" / DRAW.folder
+    assert [p.name for p in folder.glob("part-*")] == ["part-000000-000005.npy"]
+    monkeypatch.setattr(sampling_run, "draw_part", real)
+    # The second of two processes goes on with its share, then one process alone with the rest.
+    monkeypatch.setattr(sampling_run.distributed, "world", lambda: 2)
+    monkeypatch.setattr(sampling_run.distributed, "rank", lambda: 1)
+    monkeypatch.setattr(sampling_run.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(sampling_run.distributed, "wait", lambda: None)
+    monkeypatch.setattr(sampling_run.distributed, "largest", lambda value: value)
+    draw_samples(var, tok, DRAW, tmp_path / "two")
+    second = folder / "part-000005-000010.npy"
+    assert second.is_file() and not (folder / "part-000010-000012.npy").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(sampling_run, "SHARD", 5)
+    second.write_bytes(second.read_bytes()[:-7])  # torn by a full disk: drawn again
+    assert draw_samples(var, tok, DRAW, tmp_path / "two").read_bytes() == whole
+    monkeypatch.setattr(sampling_run, "draw_part", counted)  # would raise
+    assert draw_samples(var, tok, DRAW, tmp_path / "two").read_bytes() == whole
+
+
+def test_draws_never_meet(tok, var, tmp_path):
+    others = {"per_class": 5, "cfg": 2.0, "seed": 1, "var": "x", "tokenizer": "x", "top_k": 3}
+    folders = {dataclasses.replace(DRAW, **{k: v}).folder for k, v in others.items()}
+    assert len(folders | {DRAW.folder}) == 7
+    path = draw_samples(var, tok, dataclasses.replace(DRAW, per_class=1), tmp_path)
+    note = path.parent / "draw.json"
+    note.write_text(note.read_text().replace('"seed": 0', '"seed": 9'))
+    text = error(draw_samples, var, tok, dataclasses.replace(DRAW, per_class=1), tmp_path)
+    assert "holds another draw" in text
+    assert "per_class is 0" in error(dataclasses.replace, DRAW, per_class=0)
+    assert "needs a classifier" in error(dataclasses.replace, DRAW, candidates=2)
+
+
+def test_rejection_keeps_the_surest_candidate(tok, var, tmp_path, small_shards):
+    draw = dataclasses.replace(DRAW, candidates=3, rejector="stub")
+
+    def reject(images):  # bright for class 0, dark for class 1, no opinion on class 2
+        light = images.mean((1, 2, 3))
+        return torch.stack([light, -light, torch.zeros_like(light)], 1)
+
+    path = draw_samples(var, tok, draw, tmp_path, reject=reject, batch_size=6)
+    labels = draw.labels.repeat_interleave(3)
+    images = sample(var, tok, labels, seed=0, top_k=0, top_p=0.0, batch_size=6)
+    every = images.unflatten(0, (12, 3))
+    light = every.mean((2, 3, 4))
+    best = torch.where(draw.labels == 0, light.argmax(1), light.argmin(1))
+    best[draw.labels == 2] = 0
+    assert len(set(best[draw.labels < 2].tolist())) > 1
+    kept = to_uint8(every[torch.arange(12), best]).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    assert np.array_equal(np.load(path)["arr_0"], kept)
+
+
+def test_two_processes_of_torchrun_give_the_same_file(models, tmp_path, small_shards):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import sys\nfrom varmini.cli import main\nfrom varmini.evaluation import samples\nsamples.SHARD = 6\n"
+        "raise SystemExit(main.main(sys.argv[1:]))"
+    )
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+              "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *command(models, tmp_path)],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=Path(cli.__file__).resolve().parents[2],
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "frechet" in said[0] and "frechet" not in said[1]
+    assert cli.main(command(models, tmp_path / "alone")) == 0
+    files = [next((tmp_path / at / "drawn").rglob("samples.npz")) for at in (".", "alone")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    figures = [rows(tmp_path / at / "rows.csv")[0] for at in (".", "alone")]
+    key = "frechet_own_classifier"
+    assert float(figures[0][key]) == pytest.approx(float(figures[1][key]), rel=1e-6)
+
+
+# --------------------------------------------------------------------------- judges and references
+
+
+def test_figures_bear_the_name_of_their_network():
+    results = {"n": 3, "frechet": 1.0, "precision": 0.5, "recall": 0.4, "inception_score": 2.0}
+    published = stub(adm=True).name_figures(results)
+    assert list(published) == ["n", "fid", "precision", "recall", "inception_score"]
+    ours = stub("cifar10_classifier").name_figures(results)
+    assert list(ours) == ["n", *(f"{k}_cifar10_classifier" for k in judges.FIGURES)]
+
+
+def fake_library(monkeypatch, tmp_path, features=2048):
+    """A torch_fidelity whose network is two sums, and weights for it."""
+
+    class Network(torch.nn.Module):
+        def __init__(self, name, features_list, feature_extractor_weights_path=None, **options):
+            super().__init__()
+            assert features_list == ["2048", "logits_unbiased"]
+            torch.load(feature_extractor_weights_path)
+
+        def forward(self, x):
+            assert x.dtype == torch.uint8 and x.shape[1] == 3
+            sums = x.double().flatten(1).sum(1, keepdim=True)
+            return sums.expand(-1, features), torch.cat([sums, sums + 1], 1)
+
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Network
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(2)}, path)
+    monkeypatch.setenv("VARMINI_INCEPTION", str(path))
+    monkeypatch.setattr(judges, "WEIGHTS_SUM", file_checksum(path)[:8])
+    return path
+
+
+def test_inception_is_the_librarys(monkeypatch, tmp_path):
+    path = fake_library(monkeypatch, tmp_path)
+    judge, line = judges.load_judge(None, 3, 256)
+    assert judge.adm and judge.features == 2048 and judge.name == "inception" and line == ""
+    assert "torch-fidelity, weights " in judge.about
+    features, probs = judge(torch.ones(2, 1, 4, 4))
+    assert features.shape == (2, 2048) and features[0, 0] == 255 * 3 * 16
+    torch.testing.assert_close(probs.sum(1), torch.ones(2))
+    torch.save({"w": torch.ones(2)}, path)  # another's are not even opened: they are a pickle
+    assert "cannot be loaded (checksum " in error(judges.load_judge, "inception", 3, 256)
+
+
+def test_without_inception_our_classifier_judges_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    assert "pip install 'varmini[metrics]'" in error(judges.load_judge, "inception", 3, 32)
+    judge, line = judges.load_judge(None, 3, 256)
+    assert judge.name == "cifar10_classifier" and line.startswith("no FID: ")
+    assert judges.load_judge(None, 3, 32)[1] == ""
+    assert judges.load_judge(None, 1, 256)[0].name == "fashion_classifier"
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert "needs the package torchvision" in error(judges.load_judge, "torchvision:x", 3, 64)
+
+
+def test_reference_from_images_or_files(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 12, 12), generator=generator, dtype=torch.uint8)
+    judge = stub()
+    known = fid.reference_of(judge, iter(images.split(7)), 40, "these")
+    features = judge(images)[0]
+    torch.testing.assert_close(known.covariance, torch.cov(features.double().T))
+    assert known.count == 40 and torch.equal(known.features, features)
+
+    known.save(tmp_path / "own.npz", judge)
+    arrays = {"mu": known.mean.numpy(), "sigma": known.covariance.numpy()}
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "pytorch-fid.npz", **arrays)
+    np.savez_compressed(tmp_path / "adm.npz", arr_0=pixels, mu_s=np.zeros(2), **arrays)
+    np.savez(tmp_path / "batch.npz", pixels)
+    for name in ("own", "pytorch-fid", "adm", "batch"):
+        found = fid.load_reference(tmp_path / f"{name}.npz", judge, batch_size=9)
+        torch.testing.assert_close(found.mean, known.mean)
+        torch.testing.assert_close(found.covariance, known.covariance)
+        assert found.about.startswith(f"{name}.npz, checksum ")
+        assert (found.features is None) == (name == "pytorch-fid")
+        assert found.count == (40 if name in ("own", "batch") else None)
+    assert "made with the stub" in error(fid.load_reference, tmp_path / "own.npz", stub("b"))
+
+
+@pytest.mark.parametrize(
+    "arrays, expected",
+    [
+        ({"mu": np.zeros(9)}, "expected mu and sigma"),
+        ({"mu": np.zeros(8), "sigma": np.eye(8)}, "gives 9 features: name the --classifier"),
+        ({"mu": np.zeros(9), "sigma": np.full((9, 9), np.nan)}, "NaN"),
+        ({"mu": np.array([None] * 9), "sigma": np.eye(9)}, "cannot read mu"),
+        ({"arr_0": np.zeros((20, 4, 4), np.uint8)}, "expected uint8 (N, H, W, 3)"),
+        ({"arr_0": np.zeros((5, 4, 4, 3), np.uint8)}, "holds 5 samples of 9 features"),
+    ],
+)
+def test_references_that_do_not_serve(tmp_path, arrays, expected):
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert expected in error(fid.load_reference, tmp_path / "x.npz", stub())
+
+
+def test_npz_headers_that_lie_are_refused_before_memory_is_taken(tmp_path):
+    for shape in ((10**12, 4, 4, 3), (1, 10**6, 10**6, 3), (2, 4, 4, 3)):
+        with (
+            zipfile.ZipFile(tmp_path / "x.npz", "w") as archive,
+            archive.open("arr_0.npy", "w") as entry,
+        ):
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(entry, header)
+            entry.write(b"0" * 7)
+        assert "its header claims" in error(npz.image_shape, tmp_path / "x.npz")
+    (tmp_path / "x.npz").write_bytes(b"PK rubbish")
+    assert "is no .npz file" in error(npz.names, tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="3 images came, expected 4"):
+        parts = iter([np.zeros((3, 2, 2, 3), np.uint8)])
+        npz.write_images(tmp_path / "y.npz", (4, 2, 2, 3), parts, np.zeros(4))
+    assert not list(tmp_path.glob("*y.npz*"))
+
+
+def test_figures_by_adms_conventions_and_by_ours():
+    generator = torch.Generator().manual_seed(0)
+    real, fake = torch.randint(0, 256, (2, 30, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    fake, labels = fake[:20] // 2 + 60, torch.arange(20) % 2
+    adm, ours = stub(adm=True), stub(classes=2)
+    known = fid.reference_of(adm, [real], 30, "these")
+    a = fid.measure(adm, fake.split(6), labels, known, num_classes=2)
+    (r, _), (f, probs) = adm(real), adm(fake)
+    assert a["fid"] == pytest.approx(frechet_distance(r, f), rel=1e-6)
+    assert (a["precision"], a["recall"]) == precision_recall(r, f)
+    assert a["inception_score"] == pytest.approx(inception_score(probs, 5000))
+    assert a["n"] == 20 and a["n_real"] == a["n_precision"] == 30 and "accuracy" not in a
+    b = fid.measure(ours, fake.split(6), labels, known, num_classes=2)
+    assert b["n_precision"] == 20 and b["frechet_stub"] == a["fid"]
+    assert b["accuracy"] == float((probs.argmax(1) == labels).double().mean())
+    assert sum(b["accuracy_per_class"]) / 2 == pytest.approx(b["accuracy"])
+    assert "accuracy" not in fid.measure(ours, [fake], labels, known, num_classes=3)
+    assert b == fid.measure(ours, fake.split(20), labels, known, num_classes=2)
+    bare = dataclasses.replace(known, features=None, count=None)
+    c = fid.measure(adm, [fake], labels, bare, num_classes=2)
+    assert c["n_real"] == "unknown" and "precision" not in c and c["fid"] == a["fid"]
+    with pytest.raises(ValueError, match="holds 8 samples of 9 features"):
+        fid.measure(adm, [fake[:8]], labels[:8], known, num_classes=2)
+
+
+# ----------------------------------------------------------------------------------------- command
+
+
+def test_the_command_says_who_judged_what_against_what(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(judges.JUDGES, "stub", lambda: stub(adm=True))
+    more = ("--classifier", "stub", "--save-reference", tmp_path / "ref.npz")
+    assert cli.main(command(models, tmp_path, *more)) == 0
+    row = rows(tmp_path / "rows.csv")[0]
+    assert row["network"] == "the stub of the tests" and row["n"] == "12" and row["n_real"] == "9"
+    assert row["reference"] == "9 test images of pictures, shorter side 1.125 x size, centre"
+    assert float(row["fid"]) > 0 and row["candidates"] == "1" and row["rejector"] == ""
+    again = (*more[:2], "--reference", tmp_path / "ref.npz", "--out", tmp_path / "again.csv")
+    assert cli.main(command(models, tmp_path, *again)) == 0  # the same draw is not drawn again
+    assert len(list((tmp_path / "drawn").iterdir())) == 1
+    second = rows(tmp_path / "again.csv")[0]
+    assert second["fid"] == row["fid"] and second["reference"].startswith("ref.npz, checksum ")
+    capsys.readouterr()
+    rejecting = ("--candidates", 2, "--rejector", models / "other", "--out", tmp_path / "r.csv")
+    assert cli.main(command(models, tmp_path, *rejecting)) == 0
+    row = rows(tmp_path / "r.csv")[0]
+    assert row["candidates"] == "2" and "own classifier, weights" in row["rejector"]
+    assert float(row["frechet_own_classifier"]) > 0 and "fid" not in row
+    assert "flatter" not in capsys.readouterr().err
+    judging = [*rejecting[:3], models / "classifier", *rejecting[4:]]
+    assert cli.main(command(models, tmp_path, *judging)) == 0
+    assert "the judge itself rejects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        (["--per-class", "1"], "--per-class 1 holds 3 samples of 6 features, expected at least 6"),
+        (["--limit", "5"], "5 test images of pictures holds 5 samples of 6 features"),
+        (["--reference", "gone.npz"], "gone.npz is no .npz file"),
+        (["--candidates", "2"], "rejection needs at least 2 candidates and a classifier"),
+        (["--rejector", "cifar10"], "rejection needs at least 2 candidates"),
+        (["--rejector", "fashion", "--candidates", "2"], "10 classes apart, the model draws 3"),
+        (["--classifier", "cifar10"], "reads 3 channels"),
+        (["--classifier", "nobody"], "no classifier named 'nobody'"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--candidates", "0", "--rejector", "fashion"], "at least 2 candidates"),
+        (["--cfg", "1.5", "-1"], "cfg is -1.0"),
+        (["--top-p", "2"], "top_p is 2.0"),
+        (["--top-k", "-3"], "top_k is -3"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--out", f"{__file__}/new/rows.csv"], "cannot be written (Not a directory)"),
+        (["--samples", f"{__file__}/new"], "cannot be written (Not a directory)"),
+        (["--save-reference", "/proc/none/a.npz"], "cannot be written"),
+        (["--out", str(OTHER)], "other columns"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_drawn(
+    models, tmp_path, capsys, monkeypatch, more, expected
+):
+    def drawn(*args, **options):
+        raise AssertionError("long work began")
+
+    monkeypatch.setattr(evaluate, "draw_samples", drawn)
+    assert cli.main(command(models, tmp_path, *more)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("varmini: error: ") and err.count("\n") == 1 and expected in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_without_labels_are_no_reference(models, tmp_path, capsys):
+    shutil.copytree(models / "pictures/val/0", tmp_path / "loose")
+    assert cli.main(command(models, tmp_path, "--data", tmp_path / "loose")) == 2
+    assert "its pictures are not labelled" in capsys.readouterr().err
+
+
+def test_tokenizer_figures(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(judges.JUDGES, "stub", lambda: stub(adm=True))
+    args = ["evaluate", "tokenizer", "--tokenizer", models / "tokenizer", "--data",
+            models / "pictures", "--classifier"]  # fmt: skip
+    assert cli.main([str(a) for a in (*args, "stub", "--out", tmp_path / "a.csv")]) == 0
+    row = rows(tmp_path / "a.csv")[0]
+    assert float(row["rfid"]) > 0 and "fid" not in row and "accuracy_real" not in row
+    assert float(row["psnr_of_mean_mse"]) <= float(row["psnr"])
+    own = (*args, models / "classifier", "--out", tmp_path / "b.csv")
+    assert cli.main([str(a) for a in own]) == 0
+    row = rows(tmp_path / "b.csv")[0]
+    assert float(row["frechet_own_classifier"]) > 0 and 0 <= float(row["accuracy_real"]) <= 1
+    capsys.readouterr()
+    few = (*own, "--limit", "5")
+    assert cli.main([str(a) for a in few]) == 2
+    assert "pictures, test holds 5 samples of 6 features" in capsys.readouterr().err

@@ -1,0 +1,246 @@
+"""Metrics against closed forms and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from varmini import MultiScaleVQVAE, TokenizerConfig
+from varmini.data.sets import ImageSet, to_float
+from varmini.evaluation import metrics
+from varmini.training.classifier import Classifier, ClassifierConfig
+
+
+def gaussian(n: int, mean: torch.Tensor, cov: torch.Tensor, seed: int) -> torch.Tensor:
+    """n samples whose sample mean and sample covariance are exactly mean and cov."""
+    d = len(mean)
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
+    values, vectors = torch.linalg.eigh(cov)
+    return x @ (vectors * values.clamp(min=0).sqrt()).T + mean
+
+
+def test_psnr_is_ten_log_of_four_over_mse() -> None:
+    a = torch.zeros(3, 1, 4, 4)
+    b = torch.stack([torch.full((1, 4, 4), v) for v in (0.0, 0.2, 1.0)])
+    got = metrics.psnr(a, b)
+    assert got[0] == math.inf
+    assert got[1].item() == pytest.approx(20.0, abs=1e-4)
+    assert got[2].item() == pytest.approx(10 * math.log10(4), abs=1e-4)
+
+
+def test_psnr_clamps_as_saving_does_and_refuses_bytes_and_shapes() -> None:
+    white = torch.ones(1, 3, 2, 2)
+    assert metrics.psnr(white * 1.3, white)[0] == math.inf
+    with pytest.raises(ValueError, match="to_float"):
+        metrics.psnr((white * 255).to(torch.uint8), white)
+    with pytest.raises(ValueError, match="to_float"):
+        metrics.psnr(white * 255, white)
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.psnr(white, white[:, :1])
+
+
+def test_usage_counts_what_each_scale_could_show() -> None:
+    # Two images: the 1x1 scale shows two tokens, so at most two of the eight codes.
+    tokens = [torch.tensor([[[3]], [[3]]]), torch.tensor([[[0, 1], [2, 3]], [[4, 5], [6, 7]]])]
+    usage = metrics.codebook_usage(tokens, 8)
+    first, second = usage["scales"]
+    assert (first["used"], first["allowed"], first["share"]) == (1, 2, 0.5)
+    assert first["perplexity"] == pytest.approx(1.0)
+    assert (second["used"], second["allowed"], second["share"]) == (8, 8, 1.0)
+    assert second["perplexity"] == pytest.approx(8.0)
+    assert usage["overall"]["used"] == 8 and usage["overall"]["allowed"] == 8
+
+
+def test_usage_of_batches_is_usage_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randint(0, 40, (10, n, n + 1), generator=generator) for n in (1, 2, 3)]
+    parts = [[t[i : i + 4] for t in whole] for i in range(0, 10, 4)]
+    assert metrics.codebook_usage(iter(parts), 40) == metrics.codebook_usage(whole, 40)
+
+
+@pytest.mark.parametrize("tokens", [[torch.tensor([[[8]]])], [torch.tensor([[[-1]]])], [], [[]]])
+def test_usage_refuses_nothing_and_strangers(tokens: list) -> None:
+    with pytest.raises(ValueError):
+        metrics.codebook_usage(tokens, 8)
+
+
+def test_frechet_of_diagonal_gaussians() -> None:
+    mean_a, mean_b = torch.tensor([0.0, 1.0, 2.0]).double(), torch.tensor([1.0, 1.0, 0.0]).double()
+    std_a, std_b = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([2.0, 2.0, 0.5]).double()
+    a = gaussian(50, mean_a, torch.diag(std_a**2), 0)
+    b = gaussian(60, mean_b, torch.diag(std_b**2), 1)
+    expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
+    assert metrics.frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_frechet_of_commuting_rotated_gaussians() -> None:
+    q = torch.linalg.qr(
+        torch.randn(4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    ).Q
+    var_a, var_b = torch.tensor([4.0, 1.0, 9.0, 0.25]), torch.tensor([1.0, 1.0, 16.0, 2.25])
+    zero = torch.zeros(4).double()
+    a = gaussian(40, zero, q @ torch.diag(var_a.double()) @ q.T, 0)
+    b = gaussian(40, zero, q @ torch.diag(var_b.double()) @ q.T, 1)
+    expected = (var_a.sqrt() - var_b.sqrt()).square().sum().item()
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_against_the_matrix_root_of_the_plain_product() -> None:
+    # tr (S_a S_b)^1/2 is the sum of the roots of the (non-symmetric) product's eigenvalues.
+    generator = torch.Generator().manual_seed(5)
+    mix_a, mix_b = torch.randn(2, 5, 5, generator=generator, dtype=torch.float64)
+    cov_a, cov_b = mix_a @ mix_a.T, mix_b @ mix_b.T
+    zero = torch.zeros(5).double()
+    a, b = gaussian(30, zero, cov_a, 0), gaussian(30, zero, cov_b, 1)
+    cross = torch.linalg.eigvals(cov_a @ cov_b).real.sqrt().sum()
+    expected = (cov_a.trace() + cov_b.trace() - 2 * cross).item()
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_with_singular_covariances() -> None:
+    x = torch.zeros(20, 6)
+    x[:, 0] = torch.linspace(-1, 1, 20)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.frechet_distance(x, x + 2) == pytest.approx(24.0, rel=1e-6)
+    constant = torch.ones(20, 6)
+    assert metrics.frechet_distance(constant, constant * 3) == pytest.approx(24.0, rel=1e-9)
+
+
+def test_frechet_says_how_many_samples_it_needs() -> None:
+    few, many = torch.randn(10, 64), torch.randn(80, 64)
+    with pytest.raises(ValueError, match="features_a holds 10 samples.*at least 64"):
+        metrics.frechet_distance(few, many)
+    with pytest.raises(ValueError, match="features_b holds 10 samples.*at least 64"):
+        metrics.frechet_distance(many, few)
+    with pytest.raises(ValueError, match="one classifier"):
+        metrics.frechet_distance(many, many[:, :3])
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.frechet_distance(many, many * math.nan)
+
+
+def brute_covered(points: list, centres: list, k: int) -> float:
+    radii = []
+    for i, c in enumerate(centres):
+        others = sorted(math.dist(c, o) for j, o in enumerate(centres) if j != i)
+        radii.append(others[k - 1])
+    hits = [any(math.dist(p, c) <= r for c, r in zip(centres, radii, strict=True)) for p in points]
+    return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_precision_and_recall_against_brute_force(k: int, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    real = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    fake = torch.randn(33, 3, generator=generator, dtype=torch.float64) * 0.7 + 1.0
+    precision, recall = metrics.precision_recall(real, fake, k=k, chunk=chunk)
+    assert precision == brute_covered(fake.tolist(), real.tolist(), k)
+    assert recall == brute_covered(real.tolist(), fake.tolist(), k)
+    assert precision != recall
+
+
+def test_precision_and_recall_at_the_ends() -> None:
+    real = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    assert metrics.precision_recall(real, real.clone()) == (1.0, 1.0)
+    assert metrics.precision_recall(real, real + 1000) == (0.0, 0.0)
+    # One real picture repeated: perfectly precise, and it covers that picture alone.
+    assert metrics.precision_recall(real, real[:1].repeat(10, 1)) == (1.0, 1 / 30)
+    with pytest.raises(ValueError, match="more than k = 3"):
+        metrics.precision_recall(real, real[:3])
+
+
+def test_inception_score_at_the_ends() -> None:
+    assert metrics.inception_score(torch.eye(10)) == pytest.approx(10.0)
+    assert metrics.inception_score(torch.full((7, 10), 0.1)) == pytest.approx(1.0)
+    assert metrics.inception_score(torch.eye(10)[:1].repeat(5, 1)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="softmax"):
+        metrics.inception_score(torch.randn(5, 10))
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[MultiScaleVQVAE, Classifier]:
+    torch.manual_seed(0)
+    shape = {"sizes": (1, 2), "vocab_size": 8, "code_channels": 4}
+    tok = MultiScaleVQVAE(
+        TokenizerConfig(
+            width=32, multipliers=(1,), num_res_blocks=1, attention=False, patch=8, **shape
+        )
+    )
+    return tok, Classifier(ClassifierConfig(num_classes=3, widths=(4, 6)))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (11, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(11) % 3, ("a", "b", "c"), "noise")
+
+
+def test_extract_does_not_depend_on_the_batch_or_the_container(models, dataset) -> None:
+    classifier = models[1]
+    features, probs = metrics.extract(classifier, dataset, batch_size=4)
+    assert features.shape == (11, 6) and probs.shape == (11, 3)
+    with torch.no_grad():
+        images = to_float(dataset.images)
+        torch.testing.assert_close(features, classifier.features(images))
+        torch.testing.assert_close(probs, classifier(images).softmax(1))
+    torch.testing.assert_close(metrics.extract(classifier, images)[0], features)
+    lazy = [dataset[i] for i in range(11)]
+    torch.testing.assert_close(metrics.extract(classifier, lazy, 3)[0], features)
+    with pytest.raises(ValueError, match="no images"):
+        metrics.extract(classifier, images[:0])
+
+
+def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> None:
+    tok, classifier = models
+    result = metrics.evaluate_tokenizer(tok, dataset, classifier, batch_size=4)
+    images = to_float(dataset.images)
+    tokens = tok.encode(images)
+    drawn = tok.decode(tokens)
+    assert result["n"] == 11
+    assert result["psnr"] == pytest.approx(metrics.psnr(drawn, images).mean().item(), abs=1e-3)
+    assert result["mse"] == pytest.approx((drawn - images).square().mean().item(), rel=1e-4)
+    assert result["usage"] == metrics.codebook_usage(tokens, 8)
+    real, fake = (metrics.extract(classifier, x) for x in (images, drawn))
+    right = (fake[1].argmax(1) == dataset.labels).double().mean().item()
+    assert result["accuracy_reconstruction"] == pytest.approx(right)
+    expected = metrics.frechet_distance(real[0], fake[0])
+    assert result["frechet"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert "frechet" not in metrics.evaluate_tokenizer(tok, dataset)
+    error = (drawn - images).double().square().mean().item()
+    assert result["psnr_of_mean_mse"] == pytest.approx(10 * math.log10(4 / error), rel=1e-4)
+    assert result["psnr_of_mean_mse"] < result["psnr"]
+    assert "accuracy_real" not in metrics.evaluate_tokenizer(
+        tok, dataset, classifier, knows_labels=False
+    )
+
+
+@pytest.mark.parametrize("sizes", [(40,), (1, 38, 0, 1), (7, 7, 26)])
+def test_moments_of_parts_are_the_moments_of_the_whole(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Means far from zero would eat the digits of a plain sum of squares.
+    x = torch.randn(40, 3, generator=generator, dtype=torch.float64) + torch.tensor([0, 1e4, -1e6])
+    moments = metrics.Moments()
+    for part in x.split(sizes):
+        moments.add(part)
+    assert moments.count == 40
+    torch.testing.assert_close(moments.mean(), x.mean(0), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(moments.covariance(), torch.cov(x.T), rtol=1e-7, atol=1e-7)
+    with pytest.raises(ValueError, match="NaN"):
+        moments.add(x * math.nan)
+    alone = metrics.Moments()
+    alone.add(x[:1])
+    with pytest.raises(ValueError, match="at least 2"):
+        alone.covariance()
+
+
+def test_inception_score_in_parts_is_their_mean() -> None:
+    sure, same = torch.eye(10), torch.full((10, 10), 0.1)
+    probs = torch.cat([sure, same])
+    assert metrics.inception_score(probs, part=10) == pytest.approx((10 + 1) / 2)
+    assert metrics.inception_score(probs, part=20) == metrics.inception_score(probs)

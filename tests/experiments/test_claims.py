@@ -1,0 +1,217 @@
+"""The ledger: in step with its data and the results, and every way in which it can be wrong."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from varmini.runtime.tables import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = ROOT / "scripts/evidence/make_claims.py"
+    spec = importlib.util.spec_from_file_location("make_claims", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_claims"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_ledger_is_in_step_and_whole(script):
+    again = script.ledger(ROOT)
+    committed = (ROOT / "results" / "CLAIMS.md").read_text()
+    assert committed == again, "run `make results` to write results/CLAIMS.md anew"
+    claims = script.read_claims(ROOT / "results" / "claims.toml")
+    assert len(claims) >= 50 and len({c.claim for c in claims}) == len(claims)
+    assert {c.status for c in claims} <= set(script.STATUSES)
+    sources = " ".join(c.source for c in claims)
+    numbers = {"equation": range(1, 11), "table": (1, 2, 3), "figure": range(1, 10)}
+    missing = [f"{kind} {n}" for kind, ns in numbers.items() for n in ns
+               if not stated(sources, kind, n)]  # fmt: skip
+    assert not missing and "algorithm 1" in sources and "algorithm 2" in sources
+
+
+def stated(sources: str, kind: str, number: int) -> bool:
+    """Whether "equations 2 to 4", "equations 9 and 10" or "equation 5" names this one."""
+    for match in re.finditer(rf"{kind}s? (\d+)(?: (to|and) (\d+))?", sources):
+        first, last = int(match[1]), int(match[3] or match[1])
+        if number in (range(first, last + 1) if match[2] == "to" else (first, last)):
+            return True
+    return False
+
+
+def test_the_counts_are_those_of_the_script(script):
+    for kept, row in zip(read_rows(ROOT / "results" / "counts.csv"), script.counts(), strict=True):
+        assert kept.pop("what") == row.pop("what") and kept == pytest.approx(row)
+
+
+CLAIM = """
+[[claim]]
+source = "equation 1"
+part = "the paper"
+claim = "It is so."
+status = "contradicted"
+why = "It is not"
+taught = [["lesson", "one such cell"]]
+tests = ["test_x.py::test_y"]
+figures = [{ csv = "results/t.csv", where = { name = "a" }, text = "{value:.2f} of them" }]
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A repository with one notebook, one test, one table and one claim."""
+    for folder in ("notebooks", "tests", "results"):
+        (tmp_path / folder).mkdir()
+    sources = {"h": "## 1 · Head", "c": "one such cell", "d": "twice", "e": "twice"}
+    cells = [{"cell_type": "markdown" if name == "h" else "code", "id": name, "source": [source]}
+             for name, source in sources.items()]  # fmt: skip
+    (tmp_path / "notebooks" / "lesson.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "tests" / "test_x.py").write_text("def test_y():\n    pass\n")
+    (tmp_path / "results" / "t.csv").write_text("name,value\na,0.256\nb,1\nb,2\n")
+    (tmp_path / "results" / "claims.toml").write_text(CLAIM)
+    return tmp_path
+
+
+def test_a_claim_becomes_a_row(script, small):
+    text = script.ledger(small)
+    assert "| 1 | equation 1 | It is so. | **contradicted** |" in text
+    assert "0.26 of them ([CSV](../results/t.csv)). It is not" in text
+    assert "[le · 1 · Head](../notebooks/lesson.ipynb#cell-id=c)" in text
+    assert "[y](../tests/test_x.py)" in text and "**contradicted** (1)" in text
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"lesson"', '"lessen"', "notebook lessen does not exist"),
+        ("one such cell", "no such cell", "0 cells of notebook lesson hold"),
+        ("one such cell", "twice", "2 cells of notebook lesson hold"),
+        ("test_x.py::", "test_z.py::", "test test_z.py::test_y does not exist"),
+        ("::test_y", "::test_z", "test test_x.py::test_z does not exist"),
+        ('status = "contradicted"\n', "", "has no status"),
+        ('"contradicted"', '"true"', "status 'true', expected one of"),
+        ('part = "the paper"', 'part = "a dream"', "part 'a dream'"),
+        ("tests = [", 'verdict = { csv = "x" }\ntests = [', "a status and a verdict"),
+        ('why = "It is not"\n', "", "does not say why"),
+        ('taught = [["lesson", "one such cell"]]', "taught = []", "has no taught"),
+        ('tests = ["test_x.py::test_y"]', "tests = []", "has no tests"),
+        ("results/t.csv", "results/u.csv", "cannot be read as CSV"),
+        ('name = "a"', 'name = "c"', "0 rows of results/t.csv"),
+        ('name = "a"', 'name = "b"', "2 rows of results/t.csv"),
+        ("{value:.2f}", "{worth:.2f}", "'worth'"),
+        ("{value:.2f} of them", "0.26 of them", "0.26 is typed in '0.26 of them'"),
+        ('why = "It is not"', 'why = "It misses by 3 %"', "3 is typed in 'It misses by 3 %'"),
+    ],
+)
+def test_what_is_wrong_with_a_claim_is_named(script, small, capsys, old, new, message):
+    path = small / "results" / "claims.toml"
+    assert old in CLAIM
+    path.write_text(CLAIM.replace(old, new))
+    assert script.main(["--root", str(small)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (small / "results" / "CLAIMS.md").exists()
+
+
+@pytest.mark.parametrize(
+    "lower, than, status, sentence",
+    [
+        ("a", "b", "toy-scale trend", "7.1 standard errors apart"),
+        ("b", "a", "contradicted", "7.1 standard errors apart"),
+        ("b", "c", "not reproducible here", "No difference was measured: 0.7"),
+    ],
+)
+def test_a_verdict_counts_standard_errors(script, small, lower, than, status, sentence):
+    (small / "results" / "t.csv").write_text("name,x,x_se\na,1,0.1\nb,2,0.1\nc,2.1,0.1\n")
+    rule = f'verdict = {{ csv = "results/t.csv", column = "x", lower = {{ name = "{lower}" }}, '
+    rule += f'than = {{ name = "{than}" }} }}'
+    claim = CLAIM.replace('status = "contradicted"', rule).replace("{value:.2f}", "{x:.2f}")
+    (small / "results" / "claims.toml").write_text(claim)
+    text = script.ledger(small)
+    assert f"| **{status}** |" in text and sentence in text
+
+
+def test_a_verdict_pools_the_runs_of_one_thing(script, small):
+    (small / "results" / "t.csv").write_text("d,x,x_se\n1,3,0.1\n1,3.4,0.1\n2,1,0.1\n2,2,0.1\n")
+    rule = {"csv": "results/t.csv", "column": "x", "lower": {"d": "2"}, "than": {"d": "1"}}
+    z = (3.2 - 1.5) / (0.2**2 + 0.5**2) ** 0.5  # the runs differ by more than their own errors
+    status, sentence = script.judged(small, rule)
+    assert status == script.TREND and sentence == f"{z:.1f} standard errors apart"
+
+
+@pytest.mark.parametrize(
+    "rule, holds",
+    [
+        ({"where": {"name": "a"}, "columns": ["one", "many"], "above": 1}, True),
+        ({"where": {"name": "a"}, "columns": ["one", "many"], "above": 2}, False),
+        ({"where": {"kind": "x"}, "columns": ["many"], "below": 2}, False),  # of all rows
+        ({"where": {"kind": "x"}, "columns": ["many"], "below": "one"}, True),
+        ({"where": {"name": "a"}, "columns": ["one"], "above": "many", "times": 2}, False),
+        ({"where": {"name": "b"}, "columns": ["off"], "above": -1}, False),
+        ({"where": {"kind": "x"}, "columns": ["off"], "within": 3}, True),
+        ({"where": {"name": "b"}, "columns": ["off"], "within": 2}, False),
+        ({"where": {"name": "b"}, "falls": ["off", "rest"]}, True),
+        ({"where": {"name": "b"}, "falls": ["many", "one"]}, False),
+        ({"where": {"name": "b"}, "falls": ["off", "one"]}, None),  # around zero
+    ],
+)
+def test_a_verdict_reads_the_figures(script, small, rule, holds):
+    table = "name,kind,one,many,off,rest\na,x,3,1.5,0.1,1\nb,x,5,2,-2,-1\n"
+    (small / "results" / "t.csv").write_text(table)
+    expected = {True: script.TREND, False: script.CONTRADICTED, None: script.NOT_HERE}[holds]
+    assert script.judged(small, {"csv": "results/t.csv", **rule})[0] == expected
+
+
+@pytest.mark.parametrize("change", [
+    {"columns": ["three"]}, {"above": "three"}, {"where": {"name": "c"}}, {"falls": ["one", "z"]},
+])  # fmt: skip
+def test_a_verdict_on_nothing_is_refused(script, small, change):
+    (small / "results" / "t.csv").write_text("name,one\na,3\n")
+    rule = {"csv": "results/t.csv", "where": {"name": "a"}, "columns": ["one"], "above": 1}
+    with pytest.raises(ValueError, match="results/t.csv"):
+        script.judged(small, rule | change)
+
+
+def test_the_mean_of_several_rows_has_to_be_asked_for(script, small):
+    spec = {"csv": "results/t.csv", "where": {"name": "b"}, "text": "{value:.1f}", "mean": True}
+    assert script.figure_of(small, spec) == "1.5"
+
+
+def sources(script):
+    """All tables that the ledger reads."""
+    claims = script.read_claims(ROOT / "results" / "claims.toml")
+    named = {spec["csv"] for claim in claims for spec in claim.figures}
+    return sorted(named | {claim.verdict["csv"] for claim in claims if claim.verdict})
+
+
+def test_every_figure_of_the_ledger_has_its_provenance(script):
+    for name in sources(script):
+        if name == "results/counts.csv":  # worked out by the script
+            continue
+        # Laws are fitted to the table beside them.
+        name = name.replace("laws.csv", "sweep.csv")
+        for row in read_rows(ROOT / name):
+            assert row["command"] and row["commit"] and row["hardware"] and row["date"], name
+
+
+def test_every_table_of_the_ledger_is_committed(script):
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+
+    if not (ROOT / ".git").exists() or git("rev-parse", "HEAD").returncode:
+        pytest.skip("not a checkout that git can read")
+    listed = git("ls-files", *sources(script)).stdout.split()
+    assert listed == sources(script)
+
+
+def test_a_figure_is_read_anew_every_time(script, small):
+    before = script.ledger(small)
+    (small / "results" / "t.csv").write_text("name,value\na,0.5\n")
+    assert script.ledger(small) != before and "0.50 of them" in script.ledger(small)

@@ -1,0 +1,314 @@
+"""Grading: what a submission may be, what it cannot do, and what the teacher gets to see."""
+
+import csv
+import json
+import random
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from assignments import proof
+
+from varmini.cli import main as cli
+from varmini.cli.grade import harmless
+from varmini.grade import marking as public
+from varmini.grade import trees
+from varmini.grade.checks import Exam, difference
+from varmini.grade.marking import Checker, class_files, grade, plain
+from varmini.grade.submission import read_submission
+from varmini.grade.worker import perform, statements
+
+# ------------------------------------------------------------------------------ whole submissions
+
+
+def test_the_source_notebook_earns_everything():
+    report = grade("a2", proof.notebook("a2", proof.NOTEBOOKS / "source"))
+    assert (report.earned, report.points) == (25, 25)
+    assert report.notes == []
+    assert "25 of 25 points" in report.text() and f"seed {report.seed}" in report.text()
+
+
+def test_a_notebook_without_its_tags_earns_the_same(tmp_path):
+    """As after an export to another format: pictures and checks run against stand-ins."""
+    source = json.loads(proof.notebook("a3", proof.NOTEBOOKS / "source").read_text())
+    path = tmp_path / "mine.ipynb"
+    path.write_text(notebook(*({**cell, "metadata": {}} for cell in source["cells"])))
+    report = grade("a3", path)
+    assert (report.earned, report.points) == (25, 25)
+
+
+def test_the_command_marks_the_students_version_with_zero(capsys):
+    path = proof.notebook("a4")
+    assert cli.main(["grade", "a4", str(path), "--seed", "5"]) == 0
+    out, _ = capsys.readouterr()
+    assert "0 of 25 points · seed 5" in out and out.count("is not written yet") == 8
+
+
+def test_a_class_becomes_one_table(tmp_path, capsys):
+    folder = tmp_path / "class"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "ann.py").write_text("def parameters(model):\n    return 7\n")
+    (folder / "=1+1.ipynb").write_text("{")
+    (folder / ".hidden.py").write_text("")
+    out = tmp_path / "marks.csv"
+    assert cli.main(["grade", "a4", str(folder), "--out", str(out), "--seed", "3"]) == 0
+    with out.open(newline="") as file:
+        bad, ann = csv.DictReader(file)
+    assert bad["submission"] == "'=1+1.ipynb" and ann["submission"] == "sub/ann.py"
+    assert bad["earned"] == ann["earned"] == "0" and bad["points"] == ann["points"] == "25"
+    assert "is no notebook" in bad["remarks"] and bad["isolation"] == "not run"
+    assert "parameters: `parameters` returned 7, expected" in ann["remarks"]
+    assert "fit: `fit` is not there" in ann["remarks"]
+    capsys.readouterr()
+    assert cli.main(["grade", "a4", str(folder), "--out", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["a9", "x.py"], "no assignment 'a9': expected one of a1, a2, a3, a4"),
+        (["a1", "nowhere.py"], "no file nowhere.py"),
+        (["a1", "x.txt"], "x.txt is no submission: expected a .ipynb or a .py file"),
+        (["a1", "x.py", "--seconds", "0"], "expected more than 0"),
+        (["a1", "x.py", "--out", "a.csv"], "--out a.csv is for the folder of a class"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(args, message, capsys):
+    assert cli.main(["grade", *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+
+
+def test_an_empty_class(tmp_path):
+    with pytest.raises(ValueError, match="holds no .ipynb and no .py file"):
+        class_files(tmp_path)
+
+
+# ------------------------------------------------------------------------ reading a submission
+
+
+def notebook(*cells: dict) -> str:
+    return json.dumps({"cells": list(cells), "nbformat": 4, "nbformat_minor": 5, "metadata": {}})
+
+
+def code(source, **metadata) -> dict:
+    return {"cell_type": "code", "source": source, "metadata": metadata}
+
+
+def test_what_is_taken_from_a_notebook(tmp_path):
+    path = tmp_path / "n.ipynb"
+    path.write_text(
+        notebook(
+            {"cell_type": "markdown", "source": "x = 1"},
+            code(["%matplotlib inline\n", "a = 1"]),
+            code("assert False", tags=["skip-grading"]),
+            code("%%bash\nrm -rf /"),
+            code("%%time\nb = 2"),
+            code("def broken(:"),
+        )
+    )
+    blocks = read_submission(path)
+    assert [label for label, _ in blocks] == ["cell 2", "cell 5", "cell 6"]
+    found, notes = statements(blocks)
+    assert [(label, node.lineno) for label, node in found] == [("cell 2", 2), ("cell 5", 2)]
+    assert notes == ["cell 6, line 1: SyntaxError: invalid syntax"]
+
+
+def test_damaged_notebooks_are_told_in_one_line(tmp_path):
+    """300 seeded damages of a real notebook: it is read, or there is one ValueError."""
+    path = tmp_path / "n.ipynb"
+    cells = json.loads(proof.notebook("a4").read_text())["cells"]
+    whole = notebook(*({**cell, "outputs": []} for cell in cells)).encode()
+    rng = random.Random(0)
+    good = bad = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 30])):
+            data[rng.randrange(len(data))] = rng.randrange(140)
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
+        path.write_bytes(data)
+        try:
+            statements(read_submission(path))
+            good += 1
+        except ValueError as error:
+            assert "\n" not in str(error) and "n.ipynb" in str(error)
+            bad += 1
+    assert good > 30 and bad > 30
+    odd_cells = '{"cells": [3, {"cell_type": "code"}, {"cell_type": "code", "metadata": 1}]}'
+    for strange in ("[]", "3", '{"cells": 3}', odd_cells, "[" * 10**5):
+        path.write_text(strange)
+        try:
+            assert all(source == "" for _, source in read_submission(path))
+        except ValueError as error:
+            assert "n.ipynb is no notebook" in str(error)
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(tmp_path, monkeypatch):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 1")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    rows = list(public.grade_class("a4", tmp_path))
+    said = [(row["submission"], row["earned"], row["remarks"]) for row in rows]
+    assert said == [(n, 0, f"{n} cannot be read: Permission denied") for n in ("a.py", "b.py")]
+
+
+def test_too_much_code(tmp_path):
+    path = tmp_path / "n.py"
+    path.write_text("x = 1\n" * 300_000)
+    with pytest.raises(ValueError, match="characters of code, expected at most"):
+        read_submission(path)
+
+
+# ------------------------------------------------------------------------------ answers and marks
+
+
+def test_trees_come_back_and_rubbish_does_not():
+    tree = {"a": [np.float32([[1, -np.inf]]), 2.5, None], "b": (True, np.array(3))}
+    back = trees.unpack(trees.pack(tree))
+    assert back["a"][0].tolist() == [[1, -np.inf]] and back["a"][1:] == [2.5, None]
+    assert back["b"][0] is True and back["b"][1].shape == () and int(back["b"][1]) == 3
+    data, rng = trees.pack(tree), random.Random(0)
+    for _ in range(500):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 5])):
+            damaged[rng.randrange(len(data))] = rng.randrange(256)
+        try:
+            trees.unpack(bytes(damaged[: rng.choice([len(data), rng.randrange(len(data))])]))
+        except ValueError:
+            pass
+
+
+@pytest.mark.parametrize(
+    "got, expected, message",
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2)), "returned shape (2, 3), expected (3, 2)"),
+        (None, np.zeros(2), "returned None: is a `return` missing?"),
+        ("text", np.zeros(2), "returned a str, expected a tensor of shape (2,)"),
+        (np.float32([1, np.nan]), np.ones(2), "returned NaN, at [1]"),
+        (np.ones(2), np.array([1, np.nan]), "returned NaN, at [1]"),
+        (-np.inf, 2.0, "returned -inf, expected 2"),
+        (np.float32([1, 0]), np.array([1, 2]), "returned float32, expected integers (torch.int64)"),
+        (np.array([1, 0]), np.array([True, False]), "returned int64, expected bool"),
+        (np.array([1, 3]), np.array([1, 2]), "is wrong at 1 of 2 places; at [1] 3, expected 2"),
+        (2.0, 3.0, "returned 2, expected 3"),
+        ([1.0], (1.0, 2.0), "returned 1 entries, expected 2"),
+        (np.float64([[0, -np.inf, 1]]), np.array([[-np.inf, 0.5, 1]]),
+         "keeps the tokens [0, 2] in row 0, expected [1, 2]"),
+    ],
+)  # fmt: skip
+def test_what_is_said_about_a_wrong_answer(got, expected, message):
+    assert difference(got, expected, 1e-4) == message
+
+
+def test_a_difference_below_the_tolerance_is_none():
+    right = np.array([100.0, 0.0])
+    assert difference(np.float32([100.009, 0.009]), right, 1e-4) is None
+    assert difference(np.float32([100.02, 0.0]), right, 1e-4) is not None
+    assert difference([np.int32([1])], (np.array([1]),), 1e-4) is None
+    count = 3 * 10**17 + 1  # more digits than a float has
+    assert difference(float(count), count, 1e-4) is None
+    assert difference(float(count) * (1 + 1e-9), count, 1e-4) is not None
+
+
+def test_answers_of_a_liar_earn_nothing():
+    """Whatever the child sends instead of answers: no points, no exception."""
+    exam = Exam("a1", 0)
+    strange = [
+        {"status": "ok"}, {"status": "ok", "value": None}, {"status": "ok", "value": [[]] * 3},
+        {"status": "ok", "value": {"a": 1}}, {"status": "won"}, {"status": None}, {},
+        {"status": "ok", "value": float("nan")}, {"status": "ok", "value": "25 points"},
+        {"status": "ok", "value": [np.zeros((1, 1, 1))]}, {"status": "raised"},
+    ]  # fmt: skip
+    for answer in strange:
+        results = exam.mark([answer] * len(exam.calls))
+        assert sum(result.earned for result in results) == 0
+        assert all(result.message for result in results)
+
+
+def test_text_of_a_submission_is_made_plain():
+    assert plain("a\x1b[31mb\nc\u202ed") == "a [31mb c d"
+    assert len(plain("x" * 10**6)) == 401
+    assert [harmless(x) for x in ("=cmd()", 3, "-1", "a")] == ["'=cmd()", 3, "'-1", "a"]
+
+
+Pair = namedtuple("Pair", "f_hat loss")
+
+
+def test_not_written_and_not_supported_differ():
+    """Both are NotImplementedErrors; torch's has a text."""
+    exam = Exam("a3", 0, "guide")
+    of_torch = "raised NotImplementedError: 'Bool'"
+    for text, said in (("", "is not written yet"), ("'Bool'", of_torch)):
+        answer = {"status": "raised", "type": "NotImplementedError", "text": text}
+        (result,) = exam.mark([answer] * len(exam.calls))
+        assert result.message == f"`guide` {said}"
+
+
+def test_statuses_of_single_calls():
+    calls = {"function": "f", "args": (np.ones(2, np.float32),), "kind": "call", "numpy": False}
+
+    def status(function):
+        return perform({"f": function}, calls)
+
+    def in_place(x):
+        x += 1
+        return x
+
+    assert perform({}, calls) == {"status": "missing"}
+    assert status(in_place)["changed"] == [0]
+    assert status(lambda x: x.half())["value"].dtype == np.float32
+    assert status(lambda x: 1 / 0)["type"] == "ZeroDivisionError"
+    assert status(lambda x: 10**30)["value"] == float("inf")
+    assert status(lambda x: x.to_sparse())["value"].tolist() == [1, 1]
+    assert status(lambda x: x + 1j)["type"] == "TypeError"
+    assert type(status(lambda x: Pair(x, x))["value"]) is tuple
+    assert status(lambda x, y: x)["status"] == "raised"
+
+
+# -------------------------------------------------------------------------------- in a notebook
+
+
+def test_the_checks_in_a_notebook(capsys, monkeypatch):
+    namespace = {"__name__": "notebook"}
+    exec(proof.solution("a1").replace('mode="area"', 'mode="bilinear"'), namespace)
+    check = Checker("a1")
+    check(namespace["down"])
+    check(namespace["up"])
+    out = capsys.readouterr().out
+    assert out.startswith("down: 0 of 2 points · `down`: that is bilinear interpolation")
+    assert out.count("See the hints of task 1.") == 1 and "up: 2 of 2 points · right" in out
+    assert check.done("up") and not check.done("up", "down") and not check.done("encode")
+    check(namespace["encode"])
+    assert "encode: 4 of 4 points · right, given the mistake in `down`" in capsys.readouterr().out
+    check.total()
+    assert capsys.readouterr().out == "6 of 25 points\n"
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    assert check(namespace["up"]) == 2
+    with pytest.raises(AssertionError, match="down is not right yet"):
+        check(namespace["down"])
+    part = proof.solution("a1").replace("return f + (f_hat - f).detach()", "return f_hat")
+    exec(part, namespace)
+    assert check(namespace["quantize"]) == 4  # of 6: nbgrader's partial credit
+    with pytest.raises(ValueError, match="a1 asks for no function 'print'"):
+        check(print)
+
+
+def test_gradients_switched_off_by_the_notebook():
+    """`torch.set_grad_enabled(False)`, as for pictures, must not cost the gradient's points."""
+    torch.set_grad_enabled(False)
+    try:
+        results = proof.mark(Exam("a1", 0), proof.solution("a1"))
+    finally:
+        torch.set_grad_enabled(True)
+    assert sum(result.earned for result in results) == 25
+
+
+def test_the_public_name():
+    assert public.grade is grade

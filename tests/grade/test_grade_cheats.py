@@ -1,0 +1,255 @@
+"""Submissions that want points without the work: each attempt earns nothing, and harms nobody."""
+
+import json
+import random
+import sys
+
+import numpy as np
+import pytest
+from assignments import proof
+
+from varmini.grade import worker
+from varmini.grade.checks import ASSIGNMENTS, NONE, Exam
+from varmini.grade.marking import grade, grade_class
+from varmini.grade.runner import Limits, plain_answer
+from varmini.grade.trees import walk
+
+# ------------------------------------------------------------------------------ cheap answers
+
+
+def cheap(call, right, rng) -> dict:
+    """Answers to a call that need no work: name -> value."""
+
+    def fill(value):
+        return walk(right, lambda leaf: np.full(np.shape(leaf), value, np.asarray(leaf).dtype))
+
+    answers = {"zeros": fill(0), "ones": fill(1), "negative": fill(-1), "nothing": None}
+    answers["NaN"] = walk(right, lambda leaf: np.full(np.shape(leaf), np.nan))
+    answers["noise"] = walk(right, lambda leaf: rng.standard_normal(np.shape(leaf)))
+    for i, arg in enumerate(call.args[:4]):
+        answers |= {f"argument {i}": arg, f"argument {i}, twice": [arg, arg]}
+    return answers
+
+
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+def test_cheap_answers_earn_nothing(assignment):
+    exam, rng = Exam(assignment, 5), np.random.default_rng(0)
+    pairs = [(check, call) for check, case in zip(exam.checks, exam.cases) for call in case]
+    tried = [cheap(call, check.reference(call, NONE), rng) for check, call in pairs]
+    for name in {name for answers in tried for name in answers}:
+        results = exam.mark([{"status": "ok", "value": answers.get(name)} for answers in tried])
+        assert [r.check for r in results if r.earned] == [], name
+        assert all(result.message for result in results)
+
+
+def test_values_of_f_do_not_earn_the_gradient():
+    """`return f` has the gradient that straight-through asks for."""
+    source = proof.solution("a1").replace("return f + (f_hat - f).detach()", "return f")
+    results = {r.check: r for r in proof.mark(Exam("a1", 0), source)}
+    assert results["quantize"].earned == results["straight_through"].earned == 0
+    assert results["straight_through"].mistake == "values-of-f"
+    assert results["loss_gradient"].earned == 2
+
+
+# ---------------------------------------------------------------------------- forged answers
+
+
+def strange(rng: random.Random, depth: int = 3):
+    """Anything that JSON and safetensors can carry."""
+    leaves = [None, True, 0, -1, 10**400, float("nan"), float("inf"), "", "ok", "25", 2**63,
+              np.zeros(()), np.full((2, 3), np.inf), np.zeros((0, 3)), np.array([True, False]),
+              np.arange(4, dtype=np.uint64), np.float16([1, -np.inf]), -float("inf")]  # fmt: skip
+    kind = rng.randrange(5 if depth else 2)
+    if kind < 2:
+        return rng.choice(leaves)
+    items = [strange(rng, depth - 1) for _ in range(rng.randrange(4))]
+    if kind == 2:
+        return {rng.choice(["status", "value", "changed", "where", "a"]): item for item in items}
+    return items if kind == 3 else tuple(items)
+
+
+def spoiled(right, rng: random.Random):
+    """The right shapes, with something odd in the place of some leaves."""
+    odd = rng.choice([np.nan, np.inf, -np.inf, 10.0**308])
+    return walk(right, lambda leaf: np.where(rng.random() < 0.5, odd, leaf))
+
+
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+def test_forged_answers_are_marked_without_an_exception(assignment):
+    """The cheat's process may send whatever it likes in the place of answers."""
+    exam, rng = Exam(assignment, 0), random.Random(assignment)
+    right = [check.reference(c, NONE) for check, case in zip(exam.checks, exam.cases) for c in case]
+    read = 0
+    for _ in range(25):
+        answers = []
+        for expected in right:
+            forged = {"status": rng.choice(["ok", "ok", strange(rng)]), "value": strange(rng)}
+            if rng.random() < 0.3:
+                forged["value"] = spoiled(expected, rng)
+            if rng.random() < 0.3:
+                forged["changed"] = strange(rng)
+            answers.append(plain_answer(rng.choice([forged, forged, forged, strange(rng)])))
+            read += answers[-1]["status"] != "unread"
+        assert all(result.message for result in exam.mark(answers))
+    assert read > 200
+
+
+# ------------------------------------------------------------------------- whole submissions
+
+CHEATS = '''
+import __main__, builtins, gc, inspect, os, sys
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+print("25 of 25 points"), print("down: 2 of 2 points · right")
+os.environ["NBGRADER_EXECUTION"] = "no"
+
+
+def down(f, size):  # the expected answer must be somewhere up the stack
+    shape, frame = (*f.shape[:2], *size), sys._getframe(1)
+    while frame is not None:
+        for value in frame.f_locals.values():
+            for item in value.values() if isinstance(value, dict) else [value]:
+                if getattr(item, "shape", None) == shape:
+                    return torch.as_tensor(item)
+        frame = frame.f_back
+    return torch.zeros(shape)
+
+
+def up(codes, size):  # or somewhere in memory
+    shape = (*codes.shape[:2], *size)
+    found = [o for o in gc.get_objects() if type(o) is np.ndarray and o.shape == shape]
+    return torch.from_numpy(found[0]) if found else torch.zeros(shape)
+
+
+def phi(h, weight, bias):  # or the library does it
+    from varmini.model.quantizer import Phi
+
+    return Phi(h)
+
+
+def contribution(codes, size, weight, bias):  # or its source can be found
+    for folder in [*sys.path, *(os.path.dirname(m.__file__ or "") for m in
+                   list(sys.modules.values()) if getattr(m, "__file__", None))]:
+        for name in ("varmini/model/quantizer.py", "a1_reference.py", "reference.py"):
+            if os.access(os.path.join(folder, name), os.R_OK):
+                exec(open(os.path.join(folder, name)).read(), globals())
+    return a1_reference
+
+
+def nearest(z, codebook):  # or luck
+    return torch.randint(len(codebook), (len(z), *z.shape[2:]))
+
+
+def encode(f, codebook, sizes, phis):  # or an object that equals everything
+    class Yes(list):
+        def __eq__(self, other):
+            return True
+
+        __len__ = lambda self: len(sizes)
+
+    return Yes([torch.zeros(len(f), *size, dtype=torch.long) for size in sizes])
+
+
+def decode(tokens, codebook, sizes, phis):  # or NaN, for which no comparison holds
+    return torch.full((len(tokens[0]), codebook.shape[1], *sizes[-1]), float("nan"))
+
+
+def teacher_inputs(tokens, codebook, sizes, phis):  # or the question is made easier
+    for frame in inspect.stack():
+        for value in list(frame.frame.f_locals.values()):
+            if isinstance(value, dict) and "args" in value:
+                value["args"] = [np.zeros(1)]
+    return torch.zeros(2, sum(h * w for h, w in sizes[1:]), codebook.shape[1])
+
+
+def quantize(f, codebook, sizes, phis, beta):
+    return f, f.sum() * 0
+
+
+# or the code that asks is changed, here and in torch
+real = __main__.perform
+
+
+def perform(namespace, call):
+    answer = real(namespace, call)
+    return answer | {"earned": 25, "points": 25, "message": "right", "changed": []}
+
+
+__main__.perform = perform
+__main__._same = np.array_equal = np.allclose = torch.equal = torch.allclose = lambda *a, **k: True
+torch.Tensor.__eq__ = lambda self, other: torch.ones(self.shape, dtype=torch.bool)
+builtins.all = builtins.any = lambda *a: True
+'''
+
+
+def test_cheats_earn_nothing(tmp_path):
+    """Looking for answers, forging them, patching the grader and torch, printing fake marks."""
+    path = tmp_path / "cheat.py"
+    path.write_text(CHEATS)
+    report = grade("a1", path, seed=0)
+    assert report.earned == 0 and report.points == 25
+    said = {result.check: result.message for result in report.results}
+    assert "uses a package that is not there when graded" in said["phi"]
+    assert "raised PermissionError" in said["contribution"]
+    assert "returned NaN" in said["decode"] and "returned float32" not in said["encode"]
+
+
+def test_a_cheat_and_a_killer_cost_the_class_nothing(tmp_path):
+    """What one file patches, claims or breaks is gone when the next one is marked."""
+    files = {
+        "a.py": "import numpy as np\nnp.log = np.exp = lambda x: x\nimport os\nos._exit(0)\n",
+        "b.py": "import __main__, os\n__main__.perform = lambda *a: {'status': 'ok', "
+                "'value': 10**400, 'changed': {'a': 'b'}}\n",
+        "c.py": proof.solution("a4"),
+    }  # fmt: skip
+    for name, source in files.items():
+        (tmp_path / name).write_text(source)
+    rows = list(grade_class("a4", tmp_path, seed=0, limits=Limits(total_seconds=60)))
+    assert [(row["submission"], row["earned"]) for row in rows] == [
+        ("a.py", 0), ("b.py", 0), ("c.py", 25)
+    ]  # fmt: skip
+
+
+def test_deleted_checks_and_edited_points_change_nothing(tmp_path):
+    """Marks come from the grader's own checks, whatever is left of the cells that show them."""
+    notebook = json.loads(proof.notebook("a4", proof.NOTEBOOKS / "source").read_text())
+    cells = [c for c in notebook["cells"] if "check" not in "".join(c["source"])]
+    cells = [c for c in cells if "def fit" not in "".join(c["source"])]
+    for cell in cells:
+        cell["metadata"] = {"nbgrader": {"grade": True, "points": 1000}}
+    claim = {"cell_type": "code", "source": 'print("25 of 25 points")', "metadata": {}}
+    path = tmp_path / "mine.ipynb"
+    path.write_text(json.dumps(notebook | {"cells": [*cells, claim]}))
+    report = grade("a4", path, seed=0)
+    assert (report.earned, report.points) == (21, 25)
+    assert [r.check for r in report.results if not r.earned] == ["fit"]
+
+
+# ------------------------------------------------------------------------- what may be read
+
+
+def test_the_library_is_not_readable_wherever_it_is_installed(tmp_path, monkeypatch):
+    """Without a virtual environment, site-packages lies inside a folder that must be readable."""
+    library = tmp_path / "lib" / "python3"
+    for name in ("os.py", "json/decoder.py", "site-packages/varmini/grade/marking.py",
+                 "site-packages/varmini-0.1.dist-info/RECORD", "site-packages/numpy/core.py",
+                 "dist-packages/varmini/grade/marking.py"):  # fmt: skip
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).touch()
+    site = library / "site-packages"
+    (tmp_path / "lib" / "libmkl_core.so.2").touch()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(library), str(site), str(library / "no.zip")])
+    readable, _ = worker.readable_paths()
+
+    def allowed(path):
+        return any(place in readable for place in [path, *path.parents])
+
+    assert allowed(library / "os.py") and allowed(library / "json" / "decoder.py")
+    assert allowed(site / "numpy" / "core.py")
+    assert allowed(tmp_path / "lib" / "libmkl_core.so.2")
+    assert not allowed(site / "varmini" / "grade.py")
+    assert not allowed(site / "varmini-0.1.dist-info" / "RECORD")
+    assert not allowed(library / "dist-packages" / "varmini" / "grade.py")

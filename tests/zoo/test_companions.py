@@ -1,0 +1,525 @@
+"""The companions: masks by gradients, caches, schedules, samplers, and their one training loop."""
+
+import csv
+import itertools
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tiny import redraw
+
+from varmini import ScaleSchedule, VARConfig
+from varmini.experiments.comparison.training import Training, finished, log_steps, shuffled, train
+from varmini.runtime.precision import ready
+from varmini.training import engine
+from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
+from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
+from varmini.zoo.generators.plain_var import PlainVAR
+from varmini.zoo.generators.raster_ar import RasterAR, RasterARConfig, rotary_table, rotate
+from varmini.zoo.parts import drop_labels, guided, with_null
+from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
+
+SHAPE = dict(depth=2, width=32, heads=2, side=3, num_classes=3)
+LABELS = torch.tensor([0, 2, 3, 1])
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("VARMINI_PRECISION", "float32")
+    engine.precision.cache_clear()
+    yield
+    engine.precision.cache_clear()
+
+
+@pytest.fixture
+def ar():
+    return redraw(RasterAR(RasterARConfig(**SHAPE, vocab_size=12)), 0, 0.25).eval()
+
+
+@pytest.fixture
+def maskgit():
+    model = redraw(MaskGIT(MaskGITConfig(**SHAPE, vocab_size=12)), 0, 0.25).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):  # post-norm: small gains would hide the class
+            module.reset_parameters()
+    return model
+
+
+@pytest.fixture
+def dit():
+    return redraw(DiT(DiTConfig(**SHAPE, channels=2)), 0, 0.25).eval()
+
+
+@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
+def test_a_copy_laid_out_for_bf16_computes_the_same(name, request):
+    model = request.getfixturevalue(name)
+    x = (torch.randn(4, 2, 3, 3), torch.arange(4)) if name == "dit" else (tokens().flatten(1),)
+    short = slice(-1) if name == "ar" else slice(None)
+    args = (*x, LABELS) if name == "dit" else (LABELS, x[0][:, short])
+    with torch.no_grad():
+        exact = model(*args)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, quick = model(*args), ready(model)(*args)
+    assert ready(model) is model  # outside of autocast
+    error = (plain - exact).abs().mean()
+    assert error > 0 and (quick - exact).abs().mean() < 2 * error
+
+
+def tokens(batch=4, side=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(12, (batch, side, side), generator=generator)
+
+
+def reached(model, embedding, run):
+    """(out, in) bool: which outputs run(model)[0, out] depend on which input embeddings."""
+    seen = []
+    hook = embedding.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.requires_grad_().retain_grad() or output)
+    )
+    out = run()
+    hook.remove()
+    rows = []
+    for i in range(out.shape[1]):
+        grad = torch.autograd.grad(out[0, i].square().sum(), seen[-1], retain_graph=True)[0][0]
+        rows.append(grad.abs().sum(-1) > 0)
+    return torch.stack(rows)
+
+
+# ----------------------------------------------------------------------------- guidance and dropout
+
+
+def test_guidance_is_the_standard_formula():
+    output = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
+    assert guided(output, 2.0).tolist() == [[-8.0], [-14.0]]  # u + 2 (c - u)
+    assert guided(output, 1.0) is output
+    labels = torch.tensor([4, 5])
+    assert with_null(labels, 9, 1.0).tolist() == [4, 5]
+    assert with_null(labels, 9, 2.0).tolist() == [4, 5, 9, 9]
+
+
+def test_labels_are_dropped_as_often_as_asked():
+    torch.manual_seed(0)
+    labels = torch.zeros(4000, dtype=torch.long)
+    assert drop_labels(labels, 0.0, 3).sum() == 0
+    assert (drop_labels(labels, 1.0, 3) == 3).all()
+    assert (drop_labels(labels, 0.1, 3) == 3).float().mean().item() == pytest.approx(0.1, abs=0.02)
+
+
+# ---------------------------------------------------------------------------------------- raster AR
+
+
+def test_raster_ar_sees_exactly_the_tokens_before(ar):
+    flat = tokens(1).flatten(1)
+    seen = reached(ar, ar.token_embedding, lambda: ar(LABELS[:1], flat[:, :-1]))
+    # Output i predicts token i from tokens 0 .. i - 1.
+    assert seen.equal(torch.ones(9, 8).tril(-1).bool())
+    by_class = reached(ar, ar.class_embedding, lambda: ar(LABELS[:1], flat[:, :-1])[:, 1:])
+    assert by_class.all()
+
+
+def test_raster_ar_loss_is_the_product_of_its_steps(ar):
+    grid, total = tokens(), 0.0
+    flat = grid.flatten(1)
+    for i in range(9):
+        logp = ar(LABELS, flat[:, :i])[:, -1].log_softmax(-1)
+        total -= logp.gather(1, flat[:, i : i + 1]).mean().item()
+    assert ar.training_loss(grid, LABELS).item() == pytest.approx(total / 9, rel=1e-5)
+
+
+def test_raster_ar_with_a_cache_equals_without(ar):
+    flat = tokens().flatten(1)
+    cache = torch.empty(2, 2, 4, 2, 9, 16)
+    with torch.no_grad():
+        steps = torch.stack([ar._step(i, LABELS, flat[:, :i], cache) for i in range(9)], dim=1)
+        whole = ar(LABELS, flat[:, :-1])
+    assert torch.allclose(steps, whole, atol=1e-5)
+    for guidance in (1.0, 2.5):
+        options = dict(guidance=guidance, top_k=6, top_p=0.9, seed=3)
+        assert ar.generate(LABELS, **options).equal(ar.generate(LABELS, **options, cached=False))
+
+
+def test_raster_ar_draws_by_seed_and_class(ar):
+    drawn = ar.generate(LABELS, seed=1)
+    assert drawn.shape == (4, 3, 3) and drawn.equal(ar.generate(LABELS, seed=1))
+    assert not drawn.equal(ar.generate(LABELS, seed=2))
+    assert not drawn.equal(ar.generate((LABELS + 1) % 4, seed=1))
+    null = torch.full((4,), 3)  # guidance away from the null class towards it changes nothing
+    assert ar.generate(null, guidance=3.0).equal(ar.generate(null))
+    greedy = ar.generate(LABELS, top_k=1, seed=5)
+    assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
+    assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
+
+
+def test_rotary_attention_depends_on_offsets_alone():
+    side, dim = 4, 16
+    cos, sin = rotary_table(side, dim)
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, dim).expand(-1, 1, 1, 1 + side**2, dim)
+    scores = (rotate(q, cos, sin) @ rotate(k, cos, sin).transpose(2, 3))[0, 0]
+    assert (scores[0] == 0).all() and (scores[:, 0] == 0).all()  # the class is looked at with 0
+    place = [(r, c) for r in range(side) for c in range(side)]
+    by_offset = {}
+    for i, (r, c) in enumerate(place, 1):
+        for j, (s, d) in enumerate(place, 1):
+            by_offset.setdefault((r - s, c - d), []).append(scores[i, j].item())
+    for values in by_offset.values():
+        assert max(values) - min(values) < 1e-4
+    assert len({round(v[0], 3) for v in by_offset.values()}) > 30
+    assert torch.allclose(rotate(q, cos, sin)[0, 0, 1:].norm(dim=1), q[0, 0, 1:].norm(dim=1))
+
+
+def test_raster_ar_starts_from_even_odds():
+    model = RasterAR(RasterARConfig(**SHAPE, vocab_size=12))
+    assert model.training_loss(tokens(), LABELS).item() == pytest.approx(math.log(12), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ MaskGIT
+
+
+def test_the_cosine_schedule_reveals_what_the_paper_does():
+    def revealed(count, rounds):
+        left = [count]
+        for t in range(1, rounds + 1):
+            left.append(hidden_after(t, rounds, count, left[-1]))
+        return [a - b for a, b in itertools.pairwise(left)]
+
+    assert revealed(64, 8) == [2, 3, 6, 8, 10, 11, 12, 12]
+    assert revealed(256, 8) == [5, 15, 24, 31, 39, 45, 48, 49]
+    for count, rounds in ((9, 9), (9, 1), (64, 60)):
+        assert min(revealed(count, rounds)) >= 1 and sum(revealed(count, rounds)) == count
+
+
+def test_maskgit_sees_everything(maskgit):
+    flat = tokens(1).flatten(1)
+    seen = reached(maskgit, maskgit.embedding, lambda: maskgit(LABELS[:1], flat))
+    assert seen.shape == (9, 10) and seen.all()
+
+
+def test_maskgit_hides_by_the_cosine_of_a_uniform_number(maskgit):
+    torch.manual_seed(0)
+    hidden = maskgit.hide(3000)
+    counts = hidden.sum(1)
+    assert counts.min() >= 1 and counts.max() == 9
+    # E ceil(9 cos(pi r / 2)) by numbers
+    r = torch.linspace(0, 1, 100_001)[:-1]
+    expected = torch.ceil(9 * torch.cos(math.pi / 2 * r)).mean().item()
+    assert counts.float().mean().item() == pytest.approx(expected, abs=0.15)
+    assert hidden.float().mean(0).std() < 0.02  # no place is preferred
+
+
+def test_maskgit_learns_from_hidden_tokens_alone(maskgit, monkeypatch):
+    hidden = torch.rand(4, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    monkeypatch.setattr(maskgit, "hide", lambda count: hidden)
+    flat = tokens().flatten(1)
+    logits = maskgit(LABELS, flat.masked_fill(hidden, maskgit.mask_id))
+    expected = F.cross_entropy(logits[hidden], flat[hidden])
+    assert maskgit.training_loss(tokens(), LABELS).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 9])
+def test_maskgit_keeps_what_it_has_revealed(maskgit, monkeypatch, rounds):
+    inputs = []
+    forward = maskgit.forward
+    monkeypatch.setattr(
+        maskgit, "forward", lambda labels, x: inputs.append(x.clone()) or forward(labels, x)
+    )
+    drawn = maskgit.generate(LABELS, rounds=rounds, seed=1).flatten(1)
+    assert len(inputs) == rounds and (inputs[0] == maskgit.mask_id).all()
+    assert (drawn < 12).all()
+    for before, after in itertools.pairwise([*inputs, drawn]):
+        known = before != maskgit.mask_id
+        assert (after[known] == before[known]).all()
+        assert ((after != maskgit.mask_id).sum(1) > known.sum(1)).all()
+
+
+def test_maskgit_draws_by_seed_class_and_guidance(maskgit):
+    drawn = maskgit.generate(LABELS, seed=1)
+    assert drawn.equal(maskgit.generate(LABELS, seed=1))
+    assert not drawn.equal(maskgit.generate(LABELS, seed=2))
+    assert not drawn.equal(maskgit.generate(LABELS, seed=1, guidance=4.0))
+    null = torch.full((4,), 3)
+    assert maskgit.generate(null, guidance=3.0).equal(maskgit.generate(null))
+
+
+def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeypatch):
+    # At place i, 9 - i codes are equally likely: whichever is drawn, place 8 is the surest.
+    logits = torch.full((4, 9, 12), -1e9)
+    for i in range(9):
+        logits[:, i, : 9 - i] = 0.0
+    inputs = []
+    monkeypatch.setattr(maskgit, "forward", lambda y, x: inputs.append(x.clone()) or logits)
+    maskgit.generate(LABELS, rounds=3, temperature=0.0)
+    left = [(x == maskgit.mask_id)[0].tolist() for x in inputs]
+    assert left == [[True] * 9, [True] * 7 + [False] * 2, [True] * 4 + [False] * 5]
+
+
+# ---------------------------------------------------------------------------------------------- DiT
+
+
+def test_noise_levels_run_from_almost_clean_to_almost_nothing():
+    abar = signal_levels(1000)
+    assert abar[0].item() == pytest.approx(1 - 1e-4) and abar[-1].item() < 5e-5
+    assert (abar[1:] < abar[:-1]).all()
+
+
+def test_time_waves_tell_times_apart():
+    w = waves(torch.arange(1000.0), 256)
+    assert w.shape == (1000, 256) and torch.allclose(w.square().sum(1), torch.tensor(128.0))
+    near = torch.cdist(w, w).fill_diagonal_(9).amin()
+    assert near > 0.1
+
+
+def test_a_new_dit_is_the_identity_and_predicts_no_noise():
+    torch.manual_seed(0)
+    model = DiT(DiTConfig(**SHAPE, channels=2))
+    z, t = torch.randn(4, 2, 3, 3), torch.tensor([0, 10, 500, 999])
+    assert (model(z, t, LABELS) == 0).all()
+    x = torch.randn(4, 9, 32)
+    assert model.blocks[0](x, torch.randn(4, 32)).equal(x)
+    many = torch.randn(200, 2, 3, 3)
+    loss = model.training_loss(many, torch.zeros(200, dtype=torch.long)).item()
+    assert loss == pytest.approx(1, abs=0.1)  # E |epsilon|^2
+
+
+def test_noised_latents_keep_unit_variance(dit):
+    torch.manual_seed(0)
+    z, noise = torch.randn(2, 500, 2, 3, 3)
+    for t in (0, 300, 999):
+        mixed = dit.noised(z, torch.full((500,), t), noise)
+        assert mixed.std().item() == pytest.approx(1, abs=0.05)
+    assert torch.allclose(dit.noised(z, torch.zeros(500).long(), noise), z, atol=0.06)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 25])
+def test_ddim_with_the_true_noise_finds_the_image(dit, monkeypatch, steps):
+    truth = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    def true_noise(z, t, labels):
+        abar = dit.abar[t].view(-1, 1, 1, 1)
+        whole = truth.repeat(len(z) // 4, 1, 1, 1)
+        return (z - abar.sqrt() * whole) / (1 - abar).sqrt()
+
+    monkeypatch.setattr(dit, "forward", true_noise)
+    dit.latent_std.fill_(2.0)
+    drawn = dit.generate(LABELS, steps=steps, guidance=1.5, seed=1)
+    assert torch.allclose(drawn, 2 * truth, atol=1e-2)
+
+
+def test_ddim_is_deterministic_given_its_first_noise(dit):
+    drawn = dit.generate(LABELS, steps=5, seed=1)
+    torch.manual_seed(9)
+    assert drawn.equal(dit.generate(LABELS, steps=5, seed=1))
+    assert not drawn.equal(dit.generate(LABELS, steps=5, seed=2))
+    assert not drawn.equal(dit.generate((LABELS + 1) % 4, steps=5, seed=1))
+    null = torch.full((4,), 3)
+    both = dit.generate(null, steps=5, guidance=3.0)
+    assert torch.allclose(both, dit.generate(null, steps=5), rtol=1e-3, atol=1e-3)
+
+
+def test_dit_divides_latents_by_their_spread(dit):
+    torch.manual_seed(0)
+    z = torch.randn(4, 2, 3, 3)
+    torch.manual_seed(1)
+    plain = dit.training_loss(z, LABELS)
+    dit.latent_std.fill_(5.0)
+    torch.manual_seed(1)
+    assert dit.training_loss(5 * z, LABELS).item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+# ------------------------------------------------------------------ KL autoencoder, VAR unmodulated
+
+
+@pytest.fixture
+def kl():
+    torch.manual_seed(0)
+    return KLAutoencoder(
+        KLConfig(side=3, latent_channels=2, width=8, norm_groups=4, multipliers=(1, 2),
+                 attention=False)
+    )  # fmt: skip
+
+
+def test_the_kl_term_is_that_of_gaussians(kl, monkeypatch):
+    images = torch.rand(2, 3, 12, 12) * 2 - 1
+    mean, std = kl.moments(images)
+    assert mean.shape == (2, 2, 3, 3) and (std > 0).all()
+    torch.manual_seed(1)
+    plain = kl.training_loss(images, 0.0, 0.0, 0.0, None).item()
+    p, q = torch.distributions.Normal(mean, std), torch.distributions.Normal(0.0, 1.0)
+    expected = torch.distributions.kl_divergence(p, q).flatten(1).sum(1).mean().item()
+    assert plain == pytest.approx(1e-6 * expected, rel=1e-4)
+    assert kl.encode(images).equal(mean) and kl.decode(mean).abs().max() <= 1
+
+
+def test_the_kl_autoencoder_learns_to_copy(kl):
+    torch.manual_seed(0)
+    images = (torch.rand(4, 3, 2, 2) * 2 - 1).repeat_interleave(6, 2).repeat_interleave(6, 3)
+    optimizer = torch.optim.Adam(kl.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(15):
+        loss = kl.training_loss(images, 0.0, 1.0, 0.0, None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_plain_var_is_not_modulated_by_the_class():
+    shape = ScaleSchedule((1, 2))
+    config = VARConfig(depth=2, width=16, heads=2, sizes=shape.sizes, vocab_size=8,
+                       code_channels=4, num_classes=3, qk_norm=False)  # fmt: skip
+    torch.manual_seed(0)
+    model = PlainVAR(config).eval()
+    start, modulations, head = model.condition(LABELS)
+    assert modulations.shape == (2, 4, 6, 16) and head.shape == (4, 2, 16)
+    assert not start[0].equal(start[1])
+    assert (modulations == modulations[:, :1]).all() and (head == head[:1]).all()
+    assert (modulations[:, :, :2] == 1).all() and (modulations[:, :, 2:] == 0).all()
+    redraw(model, 0, 0.3)
+    logits = model(LABELS, torch.randn(4, 4, 4))
+    assert logits.shape == (4, 5, 8) and not logits[0, 1:].equal(logits[3, 1:])
+    model.train()
+    model(LABELS, torch.randn(4, 4, 4)).sum().backward()
+    assert model.modulation.gain_and_bias.grad.abs().sum() > 0
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: RasterAR(RasterARConfig(width=30, heads=4)), "width 30 is not a multiple"),
+        (lambda: RasterAR(RasterARConfig(width=24, heads=4)), "not a multiple of 4, which rows"),
+        (lambda: MaskGIT(MaskGITConfig(vocab_size=0)), "vocab_size is 0, expected at least 1"),
+        (lambda: MaskGIT(MaskGITConfig(label_dropout=1.5)), "label_dropout is 1.5"),
+        (lambda: DiT(DiTConfig(timesteps=0)), "timesteps is 0"),
+        (lambda: DiT(DiTConfig(width=6, heads=3)), "width is 6, expected a multiple of 4"),
+        (lambda: KLAutoencoder(KLConfig(latent_channels=0)), "latent_channels is 0"),
+        (lambda: Training(images=0), "images is 0, expected at least 1"),
+        (lambda: Training(images=8, batch_size=16), "at least a batch of 16"),
+        (lambda: Training(lr=2.0), "lr is 2.0"),
+        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "at most the 3 images"),
+    ],
+)
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
+def test_bad_calls_are_named(name, request):
+    model = request.getfixturevalue(name)
+    for labels, message in (
+        (torch.tensor([4]), "labels span 4 to 4, expected 0 to 2, or 3"),
+        (torch.tensor([0.0]), r"labels are torch.float32"),
+        ([0], "labels are list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(labels)
+    with pytest.raises(ValueError, match="guidance is 0.5, expected 1"):
+        model.generate(LABELS, guidance=0.5)
+    with pytest.raises(ValueError, match="expected"):
+        model.training_loss(torch.zeros(4, 2, 2), LABELS)
+    if name != "dit":
+        with pytest.raises(ValueError, match=r"tokens span 0 to 12, expected \[0, 12\)"):
+            model.training_loss(torch.tensor([0, 12] + 7 * [0]).view(1, 3, 3), LABELS[:1])
+
+
+def test_bad_numbers_of_steps_are_named(maskgit, dit):
+    for rounds in (0, 10):
+        with pytest.raises(ValueError, match=f"rounds is {rounds}, expected 1 to 9"):
+            maskgit.generate(LABELS, rounds=rounds)
+    with pytest.raises(ValueError, match="temperature is -1"):
+        maskgit.generate(LABELS, temperature=-1.0)
+    with pytest.raises(ValueError, match="steps is 1001, expected 1 to 1000"):
+        dit.generate(LABELS, steps=1001)
+
+
+# -------------------------------------------------------------------------------- the training loop
+
+
+DATA = (tokens(20, seed=4), torch.arange(20) % 3)
+TRAINING = Training(images=44, batch_size=4, points=3, checkpoint_every=4, ema=0.9, lr=1e-2)
+
+
+def run(out, training=TRAINING, interrupt=None, data="toy"):
+    """MaskGIT draws random numbers at every step: dropped labels and masks."""
+
+    def stream(start):
+        batches = shuffled(DATA, training.batch_size, training.seed, start)
+        for step, batch in zip(itertools.count(start), batches):
+            if step == interrupt:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    return train(
+        lambda: MaskGIT(MaskGITConfig(**SHAPE, vocab_size=12)),
+        lambda model, x, y: model.training_loss(x, y),
+        stream,
+        training,
+        out,
+        data=data,
+        held_out=lambda model: {"val_loss": model.training_loss(*DATA).item()},
+    )
+
+
+def log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_stopped_run_goes_on_bit_equal_and_a_finished_one_is_left(tmp_path, capsys):
+    whole, parted = run(tmp_path / "whole"), tmp_path / "parted"
+    with pytest.raises(SystemExit) as stopped:
+        run(parted, interrupt=6)
+    assert stopped.value.code == 128 + signal.SIGTERM and not finished(parted, TRAINING)
+    assert "the same command goes on" in capsys.readouterr().err
+    run(parted)
+    weights = [load_file(folder / "model.safetensors") for folder in (whole, parted)]
+    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
+    assert log(whole) == log(parted)
+    assert [int(row["step"]) for row in log(whole)] == log_steps(11, 3) == [3, 6, 11]
+    assert finished(parted, TRAINING)
+    before = (parted / "model.safetensors").stat().st_mtime_ns
+    run(parted, interrupt=0)  # would stop if it took a step
+    assert (parted / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_does_not_go_on_as_another(tmp_path):
+    run(tmp_path / "run")
+    for other, message in (
+        (dict(training=replace(TRAINING, lr=1e-3)), "started with lr=0.01, not 0.001"),
+        (dict(data="other"), "started with data=toy, not other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "run", **other)
+
+
+def test_measuring_does_not_change_the_training(tmp_path):
+    often = run(tmp_path / "often", replace(TRAINING, points=4))
+    once = run(tmp_path / "once", replace(TRAINING, points=1))
+    weights = [load_file(folder / "model.safetensors") for folder in (often, once)]
+    assert len(log(often)) == 4 and len(log(once)) == 1
+    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
+
+
+def test_every_epoch_shows_every_image_once_and_starts_anywhere():
+    numbers = torch.arange(10)
+    stream = shuffled((numbers, 2 * numbers), 3, seed=1)
+    seen = [next(stream) for _ in range(6)]
+    assert all((2 * a).equal(b) for a, b in seen)
+    epochs = [torch.cat([a for a, _ in seen[i : i + 3]]) for i in (0, 3)]
+    assert all(len(set(e.tolist())) == 9 for e in epochs) and not epochs[0].equal(epochs[1])
+    again = shuffled((numbers, 2 * numbers), 3, seed=1, start_step=4)
+    assert next(again)[0].equal(seen[4][0])
+
+
+def test_log_points_halve():
+    assert log_steps(100, 4) == [12, 25, 50, 100]
+    assert log_steps(3, 10) == [1, 2, 3]

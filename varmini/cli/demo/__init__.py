@@ -1,0 +1,1 @@
+"""`varmini demo`: trains both stages, draws, and leaves a page."""

@@ -1,0 +1,257 @@
+"""`varmini demo`: trains both stages on the live bed, draws, and leaves a page that explains it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...data.sets import ImageSet, load_images, to_float
+from ...evaluation.metrics import evaluate_tokenizer
+from ...model.sampler import sample
+from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
+from ...model.transformer import VAR, VARConfig
+from ...plots import images as plots
+from ...runtime.files import read_json, write_atomic
+from ...runtime.pretrained import SHIPPED
+from ...training import engine, train_tokenizer, train_var
+from ...training.presets import Preset, preset
+from . import text as demo_text
+from .page import Chapter, Picture, render
+
+KIND = "varmini demo"
+GUIDANCE, SEED = 1.5, 0
+
+
+def run_demo(
+    out: str | Path = Path("out/demo"), *, overwrite: bool = False, tiny: bool = False
+) -> Path:
+    """Trains tokenizer and VAR on the embedded Fashion-MNIST subset and shows what came of it.
+
+    out: gets tokenizer/ and var/ (for `from_pretrained`), pictures/, demo.json, log.txt and
+    index.html. overwrite: replace an earlier demo in `out`; files that no demo wrote stay. tiny: a
+    few steps of toy networks, to try the machinery. Returns the path of index.html.
+
+    Raises ValueError when `out` is in use: by an earlier demo without `overwrite`, or by anything
+    else at all.
+    """
+    out = _claim(Path(out), overwrite)
+    begin = time.perf_counter()
+    log = _Log(out / "log.txt")
+    runs = _tiny(preset("fashion")) if tiny else preset("fashion")
+    facts: dict[str, Any] = {"kind": KIND, "finished": True} | engine.provenance()
+    facts |= {"seed": SEED, "guidance": GUIDANCE}
+    log(f"{facts['hardware']}; {facts['threads']} threads, {facts['precision']}, torch "
+        f"{facts['torch']}; commit {facts['commit']}; seed {SEED}")  # fmt: skip
+
+    log("1/4 training the tokenizer: pictures to token maps and back")
+    start = time.perf_counter()
+    train_tokenizer.train(runs.tokenizer, out / "tokenizer", overwrite=True)
+    facts["tokenizer"] = _trained(out / "tokenizer", start, runs.tokenizer.images, log)
+    log("2/4 training the transformer: from coarse maps to the next finer one")
+    start = time.perf_counter()
+    train_var.train(runs.var, out / "var", tokenizer=out / "tokenizer", overwrite=True)
+    facts["var"] = _trained(out / "var", start, runs.var.images, log)
+
+    log("3/4 drawing Fashion-MNIST with the two models")
+    tok, var = MultiScaleVQVAE.from_pretrained(out / "tokenizer"), VAR.from_pretrained(out / "var")
+    test = load_images(runs.tokenizer.data, "test", limit=100 if tiny else None)
+    facts["fashion"], pictures = _bed("fashion", tok, var, test, out, tiny)
+    pictures += _curves("fashion", out / "tokenizer", out / "var", tok.vocab_size, out)
+    mask = _picture(out, "mask", plots.mask_picture(tok.schedule), demo_text.caption("mask"), True)
+    chapters = [
+        Chapter("how", "How VAR draws", demo_text.how(tok), [mask]),
+        Chapter("fashion", "Fashion-MNIST, trained just now", demo_text.fashion(facts), pictures),
+    ]
+    log("4/4 drawing CIFAR-10 with the shipped models")
+    chapters.append(_cifar10(facts, out, tiny, log))
+
+    facts["peak_memory_mb"] = peak_memory_mb()
+    facts["total_seconds"] = round(time.perf_counter() - begin, 1)
+    log(f"whole demo {demo_text.duration(facts['total_seconds'])}, peak memory "
+        f"{demo_text.memory(facts)}")  # fmt: skip
+    page = render(
+        title=demo_text.TITLE,
+        subtitle=demo_text.SUBTITLE,
+        facts=demo_text.tiles(facts, tok),
+        chapters=chapters,
+        table=demo_text.table(facts),
+        code=demo_text.code(out.as_posix(), len(test.classes) - 1, test.classes[-1]),
+        footer=demo_text.FOOTER,
+    )
+    write_atomic(out / "index.html", page.encode())
+    write_atomic(out / "demo.json", (json.dumps(facts, indent=1) + "\n").encode())
+    log(f"Open {out / 'index.html'} in a browser")
+    return out / "index.html"
+
+
+class _Log:
+    """Prints lines and keeps them in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lines = path, []
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self.lines.append(line)
+        write_atomic(self.path, ("\n".join(self.lines) + "\n").encode())
+
+
+def _claim(out: Path, overwrite: bool) -> Path:
+    """Makes or takes over the demo's folder; nothing but an earlier demo is ever replaced."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for the demo: choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        marker = out / "demo.json"
+        if not marker.is_file() or read_json(marker).get("kind") != KIND:
+            raise ValueError(
+                f"{out} holds files that no demo wrote, so it is left alone: choose another --out"
+            )
+        if not overwrite:
+            raise ValueError(
+                f"{out} already holds a demo: add --overwrite to replace it or choose another --out"
+            )
+        # An unfinished new demo must not be taken for the finished old one.
+        (out / "index.html").unlink(missing_ok=True)
+    try:
+        (out / "pictures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from None
+    write_atomic(out / "demo.json", json.dumps({"kind": KIND, "finished": False}).encode())
+    return out
+
+
+def _tiny(runs: Preset) -> Preset:
+    model = TokenizerConfig(
+        sizes=(1, 2, 4),
+        image_channels=1,
+        vocab_size=32,
+        code_channels=8,
+        width=32,
+        multipliers=(1,),
+        num_res_blocks=1,
+        attention=False,
+        patch=8,
+    )
+    short = {"images": 128, "batch_size": 16, "log_every": 2, "held_out": 20}
+    var = dataclasses.replace(
+        runs.var, model=VARConfig(depth=2, width=32, heads=2), flip=False, **short
+    )
+    return dataclasses.replace(
+        runs, tokenizer=dataclasses.replace(runs.tokenizer, model=model, **short), var=var
+    )
+
+
+def _trained(folder: Path, start: float, images: int, log: _Log) -> dict[str, Any]:
+    """What a training run cost, and the last measured value of every column of its log."""
+    seconds = time.perf_counter() - start
+    columns = plots.read_log(folder / "log.csv").items()
+    final = {name: float(c[c == c][-1]) for name, c in columns if (c == c).any()}
+    speed = images / max(final["seconds"], 0.1)  # of the loop alone, without start-up
+    log(f"    {demo_text.duration(seconds)}, {speed:,.0f} images/s, loss {final['loss']:.4f}")
+    return {
+        "seconds": round(seconds, 1),
+        "images": images,
+        "images_per_second": round(speed, 1),
+        "final": final,
+    }
+
+
+def peak_memory_mb() -> int | None:
+    """The most memory this process ever held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def _picture(
+    out: Path, file: str, figure: Any, caption: tuple[str, str], chart: bool = False
+) -> Picture:
+    path = f"pictures/{file}.png"
+    return Picture(path, plots.save(figure, out / path), *caption, chart=chart)
+
+
+def _bed(
+    bed: str, tok: MultiScaleVQVAE, var: VAR, test: ImageSet, out: Path, tiny: bool
+) -> tuple[dict[str, Any], list[Picture]]:
+    """Measures a pair of models on test pictures and draws with it: (numbers, pictures)."""
+    classes, rows = len(test.classes), 1 if tiny else 8
+    scores = evaluate_tokenizer(tok, test)
+    start = time.perf_counter()
+    drawn, tokens = sample(
+        var, tok, torch.arange(classes).repeat(rows), cfg=GUIDANCE, seed=SEED, return_tokens=True
+    )
+    seconds = time.perf_counter() - start
+    # The first test picture of each of some classes, so that nobody's taste chooses.
+    firsts = [int((test.labels == c).nonzero()[0]) for c in range(min(6, classes))]
+    real, some = to_float(test.images[firsts]), [0, classes // 2, classes - 1]
+    # The hub writes "T - shirt / top".
+    headings = [name.replace(" - ", "-").replace(" / ", "/") for name in test.classes]
+    codebook, names = tok.quantizer.codebook.weight, [f"{h}×{w}" for h, w in tok.schedule.grids]
+    figures = {
+        "samples": plots.image_grid(drawn, columns=classes, labels=headings),
+        "growing": plots.growing(tok, [t[some] for t in tokens]),
+        "scales": plots.scale_by_scale(tok, real),
+        "tokens": plots.token_maps(tok.encode(real[:4]), codebook, real[:4]),
+        "usage": plots.codebook_usage(scores["usage"], names),
+    }
+    values = {
+        "rows": f"{rows} picture{'s' * (rows > 1)}",
+        "guidance": GUIDANCE,
+        "seed": SEED,
+        "scales": len(names),
+        "vocab": f"{tok.vocab_size:,}",
+        "test": f"{len(test):,}",
+    }
+    pictures = [
+        _picture(out, f"{bed}-{name}", figure, demo_text.caption(name, **values), name == "usage")
+        for name, figure in figures.items()
+    ]
+    models = {"tokenizer": tok, "var": var}
+    numbers = {
+        "test_pictures": len(test),
+        "psnr": scores["psnr"],
+        "usage": scores["usage"],
+        "samples": len(drawn),
+        "samples_per_second": round(len(drawn) / seconds, 1),
+        "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in models.items()},
+    }
+    return numbers, pictures
+
+
+def _curves(bed: str, tokenizer: Path, var: Path, vocab_size: int, out: Path) -> list[Picture]:
+    """The curves of both training runs, as far as their logs are there."""
+    values = {"vocab": f"{vocab_size:,}", "blind": demo_text.blind(vocab_size)}
+    return [
+        _picture(
+            out, f"{bed}-{name}", plots.loss_curves(path), demo_text.caption(name, **values), True
+        )
+        for name, path in (
+            ("tokenizer-curves", tokenizer / "log.csv"),
+            ("var-curves", var / "log.csv"),
+        )
+        if path.is_file()
+    ]
+
+
+def _cifar10(facts: dict[str, Any], out: Path, tiny: bool, log: _Log) -> Chapter:
+    """The chapter on the shipped models; one line of explanation where they are missing."""
+    heading, shipped = "CIFAR-10, with the shipped models", SHIPPED / "cifar10"
+    try:
+        tok, var = MultiScaleVQVAE.from_pretrained("cifar10"), VAR.from_pretrained("cifar10")
+    except ValueError as error:
+        facts["cifar10"] = {"missing": str(error)}
+        log(f"    not shown: {error}")
+        return Chapter("cifar10", heading, f"Not shown: {error}.")
+    test = load_images("cifar10-subset", "test", limit=50 if tiny else None)
+    facts["cifar10"], pictures = _bed("cifar10", tok, var, test, out, tiny)
+    pictures += _curves("cifar10", shipped / "tokenizer", shipped / "var", tok.vocab_size, out)
+    return Chapter("cifar10", heading, demo_text.cifar10(tok, facts["cifar10"]), pictures)

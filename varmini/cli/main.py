@@ -1,0 +1,231 @@
+"""The `varmini` command: finds the sub-command, reads its options, and turns errors into one line.
+
+The options of each sub-command are a dataclass in this folder, with a typed config of `configs.py`
+inside it where something is trained; tyro makes the parser and the help out of them. What is
+imported here is light, so that `varmini --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import io
+import re
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+COMMANDS = {
+    "demo": "train both stages on the live bed, sample, show the shipped models (about 5 minutes)",
+    "train": "train a tokenizer, a transformer (var) or a classifier",
+    "consolidate": "make a model of a run's newest checkpoint, also one that FSDP2 split",
+    "sample": "draw images of given classes and save them as a grid",
+    "reconstruct": "encode and decode images, from 1, 2, ... K scales",
+    "inpaint": "redraw a part of an image, of any class or of a given one",
+    "evaluate": "measure a tokenizer's reconstructions or a model's samples",
+    "zeroshot": "measure in- and out-painting, edits, super-resolution and error repair",
+    "scaling": "train one recipe at many sizes, fit power laws; goes on when stopped",
+    "compare": "train and measure VAR, raster AR, MaskGIT and DiT on one bed",
+    "plan": "count what a preset needs: parameters, FLOPs, memory, hours, cost",
+    "bench": "measure speed and memory, in quick and plain form, beside peers (10 minutes)",
+    "data": "list the data sets: where each was found, how many images",
+    "grade": "mark an assignment: one submission, or a class into a CSV file",
+}
+TARGETS = {
+    "train": {
+        "tokenizer": "stage 1: the multi-scale VQ-VAE",
+        "var": "stage 2: the transformer over token maps",
+        "classifier": "features for the perceptual loss and for the metrics",
+    },
+    "evaluate": {
+        "tokenizer": "PSNR, codebook usage, Frechet distance of reconstructions",
+        "samples": "class accuracy, Frechet distance, precision, recall of samples",
+    },
+    "compare": {
+        "train": "autoencoders of one budget, a grid of learning rates, full runs of all methods",
+        "measure": "quality of samples with its sampling error, parameters, FLOPs",
+        "speed": "milliseconds an image, all methods in turn in one process",
+    },
+}
+
+HOME = {"demo": "train", "consolidate": "train"}
+HOME |= dict.fromkeys(("sample", "reconstruct", "inpaint"), "draw")
+"""The module that a sub-command lives in, where it has not its name."""
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood; the message is one line."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The part "; did you mean 'x'?" of a message, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def option_names(cls: type, prefix: str = "--") -> list[str]:
+    """Every option that tyro makes out of the dataclass `cls`, nested ones as --outer.inner."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = []
+    for field in dataclasses.fields(cls):
+        hint, flat, positional = hints[field.name], False, False
+        if typing.get_origin(hint) is typing.Annotated:
+            marks = hint.__metadata__
+            flat = any(getattr(mark, "name", None) == "" for mark in marks)
+            positional = any("Positional" in str(mark) for mark in marks)
+            hint = typing.get_args(hint)[0]
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            names += option_names(hint, prefix if flat else f"{prefix}{name}.")
+        elif not positional:
+            names += [prefix + name] + ([f"{prefix}no-{name}"] if hint is bool else [])
+    return names
+
+
+def parse(cls: type[Options], args: Sequence[str], prog: str, default: Any = None) -> Options:
+    """Reads `args` into the dataclass `cls`, starting from `default` if one is given.
+
+    Raises:
+        UsageError: on an unknown option (naming the nearest), a missing or a bad value.
+        SystemExit: with code 0, after --help.
+    """
+    import tyro
+
+    boxes = io.StringIO()
+    start = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(boxes):
+            options, unknown = tyro.cli(
+                cls, args=list(args), prog=prog, return_unknown_args=True, **start
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(f"{_first_sentence(boxes.getvalue())} (see {prog} --help)") from None
+    for word in unknown:
+        if word.startswith("-"):
+            name = word.split("=")[0]
+            hint = nearest(name.replace("_", "-"), option_names(cls)) if name[2:] else ""
+            hint = hint if "did you mean" in hint else ""
+            raise UsageError(f"unknown option {name}{hint} (see {prog} --help)")
+    if unknown:
+        raise UsageError(f"unexpected {unknown[0]!r} (see {prog} --help)")
+    return options
+
+
+def _first_sentence(box: str) -> str:
+    """The message in tyro's error box, without its frame, colours and help, as one line.
+
+    On a terminal without UTF-8 the frame is a title, then a line of hyphens.
+    """
+    message: list[str] = []
+    inside = False
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.strip("│ ")
+        if line.startswith("╭") or not text.strip("─╰╯-"):
+            if message:
+                break
+            inside = inside or bool(text)
+        elif inside:
+            message.append(text)
+    text = " ".join(message) or " ".join(box.split())
+    return text.removeprefix("Error parsing ").removesuffix(".")
+
+
+def _usage(prog: str, known: dict[str, str], title: str) -> str:
+    width = max(len(name) for name in known) + 2
+    rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
+    return (
+        f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
+        f"{prog} <command> --help shows the options with their defaults and units."
+    )
+
+
+def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -> str | None:
+    """The sub-command that `args` begin with, or None after its help was printed."""
+    if not args:
+        print(_usage(prog, known, title), file=sys.stderr)
+        raise UsageError(f"{prog} needs a command: one of {', '.join(known)}")
+    if args[0] in ("-h", "--help"):
+        print(_usage(prog, known, title))
+        return None
+    if args[0] not in known:
+        raise UsageError(f"unknown command {args[0]!r}{nearest(args[0], list(known))}")
+    return args[0]
+
+
+def run(args: Sequence[str]) -> None:
+    """Does what `args` (without the program's name) say.
+
+    Raises:
+        ValueError, OSError: what went wrong, in one line.
+    """
+    if args and args[0] == "--version":
+        from .. import __version__
+
+        print(f"varmini {__version__}")
+        return
+    name = _choose("varmini", args, COMMANDS, "Visual AutoRegressive modeling, made to be read.")
+    if name is None:
+        return
+    prog, rest = f"varmini {name}", list(args[1:])
+    if name in TARGETS:
+        target = _choose(prog, rest, TARGETS[name], COMMANDS[name].capitalize() + ".")
+        if target is None:
+            return
+        name, prog, rest = f"{name}_{target}", f"{prog} {target}", rest[1:]
+    home = importlib.import_module(f".{HOME.get(args[0], args[0])}", __package__)
+    getattr(home, name)(rest, prog)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Prints `varmini: error: <message>` on one line of stderr and returns the exit code.
+
+    A name in it may hold anything: what would steer a terminal is shown as an escape sequence.
+    """
+    line = " ".join(str(message).split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"varmini: error: {line}", file=sys.stderr)
+    return code
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The entry point: exit code 0, 2 after an error that is told in one line, 130 after Ctrl-C."""
+    try:
+        run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        return fail("stopped by Ctrl-C", 130)
+    except BrokenPipeError:
+        return 141
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    except ModuleNotFoundError as error:
+        if (error.name or "varmini").startswith("varmini"):
+            raise
+        return fail(
+            f"the package {error.name!r} is not installed: run `make setup`, or "
+            f"`pip install -e .` in varmini's folder"
+        )
+    except (ValueError, OSError) as error:
+        return fail(str(error) or type(error).__name__)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if str(error).startswith("DataLoader worker"):  # noticed in the middle of a step
+            return fail(
+                "a process that decodes pictures died, perhaps for want of memory: lower "
+                "--workers; what was saved before is intact"
+            )
+        # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU; a
+        # library that no longer fits is an ImportError
+        words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
+        if not isinstance(error, MemoryError) and not any(w in str(error).lower() for w in words):
+            raise
+        return fail(
+            "memory ran out; what was saved before is intact: lower --batch-size, or for "
+            "`train var` raise --accumulate or add --recompute"
+        )
+    return 0

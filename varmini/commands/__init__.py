@@ -1,5 +1,0 @@
-"""What each `varmini` sub-command does; `varmini.cli` finds it here.
-
-The options of a sub-command are a frozen dataclass, which tyro turns into a parser and its help.
-Every public function takes the words after the sub-command, and the program's name for messages.
-"""

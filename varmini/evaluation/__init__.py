@@ -1,0 +1,1 @@
+"""Metrics, evaluators, FID and sampling runs."""

@@ -1,0 +1,203 @@
+"""The networks in whose features sets of pictures are compared, and how their figures are called.
+
+Only figures in Inception's features bear the published names. Any other network's carry its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.sources import to_float, to_uint8
+from ..runtime.files import file_checksum
+from ..runtime.pretrained import SHIPPED, resolve_folder
+from ..training import engine
+from ..training.classifier import Classifier
+
+WEIGHTS_SUM = "6726825d"
+WEIGHTS = f"weights-inception-2015-12-05-{WEIGHTS_SUM}.pth"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
+FIGURES = ("frechet", "precision", "recall", "inception_score")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A network that turns pictures into features and class probabilities."""
+
+    name: str
+    """Stands in the names of its figures: letters, digits and underscores."""
+    about: str
+    """Which weights these are, in words."""
+    features: int
+    """Length of a feature vector."""
+    run: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """uint8 (B, 3, H, W) to features (B, D) and probabilities (B, classes), float32."""
+    classes: int = 0
+    """Number of its classes, where they are the labels of a data set; 0: they are no one's."""
+    adm: bool = False
+    """ADM's conventions, and so the published names: fid, inception_score, precision, recall."""
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and probabilities on the CPU.
+
+        images: (B, 1 or 3, H, W), bytes, or floats in [-1, 1], which are rounded as saving would.
+        """
+        if images.dtype != torch.uint8:
+            images = to_uint8(images)
+        # Figures are taken in float32, whatever precision the models run in.
+        with torch.autocast(engine.device().type, enabled=False):
+            features, probs = self.run(images.expand(-1, 3, -1, -1))
+        return features.float().cpu(), probs.float().cpu()
+
+    def name_figures(self, results: dict) -> dict:
+        """Distances and scores under names that nobody can take for those of another network."""
+        published = {"frechet": "fid"}
+        ours = {k: f"{k}_{self.name}" for k in FIGURES}
+        return {(published if self.adm else ours).get(k, k): v for k, v in results.items()}
+
+
+def classifier_judge(name: str) -> Judge:
+    """One of our classifiers: shipped ("cifar10", "fashion") or a folder.
+
+    Raises:
+        ValueError: when there is none, or it is damaged.
+    """
+    folder = resolve_folder(name, Classifier.kind)
+    network = Classifier.from_pretrained(folder).to(engine.device())
+    channels = network.config.image_channels
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        features = network.features(to_float(images[:, :channels].to(engine.device())))
+        return features, network.head(features).softmax(-1)
+
+    mark = file_checksum(folder / "model.safetensors")[:8]
+    shipped = folder.is_relative_to(SHIPPED)
+    bed = folder.parent.name if shipped else "own"
+    return Judge(
+        name=f"{bed}_classifier",
+        about=f"varmini's {bed} classifier, weights {mark}",
+        features=network.config.widths[-1],
+        run=run,
+        classes=network.config.num_classes,
+    )
+
+
+def inception_weights() -> Path:
+    """Where Inception's weights lie or would be put: $VARMINI_INCEPTION, else torch's cache."""
+    return Path(
+        os.environ.get("VARMINI_INCEPTION") or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    )
+
+
+def inception_judge() -> Judge:
+    """Inception v3 as FID is defined on it, from torch-fidelity.
+
+    Raises:
+        ValueError: when the package is missing, or its weights neither here nor to be had.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise ValueError(
+            "FID needs the package torch-fidelity: pip install 'varmini[metrics]', or name a "
+            "--classifier, whose distances are no FID"
+        ) from None
+    path = inception_weights()
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SUM)
+        mark = file_checksum(path)[:8]
+        if mark != WEIGHTS_SUM:  # torch-fidelity unpickles what it is given
+            raise OSError(f"checksum {mark}, expected {WEIGHTS_SUM}")
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=str(path),
+        )
+    except Exception as error:  # no network, other weights: the client raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"Inception's weights cannot be loaded ({reason}): put {WEIGHTS_URL} at "
+            f"{path}, or name a --classifier, whose distances are no FID"
+        ) from None
+    network = network.to(engine.device()).eval()
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        # ADM's score also leaves out the bias of the last layer.
+        features, logits = network(images.to(engine.device()))
+        return features, logits.softmax(-1)
+
+    about = f"Inception v3 of torch-fidelity, weights {mark}"
+    return Judge("inception", about, 2048, run, adm=True)
+
+
+def torchvision_judge(name: str) -> Judge:
+    """A network of torchvision's with its ImageNet weights: for rejection, on 1,000 classes.
+
+    Raises:
+        ValueError: when the package is missing, knows no such network, or cannot get the weights.
+    """
+    try:
+        from torchvision import models
+    except ImportError:
+        raise ValueError(
+            f"torchvision:{name} needs the package torchvision: pip install 'varmini[metrics]'"
+        ) from None
+    try:
+        weights = models.get_model_weights(name).DEFAULT
+        network = models.get_model(name, weights=weights).to(engine.device()).eval()
+    except Exception as error:  # no such name, no network: the package raises many kinds
+        raise ValueError(
+            f"torchvision:{name} cannot be loaded ({type(error).__name__}): name one of "
+            f"torchvision.models.list_models(), with its weights in torch's cache"
+        ) from None
+    prepare = weights.transforms()
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = network(prepare(images.to(engine.device())))
+        return logits, logits.softmax(-1)
+
+    return Judge(f"torchvision_{name}", f"torchvision {name}, {weights}", 1000, run, classes=1000)
+
+
+JUDGES: dict[str, Callable[[], Judge]] = {"inception": inception_judge}
+"""Judges by name, besides our classifiers; add another to have it known by the command."""
+
+
+def load_judge(name: str | None, channels: int, size: int) -> tuple[Judge, str]:
+    """The judge of that name, and a line for the user where the choice needs one.
+
+    name: "inception", any other of JUDGES, "torchvision:<network>", a shipped classifier, or a
+    folder. None: "inception" for
+    colour pictures above 64 pixels if it can be loaded, else the shipped classifier of the bed.
+
+    Raises:
+        ValueError: when the named judge cannot be loaded or does not read that many channels.
+    """
+    if name in JUDGES:
+        return JUDGES[name](), ""
+    if name and name.startswith("torchvision:"):
+        return torchvision_judge(name.partition(":")[2]), ""
+    bed = "cifar10" if channels == 3 else "fashion"
+    line = ""
+    if name is None and channels == 3 and size > 64:
+        try:
+            return JUDGES["inception"](), ""
+        except ValueError as error:
+            line = f"no FID: {error}. The shipped {bed} classifier judges instead."
+    judge = classifier_judge(name or bed)
+    if name:
+        reads = Classifier.from_pretrained(name).config.image_channels
+        if reads != channels:
+            raise ValueError(
+                f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
+                f"name a fitting --classifier"
+            )
+    return judge, line

@@ -1,0 +1,1 @@
+"""What makes the evidence: comparison, scaling, zero-shot tasks, benchmarks, figures."""

@@ -1,0 +1,134 @@
+"""How speed is measured: runs in turn, peak memory, counted FLOPs, and the machine's ceilings."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ...fast.layers import Linear
+from ...runtime.machine import device
+from ...runtime.precision import precision
+
+Run = Callable[[], Any]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """ "bfloat16" of torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def clock(kind: str) -> float:
+    """Seconds: "wall", after a GPU has finished; or "cpu", of all threads, for a shared machine."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.process_time() if kind == "cpu" else time.perf_counter()
+
+
+def seconds_of(run: Run, kind: str) -> float:
+    """How long `run` takes, once."""
+    start = clock(kind)
+    run()
+    return clock(kind) - start
+
+
+def in_turn(runs: Mapping[str, Run], rounds: int, limit: float, kind: str) -> dict[str, list]:
+    """Seconds of every run, one after the other, round after round.
+
+    A busy moment then hits all alike. One round that does not count has to be over before.
+
+    Args:
+        rounds: at most so many, and at least one.
+        limit: no further round begins when this many seconds have passed.
+        kind: of `clock`.
+
+    Raises:
+        ValueError: on less than one round, or a clock of another kind.
+    """
+    if rounds < 1 or kind not in ("wall", "cpu"):
+        raise ValueError(f"{rounds} rounds by {kind!r}: expected at least 1, by 'wall' or 'cpu'")
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done and time.perf_counter() - begin > limit * done / (done + 1):
+            break
+        for name, run in runs.items():
+            seconds[name].append(seconds_of(run, kind))
+    return seconds
+
+
+def peak_memory(run: Run) -> float | None:
+    """Most memory during `run` above what was held before, in MiB; None where it cannot be read.
+
+    On a CPU that is all the process holds, so a first run counts the kernels compiled for it, too.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held
+        before = _status("VmRSS")
+    except (OSError, AttributeError):
+        run()
+        return None
+    run()
+    return max(0, _status("VmHWM") - before) / 2**10
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def counted_flops(run: Run) -> int:
+    """FLOPs of the matrix products and convolutions in `run`, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def ceilings(kind: str, side: int = 2048, rounds: int = 5) -> dict[str, float]:
+    """What the machine does at most, by the best of a few rounds.
+
+    Returns:
+        By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the
+        packed one of `layers.Linear`, whichever is quicker. "bandwidth": bytes a second, by a copy
+        or by a sum of 256 MiB.
+    """
+    found, where = {}, device()
+    for dtype in dict.fromkeys((torch.float32, precision(where.type))):
+        a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
+        runs: dict[str, Run] = {"torch": lambda a=a, b=b: F.linear(a, b)}
+        if where.type == "cpu" and torch.backends.mkldnn.is_available():
+            if dtype is torch.bfloat16:
+                layer = Linear(side, side).to(where).eval()
+                layer.lay_out("cpu")
+                runs["packed"] = lambda a=a, layer=layer: layer(a)
+            else:
+                dense, packed = a.to_mkldnn(), b.to_mkldnn()
+                runs["packed"] = lambda d=dense, p=packed: torch.ops.aten.mkldnn_linear(d, p, None)
+        in_turn(runs, 1, 0, kind)
+        seconds = in_turn(runs, rounds, 60, kind)
+        found[name_of(dtype)] = 2 * side**3 / min(min(s) for s in seconds.values())
+    block = torch.zeros(2**26, device=where)
+    into = torch.empty_like(block)
+    copy, total = {"copy": lambda: into.copy_(block)}, {"sum": lambda: block.sum()}
+    in_turn(copy | total, 1, 0, kind)
+    seconds = in_turn(copy | total, rounds, 60, kind)
+    found["bandwidth"] = max(
+        8 * block.numel() / min(seconds["copy"]), 4 * block.numel() / min(seconds["sum"])
+    )
+    return found

@@ -1,0 +1,1 @@
+"""Every system of the zoo on one budget."""

@@ -1,0 +1,301 @@
+"""Trains and measures the methods: quality with its sampling error, FLOPs, milliseconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...evaluation.metrics import check_samples, extract, frechet_between, precision_recall, psnr
+from ...model.sampler import sample
+from ...model.transformer import VAR
+from ...runtime.files import file_checksum
+from ...runtime.tables import Row, read_rows
+from ...training import engine
+from .bed import KINDS, Codes
+from .methods import (
+    DRAWINGS,
+    GRID,
+    METHODS,
+    Drawing,
+    Setting,
+    draw_images,
+    held_out_loss,
+    training_loss,
+)
+from .training import Training, shuffled, train
+
+# ----------------------------------------------------------------------------------------- training
+
+
+def train_method(
+    codes: Codes, name: str, out: Path, lr: float, images: int, seed: int, points: int
+) -> list[Row]:
+    """Trains a method, or goes on, or finds it finished; returns the rows of its log."""
+    bed, method = codes.bed, METHODS[name]
+    data, held_out = codes.load(method.kind, "train"), codes.load(method.kind, "test")
+    tok = codes.autoencoder(method.kind)
+    checksum = file_checksum(codes.folder(method.kind) / "model.safetensors")
+
+    def build() -> nn.Module:
+        model = method.build(bed, codes.num_classes)
+        if method.kind == "kl":
+            model.latent_std.copy_(data[0].std())
+        return model
+
+    training = Training(images=images, batch_size=bed.batch_size, lr=lr, seed=seed, points=points)
+    train(
+        build,
+        lambda model, x, y: training_loss(model, x, y, tok),
+        lambda start: shuffled(data, bed.batch_size, seed, start),
+        training,
+        out,
+        data=f"{bed.data}, {method.kind} {checksum}",
+        held_out=lambda model: held_out_loss(model, *held_out, tok),
+    )
+    return read_rows(out / "log.csv")
+
+
+def train_all(
+    codes: Codes, seeds: Sequence[int], grid_images: int, grid: Sequence[float] = GRID
+) -> tuple[list[Row], list[Row]]:
+    """Every method: short runs over the grid of learning rates, then the best one at full length.
+
+    Returns:
+        Rows of the grid, and of the full runs.
+    """
+    bed, tried, rows = codes.bed, [], []
+    for name in METHODS:
+        final = {}
+        for lr in grid:
+            folder = codes.out / f"grid-{name}-{lr:g}"
+            last = train_method(codes, name, folder, lr, grid_images, 0, 1)[-1]
+            final[lr] = last["val_loss"]
+            tried.append({"method": name, "lr": lr, "images": last["images"],
+                          "val_loss": last["val_loss"]})  # fmt: skip
+        best = min(final, key=final.get)
+        for seed in seeds:
+            folder = codes.out / f"{name}-s{seed}"
+            log = train_method(codes, name, folder, best, bed.images, seed, 4)
+            rows += [{"method": name, "seed": seed, **row, "lr": best} for row in log]
+    return tried, rows
+
+
+# ------------------------------------------------------------------------------------------ quality
+
+
+def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) -> Row:
+    """Measures of `count` samples and their standard errors, leaving out one group at a time.
+
+    se^2 = (g - 1) / g sum_i (theta_i - mean theta)^2. Unlike a bootstrap it repeats no sample,
+    which distances between sets would take for a narrower distribution.
+
+    Args:
+        measure: rows (LongTensor of sample numbers) -> {name: number}.
+
+    Returns:
+        {name: of all samples, name_se: standard error} for every name.
+
+    Raises:
+        ValueError: with fewer samples than groups, or fewer than two groups.
+    """
+    if not 2 <= groups <= count:
+        raise ValueError(f"{groups} groups of {count} samples, expected from 2 to {count}")
+    group = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % groups
+    left_out = [measure((group != i).nonzero()[:, 0]) for i in range(groups)]
+    row: Row = {}
+    for name, value in measure(torch.arange(count)).items():
+        values = torch.tensor([part[name] for part in left_out], dtype=torch.float64)
+        row[name] = value
+        row[f"{name}_se"] = math.sqrt((groups - 1) * values.var(correction=0).item())
+    return row
+
+
+class Reference:
+    """Real pictures in the classifier's features, and what sets of samples are measured by."""
+
+    def __init__(self, classifier: nn.Module, real: Tensor | Any) -> None:
+        self.classifier = classifier
+        self.features = extract(classifier, real)[0].double()
+        self.mean, self.covariance = self.features.mean(0), torch.cov(self.features.T)
+
+    def measure(self, images: Tensor, labels: Tensor) -> Row:
+        """Class accuracy, Frechet distance, precision and recall of drawn images, each with `_se`.
+
+        Precision and recall compare with as many real pictures, for both depend on the number.
+        Errors are of sampling alone; that of training shows between seeds.
+        """
+        fake, probs = extract(self.classifier, images)
+        check_samples(len(fake) * 9 // 10, fake.shape[1], "the sample less a tenth")
+        fake, right = fake.double(), (probs.argmax(1) == labels.cpu()).double()
+        generator = torch.Generator().manual_seed(0)
+        real = self.features[torch.randperm(len(self.features), generator=generator)[: len(fake)]]
+
+        def measures(rows: Tensor) -> Row:
+            part = fake[rows]
+            moments = part.mean(0), torch.cov(part.T)
+            precision, recall = precision_recall(real[: len(rows)], part)
+            return {
+                "accuracy": right[rows].mean().item(),
+                "frechet": frechet_between(self.mean, self.covariance, *moments),
+                "precision": precision,
+                "recall": recall,
+            }
+
+        return {"n": len(fake)} | jackknife(measures, len(fake))
+
+
+def autoencoder_rows(codes: Codes, reference: Reference, n: int) -> list[Row]:
+    """Reconstructions of n test images by each autoencoder: the bound of every generator on it."""
+    test, rows = codes.images["test"], []
+    pairs = [test[i] for i in torch.linspace(0, len(test) - 1, n).long().tolist()]
+    images, labels = torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+    rows.append({"autoencoder": "none (real images)", **reference.measure(images, labels)})
+    for kind in KINDS:
+        encode, decode, drawn = codes.encoder(kind), codes.decoder(kind), []
+        for part in images.split(100):
+            with torch.no_grad(), engine.autocast():
+                drawn.append(decode(encode(part.to(engine.device()))).cpu())
+        result = torch.cat(drawn).float().clamp(-1, 1)
+        size = sum(p.numel() for p in codes.autoencoder(kind).parameters())
+        rows.append({"autoencoder": kind, "parameters": size,
+                     "images": codes.bed.autoencoder_images,
+                     "psnr": psnr(result, images).mean().item(),
+                     **reference.measure(result, labels)})  # fmt: skip
+    return rows
+
+
+def load_method(codes: Codes, name: str, seed: int) -> nn.Module:
+    """A finished network of the comparison, in evaluation mode."""
+    built = METHODS[name].build(codes.bed, codes.num_classes)
+    return type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(engine.device())
+
+
+def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) of labels (B,), on the CPU, drawn by a finished run in parts of 100."""
+    kind = METHODS[setting.method].kind
+    model, tok = load_method(codes, setting.method, seed), codes.autoencoder(kind)
+    options = next((d.options for d in DRAWINGS if d.method == setting.method
+                    and d.name == (setting.drawing or d.name)), {})  # fmt: skip
+    drawn = []
+    for i, part in enumerate(labels.split(100)):
+        with torch.no_grad(), engine.autocast():
+            images = draw_images(
+                model,
+                tok,
+                codes.decoder(kind),
+                part.to(engine.device()),
+                bed=codes.bed,
+                guidance=setting.guidance,
+                filtered=setting.filtered,
+                seed=1000 * seed + i,
+                **options,
+            )
+        drawn.append(images.float().cpu().clamp(-1, 1))
+    return torch.cat(drawn)
+
+
+def quality_row(
+    codes: Codes, reference: Reference, setting: Setting, seed: int, per_class: int
+) -> Row:
+    """Draws per_class pictures of each class from a finished run and measures them."""
+    labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
+    name = setting.drawing or setting.method
+    row = {"method": name, "guidance": setting.guidance, "filtered": setting.filtered}
+    row |= {"seed": seed, "images": codes.bed.images}
+    return row | reference.measure(drawn_by(codes, setting, seed, labels), labels)
+
+
+# --------------------------------------------------------------------------------------------- cost
+
+
+def _counted(call: Callable[[], Any]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def cost_rows(codes: Codes, guidance: float = 2.5) -> list[Row]:
+    """Parameters, sequential steps and FLOPs, counted while the calls run; weights do not matter.
+
+    FLOPs of an image are those of the guided generator at batch 1, without the decoder, which has
+    its own column; of training, forward and backward of one image.
+    """
+    return [_cost(codes, d, guidance) for d in DRAWINGS]
+
+
+def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
+    kind, bed = METHODS[d.method].kind, codes.bed
+    model, tok, decode = network(codes, d.method), codes.autoencoder(kind), codes.decoder(kind)
+    label = torch.zeros(1, dtype=torch.long, device=engine.device())
+    x = codes.load(kind, "test")[0][:4].to(engine.device())
+    decoder = _counted(lambda: decode(x[:1]))
+
+    def draw() -> Tensor:
+        if isinstance(model, VAR):  # greedy draws are in float32: no counter knows bf16's products
+            return sample(model, tok, label, cfg=guidance - 1, top_k=1)
+        return draw_images(
+            model, tok, decode, label, bed=bed, guidance=guidance, seed=0, **d.options
+        )
+
+    whole = _counted(draw)
+    model.train()
+    training = _counted(lambda: training_loss(model, x, label.expand(4), tok).backward())
+    return {
+        "method": d.method,
+        "drawing": d.name,
+        "steps": d.steps(bed),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": whole - decoder,
+        "decoder_flops": decoder,
+        "training_flops": training // 4,
+    }
+
+
+def network(codes: Codes, name: str) -> nn.Module:
+    """A method's network with random weights, in evaluation mode: time does not depend on them."""
+    torch.manual_seed(0)
+    return METHODS[name].build(codes.bed, codes.num_classes).to(engine.device()).eval()
+
+
+def speed_rows(
+    codes: Codes, rounds: int, batches: Sequence[int] = (1, 16), guidance: float = 2.5
+) -> list[Row]:
+    """Milliseconds an image, decoder and guidance counted: all drawings in turn, round after round.
+
+    Interleaving spreads whatever else the machine does over all of them.
+    """
+    calls = []
+    for d in DRAWINGS:
+        kind = METHODS[d.method].kind
+        calls.append((d, network(codes, d.method), codes.autoencoder(kind), codes.decoder(kind)))
+    rows = []
+    for number in range(-1, rounds):  # round -1 warms up
+        for batch in batches:
+            labels = torch.arange(batch, device=engine.device()) % codes.num_classes
+            for d, model, tok, decode in calls:
+                begin = time.perf_counter()
+                with torch.no_grad(), engine.autocast():
+                    images = draw_images(
+                        model,
+                        tok,
+                        decode,
+                        labels,
+                        bed=codes.bed,
+                        guidance=guidance,
+                        seed=number + 1,
+                        **d.options,
+                    )
+                images.sum().item()  # waits for a GPU
+                seconds = time.perf_counter() - begin
+                if number >= 0:
+                    rows.append({"drawing": d.name, "batch": batch, "round": number,
+                                 "ms_an_image": 1000 * seconds / batch})  # fmt: skip
+    return rows

@@ -1,0 +1,1 @@
+"""Losses over model size and compute, and the laws fitted to them."""

@@ -1,0 +1,1 @@
+"""In-painting, out-painting, editing and repair without training for them."""

@@ -1,0 +1,123 @@
+"""Error repair, measured: do later maps mend a mistake in an earlier one?
+
+The talks on VAR say so. Errors are mean squares; a mean comes with its standard error over images.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model.tokenizer import MultiScaleVQVAE
+from ...model.transformer import VAR
+from .painting import corrupt, draw_in_parts, mean_and_error, right
+
+
+@torch.no_grad()
+def reencode(tok: MultiScaleVQVAE, features: Tensor, forced: list[Tensor]) -> list[Tensor]:
+    """Algorithm 1 with its first maps forced: later maps code what these leave of the features.
+
+    The most that the later maps can mend, greedily, by one who knows the image.
+    """
+    quantizer, tokens = tok.quantizer, list(forced)
+    f_hat = quantizer.decode(forced) if forced else torch.zeros_like(features)
+    for k in range(len(forced), len(tok.schedule)):
+        z = quantizer.down(features - f_hat, k)
+        h, w = z.shape[2:]
+        codes = z.permute(0, 2, 3, 1).reshape(-1, quantizer.channels)
+        tokens.append(quantizer.lookup_tokens(codes).view(-1, h, w))
+        f_hat = f_hat + quantizer.contribution(k, quantizer.embed(tokens[-1]))
+    return tokens
+
+
+@torch.no_grad()
+def repair(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    images: Tensor,
+    labels: Tensor,
+    classifier: nn.Module,
+    scale: int,
+    share: float,
+    *,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.96,
+    seed: int = 0,
+    batch_size: int = 50,
+) -> dict[str, Any]:
+    """Do later maps mend a mistake? Corrupts a share of one map of an image and goes on.
+
+    Maps before `scale` are the image's own in all arms, and the random numbers are the same:
+      clean      that map is the image's own, too; the model draws the later ones
+      corrected  that map is corrupted; the model draws the later ones, seeing it
+      ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
+    And what later maps could mend, by one who knows the image:
+      own        all maps are the image's own
+      stored     that map is corrupted; the later ones are the image's own
+      oracle     that map is corrupted; the tokenizer codes the rest anew
+
+    Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
+    pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
+    worse than no correction. For the oracle "own" and "stored" stand in place of "clean" and
+    "ignored". Of a raster AR it is 0 by construction: no later token adds anything at the place of
+    an earlier one.
+
+    Args:
+        scale: the map to corrupt, from 1 to K - 1.
+        share: of its tokens, rounded up.
+
+    Raises:
+        ValueError: on a scale or share out of range.
+    """
+    scales = len(tok.schedule)
+    if not 1 <= scale < scales:
+        raise ValueError(f"scale is {scale}, expected 1 to {scales - 1}: later maps are to mend it")
+    features, own = tok.features(images), tok.encode(images)
+    generator = torch.Generator().manual_seed(seed)
+    wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
+    damaged = [*own[: scale - 1], wrong]
+    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}
+    clean, corrected = (
+        draw_in_parts(var, tok, labels, forced, batch_size=batch_size, **options)
+        for forced in (own[:scale], damaged)
+    )
+    arms = {
+        "clean": clean,
+        "corrected": corrected,
+        "ignored": [*damaged, *clean[scale:]],
+        "own": own,
+        "stored": [*damaged, *own[scale:]],
+        "oracle": reencode(tok, features, damaged),
+    }
+    changed = (wrong != own[scale - 1]).float().mean().item()
+    about = {"scale": scale, "share": share, "changed": changed, "n": len(images)}
+    row: dict[str, Any] = about | options
+    errors: dict[str, dict[str, Tensor]] = {"features": {}, "pixels": {}}
+    for name, tokens in arms.items():
+        f_hat, drawn = tok.quantizer.decode(tokens), tok.decode(tokens)
+        errors["features"][name] = (f_hat - features).square().flatten(1).mean(1)
+        errors["pixels"][name] = (drawn - images).square().flatten(1).mean(1)
+        row |= mean_and_error(errors["features"][name], f"features_{name}")
+        row |= mean_and_error(errors["pixels"][name], f"pixels_{name}")
+        row |= mean_and_error(right(classifier, drawn, labels), f"accuracy_{name}")
+    for space, values in errors.items():
+        for best, worst, arm in (("clean", "ignored", "corrected"), ("own", "stored", "oracle")):
+            row |= repaired(values[best], values[worst], values[arm], f"{arm}_{space}")
+    return row
+
+
+def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> dict[str, float]:
+    """1 - sum(corrected - clean) / sum(ignored - clean) with its standard error (delta method).
+
+    Args:
+        clean, ignored, corrected: (n,) errors of the same images.
+    """
+    damage, left = (ignored - clean).double(), (corrected - clean).double()
+    ratio = (left.mean() / damage.mean()).item()
+    # Var(left / damage) = Var(left - ratio damage) / (n mean(damage)^2)
+    spread = (left - ratio * damage).std() / math.sqrt(len(damage)) / damage.mean().abs()
+    return {f"repair_{name}": 1 - ratio, f"repair_{name}_se": spread.item()}

@@ -1,0 +1,1 @@
+"""Quick forms of `varmini.model`, swapped in from outside."""

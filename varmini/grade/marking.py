@@ -1,0 +1,229 @@
+"""Marks the assignments: `grade("a1", "submission.ipynb")`, and the checks inside the notebooks.
+
+A submission runs in a locked-in process that only sends arrays back; what they are compared with
+is computed here, from fresh random inputs, by references in float64 (`grading/`). What that
+isolation gives and does not give: `docs/grading.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .checks import Exam, Result, load
+from .runner import Limits, run_isolated
+from .submission import SUFFIXES, read_submission
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `grade` found."""
+
+    assignment: str
+    submission: str
+    results: list[Result]
+    notes: list[str]
+    """Statements of the submission that failed; not marked, but often the reason."""
+    seed: int
+    """Of the random inputs; the same seed repeats them."""
+    isolation: str
+    """Which fences stood around the submission."""
+    seconds: float
+
+    @property
+    def earned(self) -> int:
+        return sum(result.earned for result in self.results)
+
+    @property
+    def points(self) -> int:
+        return sum(result.points for result in self.results)
+
+    def text(self) -> str:
+        """The mark sheet, a line a check."""
+        rows = [
+            f"  {r.earned}/{r.points}  task {r.task}  {r.check}: {r.message}" for r in self.results
+        ]
+        notes = ["", "Parts of the submission that failed while it was loaded:"]
+        notes += [f"  {note}" for note in self.notes]
+        title = load(self.assignment).TITLE
+        return "\n".join(
+            [
+                f"{self.submission} · {self.assignment}: {title}",
+                *rows,
+                *(notes if self.notes else []),
+                "",
+                f"{self.earned} of {self.points} points · seed {self.seed} · fences: "
+                f"{self.isolation} · {self.seconds:.1f} s",
+            ]
+        )
+
+    def row(self) -> dict[str, Any]:
+        """One level of columns, for a CSV file."""
+        lost = [f"{r.check}: {r.message}" for r in self.results if r.earned < r.points]
+        return {
+            "submission": self.submission,
+            "earned": self.earned,
+            "points": self.points,
+            **{r.check: r.earned for r in self.results},
+            "remarks": " | ".join(lost),
+            "notes": " | ".join(self.notes),
+            "seed": self.seed,
+            "isolation": self.isolation,
+        }
+
+
+def grade(
+    assignment: str,
+    submission: str | os.PathLike,
+    *,
+    seed: int | None = None,
+    limits: Limits = Limits(),
+) -> Report:
+    """Marks one submission.
+
+    Args:
+        assignment: "a1", "a2", "a3" or "a4".
+        submission: a notebook or a .py file that defines the assignment's functions.
+        seed: of the random inputs; None draws a fresh one.
+        limits: what the submission may use.
+
+    Returns:
+        The report; whatever the submission does, it costs marks of this submission only.
+
+    Raises:
+        ValueError: when there is no such assignment, or the file is no notebook or Python file.
+        OSError: when the process for the submission does not start.
+    """
+    start = time.monotonic()
+    seed = secrets.randbits(32) if seed is None else seed
+    exam = Exam(assignment, seed)
+    path = Path(submission)
+    outcome = run_isolated(read_submission(path), exam.calls, limits)
+    results = exam.mark(outcome.answers)
+    for result in results:
+        result.message = plain(result.message)
+    return Report(
+        assignment,
+        plain(path.name),
+        results,
+        [plain(note) for note in outcome.notes],
+        seed,
+        outcome.isolation,
+        time.monotonic() - start,
+    )
+
+
+def class_files(folder: Path) -> list[Path]:
+    """The submissions in a folder and its sub-folders, in order; hidden ones are left out.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise ValueError(f"{folder} holds no .ipynb and no .py file: give the folder of a class")
+    return found
+
+
+def grade_class(
+    assignment: str, folder: Path, *, seed: int | None = None, limits: Limits = Limits()
+) -> Iterator[dict[str, Any]]:
+    """Yields one row a submission, each marked on the same inputs; a bad file gets no points.
+
+    Args:
+        folder: of `class_files`; a row names its file as from there.
+        seed: as for `grade`; one seed is drawn for the class.
+    """
+    seed = secrets.randbits(32) if seed is None else seed
+    empty = {check.name: 0 for check in load(assignment).CHECKS}
+    points = sum(check.points for check in load(assignment).CHECKS)
+    for path in class_files(folder):
+        name = plain(str(path.relative_to(folder)))
+        try:
+            row = grade(assignment, path, seed=seed, limits=limits).row()
+        except ValueError as error:
+            row = {"submission": name, "earned": 0, "points": points, **empty,
+                   "remarks": plain(str(error)), "notes": "", "seed": seed,
+                   "isolation": "not run"}  # fmt: skip
+        yield row | {"submission": name}
+
+
+def plain(text: str, most: int = 400) -> str:
+    """Text of a submission made fit for a terminal and a table: one line, no control characters."""
+    text = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return text[:most] + "…" if len(text) > most else text
+
+
+class Checker:
+    """The grader's checks inside a notebook: says what a function earns, on fixed inputs.
+
+    In a notebook it never raises, so that unfinished work does not stop the cells below. Under
+    nbgrader it returns the points, which nbgrader takes as the cell's score, or raises an
+    AssertionError when there are none.
+
+    Args:
+        assignment: "a1" to "a4".
+        seed: of the inputs; change it to see others.
+
+    Raises:
+        ValueError: when there is no such assignment.
+    """
+
+    def __init__(self, assignment: str, seed: int = 0) -> None:
+        self.assignment, self.seed = assignment, seed
+        self.results: dict[str, Result] = {}
+        load(assignment)
+
+    def __call__(self, function: Callable) -> int | None:
+        """Prints the marks of one function, with a sentence on whatever is wrong."""
+        results = self.run(function)
+        for result in results:
+            note = result.message
+            if result.earned < result.points:
+                note = f"{note.rstrip('.')}. See the hints of task {result.task}."
+            print(f"{result.check}: {result.earned} of {result.points} points · {note}")
+        if "NBGRADER_EXECUTION" not in os.environ:
+            return None
+        earned = sum(result.earned for result in results)
+        assert earned, f"{function.__name__} is not right yet"
+        return earned
+
+    def run(self, function: Callable) -> list[Result]:
+        """The results of the checks of one function.
+
+        Raises:
+            ValueError: when the assignment asks for no function of this name.
+        """
+        from .worker import perform  # needs torch alone
+
+        name = getattr(function, "__name__", str(function))
+        exam = Exam(self.assignment, self.seed, name)
+        namespace = getattr(function, "__globals__", {}) | {name: function}
+        answers = [perform(namespace, asdict(call)) for call in exam.calls]
+        results = [result for result in exam.mark(answers) if result.function == name]
+        self.results |= {result.check: result for result in results}
+        return results
+
+    def done(self, *functions: str) -> bool:
+        """Whether these functions have earned all their points so far."""
+        earned = {name: False for name in functions}
+        for name in functions:
+            own = [r for r in self.results.values() if r.function == name]
+            earned[name] = bool(own) and all(r.earned == r.points for r in own)
+        return all(earned.values())
+
+    def total(self) -> None:
+        """Prints the sum so far, against the points of the assignment."""
+        points = sum(check.points for check in load(self.assignment).CHECKS)
+        print(f"{sum(r.earned for r in self.results.values())} of {points} points")

@@ -1,0 +1,1 @@
+"""The paper: scales, quantizer, autoencoder, transformer, sampler."""

@@ -1,0 +1,1 @@
+"""The training loops of both stages, and what they share."""

@@ -1,0 +1,188 @@
+"""Typed configurations of every training run; `presets.py` fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..model.tokenizer import TokenizerConfig
+from ..model.transformer import VARConfig
+from .classifier import ClassifierConfig
+
+
+class _Checked:
+    """Checks that what counts something is at least 1, and that numbers are numbers in range."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "images",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "revive_every",
+            "log_every",
+            "checkpoint_every",
+            "held_out",
+        ):
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+        for name in ("warmup", "decay", "final", "ema", "adversarial_start"):
+            if getattr(self, name, 0) > 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at most 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2^32 - 1")
+
+
+@dataclass(frozen=True)
+class ClassifierTraining(_Checked):
+    """How `varmini train classifier` runs."""
+
+    data: str = "cifar10"
+    """Data set: a bed's name or a folder."""
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Shape of the network."""
+    epochs: int = 12
+    """Passes over the training set."""
+    batch_size: int = 256
+    """Images a step."""
+    lr: float = 0.2
+    """Peak learning rate of SGD with Nesterov momentum 0.9."""
+    weight_decay: float = 5e-4
+    """Weight decay of kernels and matrices."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+
+
+@dataclass(frozen=True)
+class TokenizerTraining(_Checked):
+    """How `varmini train tokenizer` runs."""
+
+    data: str
+    """Data set: a bed's name or a folder."""
+    model: TokenizerConfig
+    """Shape of the network."""
+    images: int
+    """Training length: images drawn, counting repeats."""
+    decoder_of: str = ""
+    """A finished tokenizer: keep its encoder and codes, so its tokens, and train on the decoder."""
+    batch_size: int = 128
+    """Images a step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (0.9, 0.99)."""
+    quantizer_lr: float = 1.0
+    """Learning rate of codebook and phi, in units of `lr`: codes must follow moving features."""
+    warmup: float = 0.02
+    """Share of the run in which the learning rate rises."""
+    decay: float = 0.4
+    """Share of the run in which it falls linearly."""
+    final: float = 0.02
+    """Share of the peak left at the end."""
+    weight_decay: float = 0.005
+    """Weight decay of kernels and matrices."""
+    clip: float = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    ema: float = 0.995
+    """Decay of the averaged weights, per step."""
+    l1: float = 0.2
+    """Weight of the absolute error."""
+    l2: float = 1.0
+    """Weight of the squared error."""
+    vq: float = 1.0
+    """Weight of the quantizer's loss."""
+    diversity: float = 0.02
+    """Weight of the pull towards using all codes at every scale; 0 leaves it out."""
+    perceptual: float = 0.2
+    """Weight of the perceptual loss."""
+    perceptual_network: str = "cifar10"
+    """Its network: a classifier's name or folder, "lpips", or "" for none."""
+    adversarial: float = 0.0
+    """Weight of the adversarial loss on top of the adaptive one; 0 leaves it out."""
+    adversarial_start: float = 0.3
+    """Share of the run after which the adversarial loss sets in."""
+    recompute: bool = False
+    """Keep no activations inside encoder's and decoder's layers: less memory, one more forward."""
+    discriminator_layers: int = 2
+    """Halvings in the discriminator: 2 for 32 pixels, 3 for 256 (VQGAN's)."""
+    flip: bool = True
+    """Mirror half of the images."""
+    workers: int = 0
+    """Processes that decode images; sets in memory need none."""
+    revive_every: int = 20
+    """Steps between two revivals of dead codes."""
+    held_out: int = 500
+    """Test images on which PSNR is logged."""
+    log_every: int = 100
+    """Steps between two rows of log.csv."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    seed: int = 0
+    """Seed of initialisation and order."""
+
+
+@dataclass(frozen=True)
+class VARTraining(_Checked):
+    """How `varmini train var` runs."""
+
+    data: str
+    """Data set: a bed's name or a folder."""
+    tokenizer: str
+    """A shipped tokenizer's name, or a run's folder."""
+    model: VARConfig
+    """Shape of the network; sizes, vocabulary and classes follow the tokenizer and the data."""
+    images: int
+    """Training length: images drawn, counting repeats."""
+    batch_size: int = 128
+    """Images a step."""
+    accumulate: int = 1
+    """Parts that a batch is cut into to save memory; gradients are added up."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (0.9, 0.95)."""
+    warmup: float = 0.02
+    """Share of the run in which the learning rate rises."""
+    decay: float = 0.5
+    """Share of the run in which it falls linearly."""
+    final: float = 0.01
+    """Share of the peak left at the end."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the blocks' matrices; 0: AdamW for all, as in the paper."""
+    weight_decay: float = 0.05
+    """Weight decay of matrices; none on biases and embeddings."""
+    final_weight_decay: float | None = None
+    """Weight decay at the end, reached along half a cosine; none keeps it constant."""
+    clip: float = 2.0
+    """Gradient norm above which gradients are scaled down."""
+    ema: float = 0.999
+    """Decay of the averaged weights, per step."""
+    flip: bool = True
+    """Also learn from the mirror images."""
+    workers: int = 0
+    """Processes that decode images for the token maps; sets in memory need none."""
+    compile: bool = False
+    """Fuse the blocks with torch.compile, on a GPU; on a CPU our own forms are quicker."""
+    recompute: bool = False
+    """Keep no activations inside the blocks: less memory, one more forward pass."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What torchrun's processes hold: "ddp" all weights each, "fsdp" a share of all state."""
+    held_out: int = 1000
+    """Test images on which the loss is logged."""
+    log_every: int = 100
+    """Steps between two rows of log.csv."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    seed: int = 0
+    """Seed of initialisation and order."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The runs that belong together: stage 1 and stage 2 on one data set."""
+
+    tokenizer: TokenizerTraining
+    """Stage 1."""
+    var: VARTraining
+    """Stage 2."""
+    classifier: ClassifierTraining | None = None
+    """The network for perceptual features and toy metrics, where the preset has its own."""

@@ -1,0 +1,76 @@
+"""Losses of the tokenizer besides the quantizer's own: reconstruction, perceptual, adversarial."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..runtime import distributed
+from .classifier import Classifier
+
+
+class PerceptualLoss(nn.Module):
+    """Distance of two images in the feature maps of a frozen network, as LPIPS without its heads.
+
+    d(x, y) = mean_i mean_pos |phi_i(x)/|phi_i(x)| - phi_i(y)/|phi_i(y)||^2 over the stages i
+    (Zhang et al. 2018, equation 1 with equal weights), which equals 2 - 2 cos.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.classifier.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Scalar distance of images and targets, both (B, C, H, W) in [-1, 1].
+
+        Grey images are shown to a colour network as three equal channels.
+        """
+        channels = self.classifier.config.image_channels
+        if images.shape[1] not in (1, channels):
+            raise ValueError(
+                f"the perceptual network reads {channels} channels, the images have "
+                f"{images.shape[1]}: choose another --perceptual-network"
+            )
+        with torch.no_grad():
+            wanted = self.classifier.feature_maps(targets.expand(-1, channels, -1, -1))
+        seen = self.classifier.feature_maps(images.expand(-1, channels, -1, -1))
+        # The stem's map is left out: it is little more than the pixels, and the largest of all.
+        distances = [
+            2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean()
+            for a, b in zip(seen[1:], wanted[1:])
+        ]
+        return torch.stack(distances).mean()
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Tells real patches from drawn ones: images (B, C, H, W) -> scores (B, 1, h, w).
+
+    PatchGAN (Isola et al. 2017) with group instead of batch normalisation, so that a step on real
+    and a step on drawn images do not share statistics.
+    """
+
+    def __init__(self, image_channels: int, layers: int = 2) -> None:
+        width = 64
+        blocks: list[nn.Module] = [nn.Conv2d(image_channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for i in range(1, layers):
+            a, b = width * 2 ** (i - 1), width * 2**i
+            blocks += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.GroupNorm(8, b), nn.LeakyReLU(0.2)]
+        super().__init__(*blocks, nn.Conv2d(width * 2 ** (layers - 1), 1, 3, 1, 1))
+
+
+def hinge_loss(real: Tensor, drawn: Tensor) -> Tensor:
+    """The discriminator's loss: 1/2 mean(relu(1 - D(x)) + relu(1 + D(x_hat)))."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + drawn).mean())
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """lambda = |grad L_rec| / (|grad L_G| + 1e-4) at the decoder's last layer, clamped to [0, 1e4].
+
+    Balances the adversarial against the reconstruction loss (VQGAN, equation 7).
+    """
+    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
+    given = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
+    wanted, given = distributed.mean(wanted), distributed.mean(given)  # of the whole batch
+    return (wanted.norm() / (given.norm() + 1e-4)).clamp(0, 1e4).detach()

@@ -1,0 +1,297 @@
+"""What a training run needs: memory by part, hours and cost, before any GPU is rented."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..model.scales import ScaleSchedule
+from ..model.tokenizer import TokenizerConfig
+from ..model.transformer import VARConfig
+from ..runtime.machine import check_memory
+from .flops import (
+    Layer,
+    computed_pairs,
+    exact_parameters,
+    lookup_flops,
+    tokenizer_layers,
+    tokenizer_training_flops,
+    var_parameters,
+    var_training_flops,
+    vgg_layers,
+)
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A graphics card, by its data sheet."""
+
+    name: str
+    peak: float
+    """FLOP/s of dense bf16 matrix products."""
+    memory: float
+    """Bytes."""
+    price: float
+    """USD an hour, a rough figure for renting one; prices differ several times over."""
+
+
+GPUS = {
+    "a100": GPU("A100 80 GB", 312e12, 80e9, 1.30),
+    "a100-40gb": GPU("A100 40 GB", 312e12, 40e9, 1.30),
+    "h100": GPU("H100 SXM", 989e12, 80e9, 3.00),
+    "h200": GPU("H200 SXM", 989e12, 141e9, 4.00),
+    "b200": GPU("B200", 2250e12, 180e9, 5.89),
+    "4090": GPU("GeForce RTX 4090", 165e12, 24e9, 0.69),
+}
+"""Peak and memory: NVIDIA's data sheets. Prices: middle of the "specialty" on-demand rates of May
+2026 for A100, H100, H200 (mercatus-ai.com/blog/cloud-gpu-pricing), RunPod's for B200 and 4090
+(usagepricing.com)."""
+
+USABLE = 0.9
+"""Share of a card's memory that tensors can fill; the rest goes to CUDA, buffers and gaps."""
+
+UTILISATION = 0.21
+"""Share of the peak reached, as far as a published run tells: `reported_utilisation`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run that somebody reported for the official code."""
+
+    preset: str
+    gpus: int
+    gpu: str
+    days: float
+    source: str
+
+
+REPORTS = (
+    Report("imagenet256-d16", 16, "a100", 2.5, "an author, FoundationVision/VAR #26 and #44"),
+    Report("imagenet256-d16", 8, "a100", 11.0, "a user, FoundationVision/VAR #44"),
+    Report(
+        "imagenet512-d36",
+        256,
+        "a100",
+        4.0,
+        "an author, FoundationVision/VAR #26, who says d30 and progressive training",
+    ),
+)
+
+
+def gpu(name: str) -> GPU:
+    """Looks a card up; raises a ValueError that lists the known names."""
+    if name.lower() not in GPUS:
+        raise ValueError(f"unknown GPU {name!r}, expected one of: {', '.join(GPUS)}")
+    return GPUS[name.lower()]
+
+
+# -------------------------------------------------------------------------------------- transformer
+
+
+def var_memory(
+    config: VARConfig,
+    images: int,
+    *,
+    bf16: bool = True,
+    recompute: bool = False,
+    shards: int = 1,
+    cpu: bool = False,
+) -> dict[str, float]:
+    """Bytes that one process holds at the peak of a training step, by part.
+
+    Args:
+        images: of one forward and backward pass of this process.
+        bf16: matrix products in bfloat16, by autocast; weights stay float32.
+        recompute: only the blocks' inputs are kept; a block's activations come back one at a time.
+        shards: processes that share weights, gradients, optimizer and average (FSDP); 1 for DDP.
+        cpu: the CPU's attention, which keeps its probabilities, but queries and keys only once.
+    """
+    c, w, e = config, config.width, 2 if bf16 else 4
+    schedule = ScaleSchedule(c.sizes)
+    tokens, parts = schedule.num_tokens, var_parameters(c)
+    count = sum(parts.values())
+    in_products = count - parts["embeddings"]
+    state = 4 * count / shards
+    # In e bytes a number: input and output of both layer norms, 4 w; what products and gates read,
+    # 12 w: 2 h, qkv, q^, s q^, k^, attention twice, both branches; fc1, gelu: 2 hidden.
+    block = tokens * (w * (12 if cpu else 16) + 2 * round(w * c.mlp_ratio)) * e
+    block += c.heads * computed_pairs(schedule) * e if cpu else 0
+    kept = c.depth * 4 * tokens * w + block if recompute else c.depth * block
+    gathered = 0.0
+    if shards > 1:
+        # What lies outside the blocks (AdaLN above all) whole, and two blocks, weights and gradient
+        gathered = 2 * e * (count - parts["blocks"] + 2 * parts["blocks"] / c.depth)
+    return {
+        "weights": state,
+        "gradients": state,
+        "optimizer": 2 * state,
+        "average": state,
+        "bf16 copies": 2.0 * in_products if bf16 and shards == 1 else 0.0,
+        "gathered": gathered,
+        "activations": float(images * (kept + tokens * w * 3 * e)),  # ... and of the head's norm
+        # logits, log-softmax and the gradient of each, in float32
+        "logits": 16.0 * images * tokens * c.vocab_size,
+    }
+
+
+def cache_memory(config: VARConfig, images: int) -> int:
+    """Bytes of the key-value cache that `images` drawn together need, with guidance, in bf16."""
+    tokens = ScaleSchedule(config.sizes).num_tokens
+    # keys and values of 2 bytes a number; every image with and without its class
+    return images * 2 * (2 * config.depth * tokens * config.width * 2)
+
+
+# ---------------------------------------------------------------------------------------- tokenizer
+
+
+def _kept(layer: Layer, e: int) -> int:
+    """Bytes that a layer keeps for its backward pass, for one image; e bytes a number in products.
+
+    Norm and SiLU keep their inputs in float32 (8 bytes), a convolution its input (e bytes).
+    """
+    a, b, n = layer.inputs, layer.outputs, layer.pixels
+    shortcut = e * a * n if a != b else 0
+    return {
+        "conv": e * a * n,
+        "norm conv": (8 + e) * a * n,
+        "down": 4 * e * a * n,
+        "up": e * a * n,
+        "block": (8 + e) * (a + b) * n + shortcut,
+        "attention": (4 + 6 * e) * a * n,
+    }[layer.kind]
+
+
+def tokenizer_memory(
+    config: TokenizerConfig, images: int, *, bf16: bool = True, recompute: bool = False
+) -> dict[str, float]:
+    """Bytes that one process holds at the peak of a step of stage 1, without the losses' networks.
+
+    Args:
+        images, bf16: as in `var_memory`.
+        recompute: of the layers inside encoder and decoder only the inputs are kept.
+    """
+    e, (encoder, decoder) = 2 if bf16 else 4, tokenizer_layers(config)
+    h, w = ScaleSchedule(config.sizes).grids[-1]
+    count, layers = exact_parameters(config), encoder + decoder
+    kept = sum(_kept(x, e) for x in layers)
+    if recompute:
+        read = {"block": 1, "attention": 1, "down": 4, "up": 1 / 4}  # positions, of those written
+        kept = max(_kept(x, e) for x in layers) + sum(
+            e * x.inputs * x.pixels * read[x.kind] if x.kind in read else _kept(x, e)
+            for x in layers
+        )
+    # The codes of every scale and their distance to f; the entropy term's distances and softmax
+    quantizer = 8 * (len(config.sizes) + 1) * config.code_channels * h * w
+    quantizer += 12 * ScaleSchedule(config.sizes).num_tokens * config.vocab_size
+    return {
+        "weights": 4.0 * count,
+        "gradients": 4.0 * count,
+        "optimizer": 8.0 * count,
+        "average": 4.0 * count,
+        "bf16 copies": 2.0 * count if bf16 else 0.0,
+        "activations": float(images * kept),
+        "quantizer": float(images * quantizer),
+    }
+
+
+def check_batch(memory: Callable[[int], dict[str, float]], images: int, parts: int = 1) -> None:
+    """Refuses on a CPU a batch whose training step would need more memory than is free.
+
+    Args:
+        memory: bytes by part for a number of images, such as `var_memory`.
+        images: of a whole batch on this process.
+        parts: that it is cut into, as by --accumulate.
+
+    Raises:
+        ValueError: naming the largest batch that would fit.
+    """
+    fixed = sum(memory(0).values())
+    each = (sum(memory(1).values()) - fixed) / parts
+    check_memory("images a step", "--batch-size", images, each, fixed)
+
+
+def perceptual_memory(size: tuple[int, int], images: int) -> float:
+    """Bytes that LPIPS on VGG-16 keeps; an estimate, never measured.
+
+    bf16 outputs of 13 convolutions, and four float32 maps of the five that are compared.
+    """
+    layers = vgg_layers(size)
+    groups = {x.pixels: x.outputs * x.pixels for x in layers}
+    return images * (2.0 * sum(x.outputs * x.pixels for x in layers) + 16 * sum(groups.values()))
+
+
+# ----------------------------------------------------------------------------------- time and money
+
+
+def hours(flops: float, card: GPU, gpus: int, utilisation: float) -> float:
+    """Hours that `gpus` cards need for `flops`, at a share of their peak."""
+    return flops / (card.peak * utilisation * gpus) / 3600
+
+
+def reported_utilisation(config: VARConfig, images: int, report: Report) -> float:
+    """Share of the peak that a reported run reached, its transformer alone counted."""
+    peak = gpu(report.gpu).peak * report.gpus * report.days * 86_400
+    return images * var_training_flops(config) / peak
+
+
+WAYS = (("ddp", False), ("ddp", True), ("fsdp", False), ("fsdp", True))
+"""Ways to run: what is sharded, and whether blocks are computed again in the backward pass."""
+
+
+def way_name(way: tuple[str, bool]) -> str:
+    """For a table: "ddp", "ddp+recompute", ..."""
+    return way[0] + ("+recompute" if way[1] else "")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The quickest way in which a run fits, if there is one."""
+
+    way: tuple[str, bool]
+    accumulate: int
+    gpus: int
+
+
+def way_memory(
+    config: VARConfig, batch: int, gpus: int, way: tuple[str, bool], accumulate: int, fixed: float
+) -> dict[str, float]:
+    """`var_memory` of one of `WAYS`, and the `fixed` bytes of the frozen tokenizer beside it."""
+    images = math.ceil(batch // gpus / accumulate)
+    shards = gpus if way[0] == "fsdp" else 1
+    return var_memory(config, images, recompute=way[1], shards=shards) | {"tokenizer": fixed}
+
+
+def find_fit(config: VARConfig, batch: int, gpus: int, card: GPU, fixed: float) -> Fit | None:
+    """The first of `WAYS` that fits, whole batches before parts, this number of GPUs before more.
+
+    Returns:
+        None when no number of GPUs that shares the batch evenly is enough.
+    """
+    while batch % gpus == 0:
+        per_gpu = batch // gpus
+        powers = [2**i for i in range(int(math.log2(per_gpu)) + 1)]
+        # A batch cut in a few parts costs nothing, recomputing a third, so parts come first.
+        for ways, cuts in ((WAYS[:1], powers[:3]), (WAYS, powers[:3]), (WAYS, powers)):
+            for way in ways:
+                for cut in cuts:
+                    parts = way_memory(config, batch, gpus, way, cut, fixed)
+                    if sum(parts.values()) <= USABLE * card.memory:
+                        return Fit(way, cut, gpus)
+        gpus *= 2
+    return None
+
+
+def stage1_flops(
+    config: TokenizerConfig, size: tuple[int, int], lpips: bool, recompute: bool
+) -> int:
+    """FLOPs of one image in a step of stage 1; its discriminator, a few per cent, is left out.
+
+    Args:
+        size: (H, W) of the images in pixels.
+        lpips: with that loss: two images forward, one backward to the pixels, for the loss and,
+            for the adversary's adaptive weight, once more.
+    """
+    step = tokenizer_training_flops(config, recompute=recompute)
+    step += 2 * lookup_flops(config)  # the entropy term: forward, and backward to z
+    return step + (4 * sum(layer.flops for layer in vgg_layers(size)) if lpips else 0)

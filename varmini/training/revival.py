@@ -1,0 +1,103 @@
+"""Codes that nobody uses any more are moved onto live data: the cure of codebook collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..runtime import distributed
+
+if TYPE_CHECKING:
+    from ..model.quantizer import MultiScaleQuantizer
+
+
+class CodeRevival:
+    """Keeps every code alive: a code that no token has used for long is moved onto live data.
+
+    A code's use is an exponential average of its share of the tokens, counted for each scale. A
+    code whose best scale falls below `threshold` times an even share is replaced by a vector that
+    some scale had to look up; scales take turns by how little of the codebook they use, because it
+    is the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
+
+    Args:
+        quantizer: whose codebook is watched.
+        decay: of the average, per batch.
+        threshold: share of an even split (1 / V) under which a code counts as dead.
+    """
+
+    def __init__(
+        self, quantizer: MultiScaleQuantizer, decay: float = 0.98, threshold: float = 0.03
+    ) -> None:
+        self.quantizer, self.decay, self.threshold = quantizer, decay, threshold
+        scales, codes = len(quantizer.schedule), quantizer.vocab_size
+        device = quantizer.codebook.weight.device
+        self.share = torch.full((scales, codes), 1.0 / codes, device=device)
+        self.seen = torch.zeros(scales, codes, dtype=torch.bool, device=device)
+
+    @torch.no_grad()
+    def start(self, f: Tensor) -> None:
+        """Places the codebook on the vectors of a first batch, scale after scale."""
+        if not f.isfinite().all():
+            return
+        quantizer = self.quantizer
+        scales = len(quantizer.schedule)
+        for k, part in enumerate(torch.arange(quantizer.vocab_size).tensor_split(scales)):
+            vectors = quantizer.residuals(f)[k]
+            pick = torch.randint(len(vectors), (len(part),))
+            quantizer.codebook.weight[part] = vectors[pick]
+
+    @torch.no_grad()
+    def update(self, tokens: Sequence[Tensor]) -> None:
+        """Counts one batch of token maps, all processes' shares of it."""
+        counts = torch.zeros_like(self.share)
+        for count, map_ in zip(counts, tokens):
+            count.index_add_(0, map_.flatten(), torch.ones_like(map_.flatten(), dtype=count.dtype))
+        counts = distributed.total(counts)
+        self.share.lerp_(counts / counts.sum(1, keepdim=True), 1 - self.decay)
+        self.seen |= counts > 0
+
+    def usage(self, images: int) -> tuple[list[float], float]:
+        """Codes seen since the last call: a scale's as a share of what its tokens allow, and all's.
+
+        Args:
+            images: how many were counted since the last call.
+        """
+        codes = self.quantizer.vocab_size
+        allowed = [min(codes, images * n) for n in self.quantizer.schedule.tokens_per_scale]
+        shares = [int(seen.sum()) / most for seen, most in zip(self.seen, allowed)]
+        overall = int(self.seen.any(0).sum()) / codes
+        self.seen.zero_()
+        return shares, overall
+
+    @torch.no_grad()
+    def revive(self, f: Tensor) -> int:
+        """Moves the dead codes onto vectors of this batch; returns how many there were.
+
+        A batch that is not finite moves none.
+        """
+        if not f.isfinite().all():
+            return 0
+        even = 1.0 / self.quantizer.vocab_size
+        share = self.share.cpu()  # where the random numbers come from
+        dead = (share.amax(0) < self.threshold * even).nonzero().flatten()
+        if len(dead):
+            alive = (share > self.threshold * even).float().mean(1)
+            turns = torch.multinomial((1 - alive).clamp(min=1e-3), len(dead), replacement=True)
+            residuals = self.quantizer.residuals(f)
+            for code, k in zip(dead.tolist(), turns.tolist()):
+                vectors = residuals[k]
+                self.quantizer.codebook.weight[code] = vectors[torch.randint(len(vectors), (1,))][0]
+            self.share[:, dead] = even
+        return len(dead)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The counts, for a checkpoint."""
+        return {"share": self.share, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores `state_dict`."""
+        self.share.copy_(state["share"])
+        self.seen.copy_(state["seen"])

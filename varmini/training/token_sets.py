@@ -1,0 +1,171 @@
+"""Token maps of whole data sets: written once, in shards, and read without being loaded."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.batching import check_batch_size, in_order
+from ..data.lazy import LazyImages
+from ..data.sets import ImageSet
+from ..model.tokenizer import MultiScaleVQVAE
+from ..runtime import distributed
+from ..runtime.files import write_atomic
+from ..runtime.pretrained import whole_tensors
+from . import engine
+
+SHARD = 32_768
+"""Images a file. Fixed, so that any number of processes writes and finds the same files."""
+
+
+@dataclass
+class TokenSet:
+    """The token maps of a data set, as the transformer reads them."""
+
+    shards: Sequence[Tensor]
+    """Each (M, n, L) int32: M = 2 with the mirror images, else 1. All but the last of one n.
+    They are mapped from their files: what is read of them comes into memory, shared by all
+    processes of a machine."""
+    labels: Tensor
+    """(N,) int64."""
+
+    @property
+    def kinds(self) -> int:
+        """M."""
+        return self.shards[0].shape[0]
+
+    def rows(self, rows: Tensor, kind: Tensor | int = 0) -> Tensor:
+        """The token maps (B, L) int64 of images `rows` (B,); kind 1 (B,) for the mirror image."""
+        kind = torch.as_tensor(kind).expand(len(rows))
+        _, size, length = self.shards[0].shape
+        found = torch.empty(len(rows), length, dtype=torch.long)
+        for shard in (rows // size).unique().tolist():
+            here = rows // size == shard
+            found[here] = self.shards[shard][kind[here], rows[here] % size].long()
+        return found
+
+
+def token_set(
+    tok: MultiScaleVQVAE,
+    checksum: str,
+    dataset: ImageSet | LazyImages,
+    folder: Path,
+    split: str,
+    *,
+    flip: bool,
+    workers: int = 0,
+    batch_size: int | None = None,
+    shard: int = SHARD,
+) -> TokenSet:
+    """Encodes a data set once, and again only what is damaged or was made of something else.
+
+    The files are `{split}-00000-of-0000N.safetensors` in `folder`; each holds the tokens and labels
+    of `shard` images, a key that tells what they were made of, and a checksum. Under torchrun the
+    processes take turns with the files.
+
+    Args:
+        checksum: of the tokenizer's weights.
+        split: what the files' names begin with.
+        flip: also encode the mirror images.
+        workers: processes that decode images.
+        batch_size: images encoded at a time; None takes what is four million pixels, at most 250.
+
+    Raises:
+        ValueError: when the images do not fit the tokenizer.
+    """
+    key = {"tokenizer": checksum, "data": dataset.name, "fingerprint": dataset.fingerprint}
+    key |= {"flip": str(flip), "precision": str(engine.precision()), "images": str(len(dataset))}
+    batch_size = batch_size or engine.batch_for(tok.image_size)
+    parts = list(enumerate(torch.arange(len(dataset)).split(shard)))
+    paths = [folder / f"{split}-{i:05d}-of-{len(parts):05d}.safetensors" for i, _ in parts]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, rows in parts[distributed.rank() :: distributed.world()]:
+        shape = (2 if flip else 1, len(rows), tok.schedule.num_tokens)
+        if not _intact(paths[i], key, shape):
+            stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
+            batches = range(0, len(rows), batch_size)
+            name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
+            encoded = (_encode(tok, *next(stream), flip) for _ in engine.progress(batches, name))
+            _write(paths[i], key, *zip(*encoded))
+    if isinstance(dataset, LazyImages):
+        dataset.report_broken()
+    distributed.wait()
+    if distributed.is_main():
+        for old in folder.glob(f"{split}-*.safetensors"):
+            if old not in paths:
+                old.unlink()
+    shards, labels = zip(*map(_read, paths))
+    return TokenSet(shards, torch.cat(labels))
+
+
+def _encode(
+    tok: MultiScaleVQVAE, images: Tensor, labels: Tensor, flip: bool
+) -> tuple[Tensor, Tensor]:
+    images = engine.to_device(images)
+    kinds = [images, images.flip(3)] if flip else [images]
+    with engine.autocast():
+        return torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu(), labels
+
+
+def _write(
+    path: Path, key: dict[str, str], maps: Sequence[Tensor], labels: Sequence[Tensor]
+) -> None:
+    from safetensors.torch import save
+
+    content = {"tokens": torch.cat(maps, dim=1).to(torch.int32), "labels": torch.cat(labels)}
+    write_atomic(path, save(content, metadata=key | {"crc32": _crc(*content.values())}))
+
+
+def _crc(tokens: Tensor, labels: Tensor) -> str:
+    return str(zlib.crc32(labels.numpy(), zlib.crc32(tokens.numpy())))
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("tokens"), file.get_tensor("labels")
+
+
+def _intact(path: Path, key: dict[str, str], shape: tuple[int, int, int]) -> bool:
+    """Whether a shard is there, whole, of this shape, and made of what `key` says."""
+    try:
+        with whole_tensors(path) as file:
+            known = file.metadata() or {}
+            found = {name: file.get_slice(name) for name in file.keys()}
+            kinds = {k: (v.get_dtype(), tuple(v.get_shape())) for k, v in found.items()}
+        wanted = {"tokens": ("I32", shape), "labels": ("I64", shape[1:2])}
+        if kinds != wanted or known.keys() != key.keys() | {"crc32"}:
+            return False
+        return known == key | {"crc32": _crc(*_read(path))}
+    except ValueError:
+        return False  # not there yet, or half a file from a full disk
+
+
+def token_batches(
+    data: TokenSet, batch_size: int, seed: int, start_step: int, part: slice = slice(None)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (tokens (B, L) int64, labels (B,)), in an order that seed and step alone decide.
+
+    Args:
+        part: the rows of each batch that are wanted; the order does not depend on it.
+
+    Raises:
+        ValueError: when a batch is larger than the set.
+    """
+    count = len(data.labels)
+    check_batch_size(batch_size, count)
+    per_epoch, step = count // batch_size, start_step
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
+        order = torch.randperm(count, generator=generator)
+        kind = torch.randint(data.kinds, (count,), generator=generator)
+        for i in range(step % per_epoch, per_epoch):
+            rows = order[i * batch_size : (i + 1) * batch_size][part]
+            yield data.rows(rows, kind[rows]), data.labels[rows]
+            step += 1

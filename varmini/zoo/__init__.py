@@ -1,0 +1,1 @@
+"""The systems around VAR, one short file each."""

@@ -1,0 +1,1 @@
+"""Generators: raster AR, MaskGIT, DiT, and VAR without AdaLN."""

@@ -1,0 +1,212 @@
+"""MaskGIT: a bidirectional transformer fills in masked tokens, many at once, in a few rounds.
+
+Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (arXiv:2202.04200): a BERT
+(post-norm, tied output), cosine schedule, confidence with annealed Gumbel noise. Label dropout and
+guidance are ours, so that all methods have them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...fast.layers import Linear
+from ...runtime.pretrained import Pretrained
+from ..parts import (
+    SelfAttention,
+    check_grid,
+    check_guidance,
+    check_labels,
+    check_shape,
+    drop_labels,
+    guided,
+    with_null,
+)
+
+
+@dataclass(frozen=True)
+class MaskGITConfig:
+    """Shape of a `MaskGIT`: about 12 depth width^2 parameters."""
+
+    depth: int = 6
+    """Transformer blocks."""
+    width: int = 128
+    """Channels of the residual stream."""
+    heads: int = 4
+    """Attention heads."""
+    side: int = 8
+    """Side of the token map."""
+    vocab_size: int = 1024
+    """Codes in the tokenizer's codebook."""
+    num_classes: int = 10
+    """Classes; the label after the last one is the null class."""
+    label_dropout: float = 0.1
+    """Chance that a training image is shown the null class, for guidance."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over all codes."""
+
+
+class Block(nn.Module):
+    """Post-norm, as in BERT: x <- LN(x + Attn(x));  x <- LN(x + FFN(x))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x))
+        return self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
+
+
+def hidden_after(round_: int, rounds: int, tokens: int, hidden: int) -> int:
+    """Tokens still masked after round t = 1..T: floor(N cos(pi t / 2T)), at least one fewer.
+
+    At least one token is revealed a round, and at least one is left before the last.
+    """
+    if round_ == rounds:
+        return 0
+    return max(1, min(hidden - 1, math.floor(tokens * math.cos(math.pi * round_ / rounds / 2))))
+
+
+class MaskGIT(nn.Module, Pretrained):
+    """Masked token modelling: predicts all hidden tokens of a map from the visible ones.
+
+    Ids of the one embedding table: V codes, then num_classes + 1 classes, then [MASK].
+
+    Raises:
+        ValueError: when the configuration contradicts itself.
+    """
+
+    config_class = MaskGITConfig
+    kind = "maskgit"
+    no_decay = ("embedding", "position")
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        check_shape(config, ("depth", "width", "heads", "side", "vocab_size", "num_classes"))
+        self.config, w = config, config.width
+        self.mask_id = config.vocab_size + config.num_classes + 1
+        self.embedding = nn.Embedding(self.mask_id + 1, w)
+        self.position = nn.Parameter(torch.empty(1, 1 + config.side**2, w))
+        self.norm_in = nn.LayerNorm(w)
+        self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
+        self.fc, self.norm_out = Linear(w, w), nn.LayerNorm(w)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+
+    @property
+    def num_tokens(self) -> int:
+        """N = side^2."""
+        return self.config.side**2
+
+    def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of every position, hidden or not.
+
+        Args:
+            labels: (B,) in [0, num_classes].
+            tokens: (B, N) codes, or `mask_id` where hidden.
+
+        Returns:
+            (B, N, V) float32.
+        """
+        ids = torch.cat([labels[:, None] + self.config.vocab_size, tokens], dim=1)
+        x = self.norm_in(self.embedding(ids) + self.position)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm_out(F.gelu(self.fc(x[:, 1:])))
+        # The output layer is the embedding of the codes itself.
+        return F.linear(x, self.embedding.weight[: self.config.vocab_size], self.bias).float()
+
+    def hide(self, count: int) -> Tensor:
+        """(count, N) bool: ceil(cos(pi r / 2) N) random places of each image, r uniform."""
+        device = self.position.device
+        r = torch.rand(count, 1, device=device)
+        number = torch.ceil(torch.cos(math.pi / 2 * r) * self.num_tokens)
+        order = torch.rand(count, self.num_tokens, device=device).argsort(1).argsort(1)
+        return order < number
+
+    def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the hidden tokens, with label smoothing in training.
+
+        Args:
+            tokens: (B, side, side).
+            labels: (B,).
+
+        Raises:
+            ValueError: on tokens or labels of another shape, type or range.
+        """
+        c = self.config
+        flat, labels = check_grid(tokens, c.side, c.vocab_size), check_labels(labels, c.num_classes)
+        if self.training:
+            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        hidden = self.hide(len(flat))
+        logits = self(labels, flat.masked_fill(hidden, self.mask_id))
+        smoothing = c.label_smoothing if self.training else 0.0
+        return F.cross_entropy(logits[hidden], flat[hidden], label_smoothing=smoothing)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        labels: Tensor,
+        *,
+        rounds: int = 8,
+        guidance: float = 1.0,
+        temperature: float = 4.5,
+        seed: int = 0,
+    ) -> Tensor:
+        """Fills a map in `rounds` sequential steps, keeping the most confident guesses.
+
+        confidence = log p(id) + temperature (1 - t / T) Gumbel; the noise is on the confidence, not
+        on the ids, and gone in the last round.
+
+        Args:
+            labels: (B,) in [0, num_classes].
+            rounds: T, from 1 to N.
+            guidance: s of u + s (c - u); 1 is none.
+            temperature: strength of the noise in the first round.
+            seed: the same seed and batch give the same tokens.
+
+        Returns:
+            (B, side, side) LongTensor.
+
+        Raises:
+            ValueError: on labels, guidance, temperature or rounds out of range.
+        """
+        c = self.config
+        check_guidance(guidance)
+        if not 1 <= rounds <= self.num_tokens:
+            raise ValueError(f"rounds is {rounds}, expected 1 to {self.num_tokens}")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature is {temperature}, expected 0 or more")
+        both = with_null(check_labels(labels, c.num_classes), c.num_classes, guidance)
+        generator = torch.Generator().manual_seed(seed)
+
+        def gumbel(*shape: int) -> Tensor:
+            u = torch.rand(shape, generator=generator).clamp(min=1e-20)
+            return -(-u.log()).clamp(min=1e-20).log().to(labels.device)
+
+        tokens = labels.new_full((len(labels), self.num_tokens), self.mask_id)
+        left = self.num_tokens
+        for t in range(1, rounds + 1):
+            logits = self(both, tokens.repeat(len(both) // max(1, len(labels)), 1))
+            logp = guided(logits, guidance).log_softmax(-1)
+            drawn = (logp + gumbel(*logp.shape)).argmax(-1)  # Gumbel-max: a sample of softmax
+            hidden = tokens == self.mask_id
+            tokens = torch.where(hidden, drawn, tokens)
+            confidence = logp.gather(2, tokens[..., None])[..., 0]
+            confidence = confidence + temperature * (1 - t / rounds) * gumbel(*tokens.shape)
+            confidence = confidence.masked_fill(~hidden, float("inf"))
+            left = hidden_after(t, rounds, self.num_tokens, left)
+            if left:
+                least = confidence.topk(left, dim=1, largest=False).indices
+                tokens = tokens.scatter(1, least, self.mask_id)
+        return tokens.unflatten(1, (c.side, c.side))
