@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .fast.quicken import quicken
     from .model.sampler import inpaint, sample
     from .model.scales import ScaleSchedule
     from .model.tokenizer import MultiScaleVQVAE, TokenizerConfig
@@ -17,6 +18,7 @@ __all__ = [
     "TokenizerConfig",
     "VARConfig",
     "inpaint",
+    "quicken",
     "sample",
 ]
 
@@ -27,6 +29,7 @@ _HOMES = {
     "TokenizerConfig": "model.tokenizer",
     "VARConfig": "model.transformer",
     "inpaint": "model.sampler",
+    "quicken": "fast.quicken",
     "sample": "model.sampler",
 }
 

@@ -49,7 +49,8 @@ def ledger_of_the_site(text):
         lines = [f"**{number}** · {source}: {claim} {status}"]
         return "\\\n".join(lines + [f"*{k}:* {v}" for k, v in parts.items() if v]) + "\n"
 
-    text = re.sub(r"\[(\d\d) · ([^\]]+)\]\((?:\.\./)?(notebooks/\w+\.ipynb)#cell-id=[^)]+\)", section, text)
+    cell = r"\[(\d\d) · ([^\]]+)\]\(\.\./(notebooks/\w+\.ipynb)#cell-id=[^)]+\)"
+    text = re.sub(cell, section, text)
     text = re.sub(r"\[CSV\]\(\.\./([^)]+)\)", r"`\1`", text)
     text = re.sub(r"\[([^\]]+)\]\(\.\./tests/([^)]+)\)", r"\1 (`\2`)", text)
     text = re.sub(r"^\| +\|.*\n\| ---.*\n", "", text, flags=re.M)

@@ -193,7 +193,8 @@ def test_two_processes_of_torchrun_give_the_same_file(models, tmp_path, small_sh
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "import sys\nfrom varmini.cli import main\nfrom varmini.evaluation import samples\nsamples.SHARD = 6\n"
+        "import sys\nfrom varmini.cli import main\nfrom varmini.evaluation import samples\n"
+        "samples.SHARD = 6\n"
         "raise SystemExit(main.main(sys.argv[1:]))"
     )
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",

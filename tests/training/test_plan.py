@@ -350,7 +350,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def dry_run():
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("dry_run", ROOT / "scripts" / "evidence" / "dry_run.py")
+    path = ROOT / "scripts" / "evidence" / "dry_run.py"
+    spec = importlib.util.spec_from_file_location("dry_run", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
