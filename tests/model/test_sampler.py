@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer, make_var, random_images, schedules
 
 from varmini import MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, inpaint, sample
+from varmini.fast.drawing import arithmetic
+from varmini.fast.quicken import twin
 from varmini.model import sampler
 from varmini.model.sampler import draw, filter_logits, guide, smoothed
 from varmini.runtime import machine, precision
@@ -291,9 +293,9 @@ def test_no_labels_give_no_images(var, tok):
 def test_images_are_what_their_tokens_decode_to(var, tok, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         images, tokens = sample(var, tok, LABELS, seed=0, return_tokens=True)
-    with precision.for_sampling("cpu", greedy=False):  # without autocast too
+    with arithmetic(var, greedy=False):  # without autocast too
         # f_hat is summed up in float32 also under autocast, as Algorithm 2 has it.
-        assert images.equal(tok.decode(tokens))
+        assert images.equal(twin(tok).decode(tokens))
     assert images.shape == (5, 1, 16, 16) and images.dtype == torch.float32
     assert images.min() >= -1 and images.max() <= 1
 
@@ -323,7 +325,7 @@ def test_smoothing_is_the_formula(k):
 
 
 def test_gumbel_numbers_are_gumbel():
-    noise = sampler._Noise(0, 0, 2, torch.device("cpu")).gumbel(20_000)
+    noise = sampler.Noise(0, 0, 2, torch.device("cpu")).gumbel(20_000)
     assert torch.isfinite(noise).all()
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
@@ -364,8 +366,8 @@ def test_nothing_to_draw_gives_the_reconstruction(var, tok):
     images = random_images(2)
     mask = torch.zeros(16, 16, dtype=torch.bool)
     tokens = tok.encode(images)
-    with precision.for_sampling("cpu", greedy=False):
-        assert inpaint(var, tok, images, mask, seed=0).equal(tok.decode(tokens))
+    with arithmetic(var, greedy=False):
+        assert inpaint(var, tok, images, mask, seed=0).equal(twin(tok).decode(tokens))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer, random_images, random_tokens
+from varmini.model.checks import as_pyramid
 
 VARIANTS = [
     {},
@@ -30,7 +31,7 @@ def test_shapes_and_both_paths(options):
     f = tok.features(images)
     assert f.shape == (2, 4, *grid) and f.dtype == torch.float32
     tokens = tok.encode(images)
-    tok.schedule.check(tokens, 12)
+    as_pyramid(tokens, tok.schedule, 12)
     assert all(a.equal(b) for a, b in zip(tokens, tok.quantizer.encode(f)))
     drawn = tok.decode(tokens)
     assert drawn.shape == images.shape and drawn.dtype == torch.float32

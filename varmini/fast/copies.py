@@ -1,6 +1,6 @@
-"""Copies of finished models: quick forms that share the weights, and weights laid out for products.
+"""Copies of finished models with their weights laid out ahead, as products read them.
 
-Both are kept beside the module, not in it: saving, pickling and copying never see them. They are
+They are kept beside the module, not in it: saving, pickling and copying never see them. They are
 made anew when a weight changed, and dropped by `forget` and with the module.
 """
 
@@ -15,24 +15,7 @@ from torch import Tensor, nn
 
 from .trial import works
 
-_TWINS: weakref.WeakKeyDictionary[nn.Module, tuple[list, nn.Module]] = weakref.WeakKeyDictionary()
 _COPIES: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
-
-
-def twin(module: nn.Module, quicken) -> nn.Module:
-    """A copy of `module` in quick forms that shares its tensors, for drawing with a plain model.
-
-    `module` itself where somebody watches a part of it (hooks) or has put something in its place.
-    """
-    if not all(_is_untouched(part) for part in module.modules()):
-        return module
-    tensors = [*module.parameters(), *module.buffers()]
-    marks = [(id(t), t.data_ptr(), t.dtype) for t in tensors]
-    kept = _TWINS.get(module)
-    if kept is None or kept[0] != marks:
-        shared = {id(t): t for t in tensors}
-        kept = _TWINS[module] = marks, quicken(copy.deepcopy(module, shared))
-    return kept[1]
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -42,6 +25,8 @@ def ready(module: nn.Module) -> nn.Module:
     holds products' weights in the type of the surrounding autocast (bfloat16, or float32 without
     one) and shares the rest.
     """
+    if vars(module).get("is_copy"):
+        return module
     # All of this stands before every draw, so it is kept short.
     parts = list(module.modules())
     tensors = [p for part in parts for p in part._parameters.values() if p is not None]
@@ -52,9 +37,8 @@ def ready(module: nn.Module) -> nn.Module:
         or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or not all(not part.training and _is_untouched(part) for part in parts)
+        or not all(not part.training and is_untouched(part) for part in parts)
         or not all(type(p) in (nn.Parameter, Tensor) and not p.is_inference() for p in tensors)
-        or any(p.is_mkldnn for p in tensors)
     ):
         return module
     # What changes when a weight does: identity, memory, version.
@@ -69,6 +53,7 @@ def ready(module: nn.Module) -> nn.Module:
         made = copy.deepcopy(module, shared)
         with torch.no_grad():
             for part in made.modules():
+                part.is_copy = True
                 if hasattr(part, "lay_out"):
                     part.lay_out(device, dtype)
         # Views of some 32 numbers a weight; none on a GPU, which would stall.
@@ -91,7 +76,7 @@ def _dtype(device: str) -> torch.dtype | None:
     return torch.float32 if device == "cpu" and works("linear", torch.float32) else None
 
 
-def _is_untouched(module: nn.Module) -> bool:
+def is_untouched(module: nn.Module) -> bool:
     """Nobody watches it, has put something in its place, or parametrised it."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     return not (hooks or "forward" in vars(module) or hasattr(module, "parametrizations"))

@@ -16,8 +16,8 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.machine import check_memory
 from ..runtime.precision import autocast
-from .copies import ready, twin
-from .quicken import quicken
+from .copies import ready
+from .quicken import twin
 
 CACHE_BYTES = 1 << 30
 """Memory for keys and values that decides how many images are drawn together."""
@@ -74,7 +74,7 @@ def sample(
             with arithmetic(var, greedy=top_k == 1):
                 noise = Noise(seed, first + at, len(part), part.device)
                 scales = list(_generate(var, tok, part, noise, **options))
-                images.append(twin(tok, quicken).decode_features(scales[-1][1]).clamp(-1, 1))
+                images.append(twin(tok).decode_features(scales[-1][1]).clamp(-1, 1))
                 pyramids.append([tokens for tokens, _ in scales])
     images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
     if not return_tokens:
@@ -132,12 +132,12 @@ def inpaint(
                 noise = Noise(seed, at, len(part), part.device)
                 for _, f_hat in _generate(var, tok, part, noise, replace=replace, **options):
                     pass
-                drawn.append(twin(tok, quicken).decode_features(f_hat).clamp(-1, 1))
+                drawn.append(twin(tok).decode_features(f_hat).clamp(-1, 1))
     return torch.cat(drawn)
 
 
 def _generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, noise: Noise, **options):
-    return generate(ready(twin(var, quicken)), tok, labels, noise, keep=filter_logits, **options)
+    return generate(ready(twin(var)), tok, labels, noise, keep=filter_logits, **options)
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:

@@ -35,7 +35,7 @@ class QuickLinear(nn.Linear):
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
         y = F.linear(x, self.weight, bias)
         if gelu and y.requires_grad and y.device.type == "cpu" and works("gelu", y.dtype):
-            return _GELU.apply(y)
+            return GELU.apply(y)
         return F.gelu(y, approximate="tanh") if gelu else y
 
     def lay_out(self, device: str, dtype: torch.dtype) -> None:
@@ -60,7 +60,7 @@ def _try_linear(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return quick, F.gelu(F.linear(x.float(), w.float() / 8, b.float()), approximate="tanh")
 
 
-class _GELU(torch.autograd.Function):
+class GELU(torch.autograd.Function):
     """GELU in tanh form, with its slope computed along the way: backward is one product.
 
     gelu(x) = x s with s = sigmoid(v), v = x (a + b x^2), a = sqrt(8 / pi), b = 0.044715 a;
@@ -92,7 +92,7 @@ class _GELU(torch.autograd.Function):
 @trial("gelu")
 def _try_gelu(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = torch.linspace(-6, 6, 32).to(dtype).view(2, 16)
-    return _GELU.apply(x), F.gelu(x.float(), approximate="tanh")
+    return GELU.apply(x), F.gelu(x.float(), approximate="tanh")
 
 
 class QuickConv(nn.Conv2d):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
+
 from torch import nn
 
 from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR, Attention, Block
+from .copies import is_untouched
 from .layers import (
     QuickConv,
     QuickLinear,
@@ -49,3 +53,24 @@ def quicken(model: nn.Module) -> nn.Module:
     if isinstance(model, QuickVAR):
         model.quickened()
     return model
+
+
+_TWINS: weakref.WeakKeyDictionary[nn.Module, tuple[list, nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A quick copy of a plain model that shares its tensors, for drawing; a quick model itself.
+
+    Also the plain model itself where somebody watches a part of it (hooks) or has put something in
+    its place. The copy is kept beside the model and goes with it.
+    """
+    parts = list(model.modules())
+    if not any(type(part) in QUICK for part in parts) or not all(map(is_untouched, parts)):
+        return model
+    tensors = [*model.parameters(), *model.buffers()]
+    marks = [(id(t), t.data_ptr(), t.dtype) for t in tensors] + [model.training]
+    kept = _TWINS.get(model)
+    if kept is None or kept[0] != marks:
+        made = quicken(copy.deepcopy(model, {id(t): t for t in tensors}))
+        kept = _TWINS[model] = marks, made
+    return kept[1]
