@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime import distributed
 from ..runtime.precision import full_float32
-from ..training.revival import CodeRevival
 from .scales import ScaleSchedule
-
-__all__ = ["CodeRevival", "MultiScaleQuantizer", "Phi", "Quantized"]
 
 LOOKUP_BYTES = 1 << 26
 """Most memory that the distances of vectors to codes take at a time."""
@@ -223,40 +218,6 @@ class MultiScaleQuantizer(nn.Module):
             for t in tokens
         ]
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
-
-    def diversity(self, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-        """How far the scales are from using all codes alike: sum_k w_k (log V - H(mean p_k)).
-
-        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance
-        to the nearest one; H is the entropy of its mean over the batch. A scale weighs in by the
-        inverse of its tokens, because it is the coarse ones that collapse to few codes. An entropy
-        term as in MAGVIT-v2, here a scale; not in the paper. Gradients reach f alone.
-
-        Args:
-            f: (B, C, H, W) features with gradient.
-            tokens: their pyramid.
-
-        Returns:
-            Scalar in [0, log V].
-        """
-        weights = [1 / n for n in self.schedule.tokens_per_scale]
-        total = f.new_zeros(())
-        with torch.autocast(f.device.type, enabled=False):
-            with torch.no_grad():
-                before = [torch.zeros_like(f), *self.cumulative(tokens)[:-1]]
-                codes = self.codebook.weight.detach()
-                codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
-            for k, (f_hat, weight) in enumerate(zip(before, weights)):
-                z = self.vectors(f.float() - f_hat, k)
-                z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
-                distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
-                nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
-                nearest = distributed.mean(nearest)  # over the whole batch, as p's below
-                p = (-2 * distance / nearest.clamp(min=1e-8)).softmax(1)
-                mean = distributed.mean(p.mean(0)).clamp(min=1e-10)
-                missing = math.log(self.vocab_size) + (mean * mean.log()).sum()
-                total = total + weight / sum(weights) * missing
-        return total
 
     def _residual_pass(self, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
-from ..runtime.machine import check_memory
 from .flops import (
     Layer,
     computed_pairs,
@@ -193,22 +191,6 @@ def tokenizer_memory(
         "activations": float(images * kept),
         "quantizer": float(images * quantizer),
     }
-
-
-def check_batch(memory: Callable[[int], dict[str, float]], images: int, parts: int = 1) -> None:
-    """Refuses on a CPU a batch whose training step would need more memory than is free.
-
-    Args:
-        memory: bytes by part for a number of images, such as `var_memory`.
-        images: of a whole batch on this process.
-        parts: that it is cut into, as by --accumulate.
-
-    Raises:
-        ValueError: naming the largest batch that would fit.
-    """
-    fixed = sum(memory(0).values())
-    each = (sum(memory(1).values()) - fixed) / parts
-    check_memory("images a step", "--batch-size", images, each, fixed)
 
 
 def perceptual_memory(size: tuple[int, int], images: int) -> float:
