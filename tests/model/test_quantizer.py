@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tiny import make_quantizer, random_features, random_tokens, schedules
 
 from varmini import ScaleSchedule
-from varmini.model.quantizer import CodeRevival, MultiScaleQuantizer
+from varmini.model.quantizer import MultiScaleQuantizer
 from varmini.runtime import precision
+from varmini.training.codebook import CodeRevival, code_diversity
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 CASES = dict(
@@ -270,7 +271,7 @@ def test_diversity_is_the_missing_entropy(schedule, batch, channels, vocab, num_
         mean = (-2 * away / away.amin(1).mean()).softmax(1).mean(0)
         entropy = -(mean * mean.clamp(min=1e-300).log()).sum()
         total += (math.log(vocab) - entropy.item()) / n / whole
-    value = quantizer.diversity(f, tokens).item()
+    value = code_diversity(quantizer, f, tokens).item()
     assert value == pytest.approx(total, rel=1e-3, abs=1e-3)
     assert -1e-4 <= value <= math.log(vocab) + 1e-4
 
@@ -282,7 +283,7 @@ def test_diversity_pulls_features_apart_and_leaves_the_codes():
     optimizer = torch.optim.SGD([f], lr=1.0)
     values = []
     for _ in range(30):
-        value = quantizer.diversity(f, quantizer.encode(f))
+        value = code_diversity(quantizer, f, quantizer.encode(f))
         values.append(value.item())
         optimizer.zero_grad()
         value.backward()

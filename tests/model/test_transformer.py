@@ -12,7 +12,7 @@ from tiny import make_quantizer, make_var, random_tokens, schedules
 from varmini import VAR, ScaleSchedule, VARConfig
 from varmini.model.attention import KVCache, attend, block_causal, normalised, spans
 from varmini.model.block import Attention, Block, split_modulations
-from varmini.training.engine import decay_groups
+from varmini.training.optim import decay_groups
 
 VARIANTS = {
     "plain": {},

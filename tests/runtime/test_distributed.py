@@ -17,9 +17,8 @@ from two_processes import RUNS
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.runtime import distributed
-from varmini.training import engine
-from varmini.training.checkpoint import newest, read
-from varmini.training.consolidate import AVERAGES, consolidate
+from varmini.runtime.precision import precision
+from varmini.training.checkpoint import AVERAGES, consolidate, newest, read
 
 LOSSES = ("loss", "reconstruction", "vq", "perceptual", "adversarial", "val_loss", "val_loss_2")
 
@@ -30,7 +29,7 @@ def ran(tmp_path_factory):
     folder, rows = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
-        engine.precision.cache_clear()
+        precision.cache_clear()
         toy_world.install(patch.setattr, rows)
         toy_world.models(folder)
         configs = toy_world.configs(folder)
@@ -51,7 +50,7 @@ def ran(tmp_path_factory):
         assert done.returncode == 0, done.stderr[-4000:]
         for name, kind in RUNS.items():
             LOOPS[kind].train(configs[kind], folder / f"{name}-two-then-one", resume=True)
-    engine.precision.cache_clear()
+    precision.cache_clear()
     seen = [json.loads((folder / f"rank-{r}.json").read_text()) for r in (0, 1)]
     return folder, rows | seen[0]["rows"], seen
 

@@ -10,18 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from varmini.training import engine
-from varmini.training.engine import (
-    Run,
-    StopSignal,
-    Updater,
-    averaged,
-    check_folder,
-    decay_groups,
-    learning_rate_share,
-    make_folder,
-    uniform,
-)
+from varmini.runtime.precision import autocast, precision
+from varmini.training.loop import StopSignal, uniform
+from varmini.training.optim import Updater, averaged, decay_groups, learning_rate_share
+from varmini.training.run_folder import Run, check_folder, make_folder
 
 # --------------------------------------------------------------------------- precision and schedule
 
@@ -31,23 +23,23 @@ from varmini.training.engine import (
 )
 def test_precision_can_be_asked_for(monkeypatch, value, wanted):
     monkeypatch.setenv("VARMINI_PRECISION", value)
-    engine.precision.cache_clear()
+    precision.cache_clear()
     try:
-        assert engine.precision() is wanted
-        with engine.autocast():
+        assert precision() is wanted
+        with autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == wanted
     finally:
-        engine.precision.cache_clear()
+        precision.cache_clear()
 
 
 def test_an_unknown_precision_is_named(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "fp16")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     try:
         with pytest.raises(ValueError, match="VARMINI_PRECISION.*'fp16'.*'float32'"):
-            engine.precision()
+            precision()
     finally:
-        engine.precision.cache_clear()
+        precision.cache_clear()
 
 
 def test_the_learning_rate_rises_stays_and_falls():

@@ -16,10 +16,12 @@ from tiny import make_tokenizer
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
 from varmini.data.sets import ImageSet
-from varmini.model.quantizer import CodeRevival
 from varmini.runtime import machine
-from varmini.training import engine, planner, train_tokenizer, train_var
+from varmini.runtime.precision import precision
+from varmini.training import planner, train_tokenizer, train_var
 from varmini.training.classifier import Classifier, ClassifierConfig
+from varmini.training.codebook import CodeRevival
+from varmini.training.optim import make_optimizers
 from varmini.training.presets import TokenizerTraining, VARTraining
 from varmini.training.token_sets import TokenSet, token_set
 
@@ -49,11 +51,11 @@ def tiny_world(request, monkeypatch):
         return image_set(split)
 
     monkeypatch.setenv("VARMINI_PRECISION", request.param)
-    engine.precision.cache_clear()
+    precision.cache_clear()
     for module in (train_tokenizer, train_var):
         monkeypatch.setattr(module, "fitted", load_images)
     yield
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ WHOLE = {}
 def whole(loop, tmp_path_factory):
     """The folder of an uninterrupted run, made once for each loop and precision."""
     train, config, _ = loop
-    key = type(config), engine.precision()
+    key = type(config), precision()
     if key not in WHOLE:
         WHOLE[key] = train(config, tmp_path_factory.mktemp("whole") / "run")
     return WHOLE[key]
@@ -425,12 +427,12 @@ def test_muon_takes_the_matrices_of_the_blocks_and_no_other_parameter(var_config
     model = VAR(VARConfig(depth=1, width=16, heads=2, sizes=(1, 2)))
     held = {
         name: {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, optimizer in engine.make_optimizers(model, 1e-3, 0.05, 0.02).items()
+        for name, optimizer in make_optimizers(model, 1e-3, 0.05, 0.02).items()
     }
     names = ("attention.qkv", "attention.proj", "fc1", "fc2")
     assert held["muon"] == {id(model.blocks[0].get_parameter(f"{n}.weight")) for n in names}
     assert held["optimizer"] == {id(p) for p in model.parameters()} - held["muon"]
-    assert list(engine.make_optimizers(model, 1e-3, 0.05)) == ["optimizer"]
+    assert list(make_optimizers(model, 1e-3, 0.05)) == ["optimizer"]
 
 
 def test_the_logged_loss_is_that_of_the_whole_batch(var_config, tmp_path):

@@ -15,8 +15,7 @@ from tiny import redraw
 
 from varmini import ScaleSchedule, VARConfig
 from varmini.experiments.comparison.training import Training, finished, log_steps, shuffled, train
-from varmini.runtime.precision import ready
-from varmini.training import engine
+from varmini.runtime.precision import precision, ready
 from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR
@@ -31,9 +30,9 @@ LABELS = torch.tensor([0, 2, 3, 1])
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     yield
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def token_set(
             stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
             batches = range(0, len(rows), batch_size)
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
-            encoded = (_encode(tok, *next(stream), flip) for _ in distributed.progress(batches, name))
+            bar = distributed.progress(batches, name)
+            encoded = (_encode(tok, *next(stream), flip) for _ in bar)
             _write(paths[i], key, *zip(*encoded))
     if isinstance(dataset, LazyImages):
         dataset.report_broken()

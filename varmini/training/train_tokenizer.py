@@ -166,7 +166,7 @@ class Stage1:
 
     @torch.no_grad()
     def move_codes(self, images: Tensor, move: Callable[[Tensor], Any]) -> None:
-        """Lets `move` put codes onto the features of the whole batch; all processes get the same."""
+        """Lets `move` put codes onto features of the whole batch, alike in all processes."""
         with autocast():
             move(distributed.gather(self.model.features(images)))
         distributed.from_main(self.model.quantizer.codebook.weight.data)

@@ -176,7 +176,7 @@ def held_out_terms(
     return dict(zip(terms, (distributed.total(sums) / count).tolist()))
 
 
-# ------------------------------------------------------------------------------ before the first step
+# ---------------------------------------------------------------------------- before the first step
 
 
 def prepare(
