@@ -97,26 +97,9 @@ def make_optimizers(
     return optimizers
 
 
-class _Average(AveragedModel):
-    """torch's average, but its count of updates stays on the host: sending it would stall a GPU."""
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        averages, weights = list(self.module.parameters()), list(model.parameters())
-        if self.n_averaged == 0:
-            for average, weight in zip(averages, weights, strict=True):
-                average.copy_(weight)
-        else:
-            # w_avg <- decay w_avg + (1 - decay) w
-            self.multi_avg_fn(averages, weights, None)
-        for kept, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            kept.copy_(buffer)
-        self.n_averaged += 1
-
-
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of `model`; its first update copies the weights."""
-    return _Average(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool = False) -> None:
@@ -146,9 +129,7 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool = F
 class Updater:
     """Clips the gradient and steps the optimizers; a step that is not finite is skipped.
 
-    With a fused optimizer the decision falls on the device: the host does not wait for it. After a
-    skipped step the modules are watched until a step succeeds, so that the message of a run that
-    gives up can name the first one whose output was not finite.
+    With a fused optimizer the decision falls on the device: the host does not wait for it.
 
     Args:
         clip: gradient norm, over all processes' shares, above which gradients are scaled down.
@@ -163,10 +144,8 @@ class Updater:
         patience: int = 20,
     ) -> None:
         self.model, self.optimizers, self.clip, self.patience = model, optimizers, clip, patience
-        self.steps, self.skipped_in_a_row = 0, torch.zeros((), device=device())
-        self._skipped = torch.zeros((), device=device())
-        self._hooks: list[Any] = []
-        self._first = ""
+        self.steps, self.in_a_row = 0, torch.zeros((), device=device())
+        self.skipped = torch.zeros((), device=device())
 
     def step(self, loss: Tensor | None = None) -> None:
         """One update, then clears the gradients.
@@ -175,11 +154,8 @@ class Updater:
             loss: scalar; where it is not finite, the step is skipped whatever the gradient is.
 
         Raises:
-            ValueError: after `patience` skipped steps in a row (on a GPU up to twice as many),
-                naming the first module with a non-finite output, else the first such gradient.
+            ValueError: after `patience` skipped steps in a row (on a GPU up to twice as many).
         """
-        if self._hooks and not self._first:
-            self._first = self._bad_gradient()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         if hasattr(norm, "full_tensor"):  # of FSDP2's shares
             norm = norm.full_tensor()
@@ -192,48 +168,19 @@ class Updater:
                 optimizer.step()
             elif finite:
                 optimizer.step()
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * ~finite
-        self._skipped = self._skipped + ~finite
-        self.steps += 1
-        if finite.device.type == "cpu" or self.steps % self.patience == 0:
-            self._look()
         self.model.zero_grad(set_to_none=True)
+        self.in_a_row = (self.in_a_row + 1) * ~finite
+        self.skipped = self.skipped + ~finite
+        self.steps += 1
+        look = finite.device.type == "cpu" or self.steps % self.patience == 0  # stalls a GPU
+        if look and self.in_a_row >= self.patience:
+            raise ValueError(
+                f"loss or gradient was not finite {self.patience} steps in a row: resume from the "
+                f"last checkpoint with a lower --lr"
+            )
 
     def take_skipped(self) -> int:
         """Steps skipped since this was asked last, for the log."""
-        count = int(self._skipped)
-        self._skipped.zero_()
+        count = int(self.skipped)
+        self.skipped.zero_()
         return count
-
-    def _look(self) -> None:
-        first, self._first = self._first, ""
-        if self.skipped_in_a_row >= self.patience:
-            raise ValueError(
-                f"{first or 'the loss'} was not finite {self.patience} steps in a row: resume from "
-                f"the last checkpoint with a lower --lr"
-            )
-        if not self.skipped_in_a_row:
-            while self._hooks:
-                self._hooks.pop().remove()
-        elif not self._hooks:
-            self._hooks = [
-                module.register_forward_hook(lambda *call, name=name: self._note(name, call[2]))
-                for name, module in self.model.named_modules()
-            ]
-
-    def _note(self, name: str, output: Any) -> None:
-        """Called after the forward pass of every watched module, innermost first."""
-        if not self._first and isinstance(output, Tensor) and not _is_finite(output):
-            self._first = f"the output of {name or type(self.model).__name__}"
-
-    def _bad_gradient(self) -> str:
-        """The first in the order of the backward pass."""
-        for name, p in reversed(list(self.model.named_parameters())):
-            if p.grad is not None and not _is_finite(p.grad):
-                return f"the gradient of {name}"
-        return ""
-
-
-def _is_finite(x: Tensor) -> bool:
-    x = x.to_local() if hasattr(x, "to_local") else x  # of FSDP2's shares
-    return bool(x.isfinite().all())

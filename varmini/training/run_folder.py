@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,8 @@ FREE_ON_RESUME = {
 """Settings that may change when a run goes on; any other would mix two runs."""
 
 
-def check_folder(
-    out: str | os.PathLike,
-    config: Any,
-    *,
-    overwrite: bool,
-    resume: bool,
-    follows: Collection[str] = (),
-) -> Path:
+def check_folder(out: str | os.PathLike, config: Any, *, overwrite: bool, resume: bool) -> Path:
     """Checks that a run may use the folder `out`; touches nothing.
-
-    Args:
-        follows: settings ("model.sizes") that follow from others, so need not be compared.
 
     Raises:
         ValueError: when `out` is a file or cannot be written, when it holds files and neither
@@ -64,7 +54,7 @@ def check_folder(
         )
     before = read_json(out / "run.json").get("config") if resume else dataclasses.asdict(config)
     for name, old, new in _changes(config, before):
-        if name not in FREE_ON_RESUME and name not in follows:
+        if name not in FREE_ON_RESUME:
             raise ValueError(
                 f"{out} was started with {name}={old}, not {new}: "
                 f"resume with the same, or choose another --out"

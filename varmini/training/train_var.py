@@ -28,9 +28,6 @@ from .optim import Updater, averaged, blockwise, make_optimizers, set_rates
 from .run_folder import check_folder
 from .token_sets import TokenSet, token_batches, token_set
 
-FOLLOWS = ("model.sizes", "model.vocab_size", "model.code_channels", "model.num_classes")
-"""Settings that follow the tokenizer and the data, whatever a preset says."""
-
 
 def train(
     config: VARTraining,
@@ -191,8 +188,6 @@ def prepare(
     with distributed.together():
         source = resolve_folder(tokenizer, MultiScaleVQVAE.kind)
         tok = MultiScaleVQVAE.from_pretrained(source).to(device())
-        config = dataclasses.replace(config, tokenizer=file_checksum(source / "model.safetensors"))
-        check_folder(out, config, overwrite=overwrite, resume=resume, follows=FOLLOWS)
         images = {
             split: fitted(config.data, split, tok.image_size, tok.config.image_channels)
             for split in ("train", "test")
@@ -205,14 +200,17 @@ def prepare(
                 f"muon_lr is {config.muon_lr}, but Muon needs whole matrices and --parallel fsdp "
                 f"cuts them: take --muon-lr 0 or --parallel ddp"
             )
-    shape = dataclasses.replace(
-        config.model,
-        sizes=tok.config.sizes,
-        vocab_size=tok.vocab_size,
-        code_channels=tok.config.code_channels,
-        num_classes=len(images["train"].classes),
-    )
-    return tok, images, dataclasses.replace(config, model=shape)
+        shape = dataclasses.replace(
+            config.model,
+            sizes=tok.config.sizes,
+            vocab_size=tok.vocab_size,
+            code_channels=tok.config.code_channels,
+            num_classes=len(images["train"].classes),
+        )
+        checksum = file_checksum(source / "model.safetensors")
+        config = dataclasses.replace(config, tokenizer=checksum, model=shape)
+        check_folder(out, config, overwrite=overwrite, resume=resume)
+    return tok, images, config
 
 
 def spread(model: VAR, ema: nn.Module, parallel: str) -> nn.Module:
