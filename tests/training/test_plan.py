@@ -24,15 +24,12 @@ from varmini.training.flops import exact_parameters
 from varmini.training.optim import averaged, learning_rate_share, weight_decay_at
 from varmini.training.planner import (
     GPUS,
-    REPORTS,
     USABLE,
-    UTILISATION,
     cache_memory,
     find_fit,
     gpu,
     hours,
     perceptual_memory,
-    reported_utilisation,
     tokenizer_memory,
     var_memory,
     way_memory,
@@ -242,9 +239,7 @@ def test_presets_fit_eight_gpus_of_80_gb(name) -> None:
     assert need + perceptual_memory((height, width), images) <= room
 
 
-def test_utilisation_is_what_the_first_report_tells() -> None:
-    run = PRESETS[REPORTS[0].preset].var
-    assert round(reported_utilisation(run.model, run.images, REPORTS[0]), 2) == UTILISATION
+def test_hours_are_arithmetic_over_speed() -> None:
     assert hours(3.6e15, replace(gpu("a100"), peak=1e12), 2, 0.5) == 1.0
 
 
@@ -280,14 +275,6 @@ def test_recipes_are_the_official_commands(name, epochs, batch, lr, gamma, final
     assert shares[99] == pytest.approx(0.5) and shares[200] == shares[689] == 1.0
     assert shares[700] < 1.0 and shares[-1] == pytest.approx(final, abs=2e-4)
     assert shares[5345] == pytest.approx((1 + final) / 2, abs=2e-4)
-
-
-def test_weight_decay_follows_half_a_cosine() -> None:
-    assert weight_decay_at(7, 10, 0.05, None) == 0.05
-    values = [weight_decay_at(step, 101, 0.05, 0.08) for step in range(101)]
-    assert values[0] == 0.05 and values[-1] == pytest.approx(0.08)
-    assert values[50] == pytest.approx(0.065) and values[25] < 0.0575
-    assert all(math.isfinite(weight_decay_at(0, n, 0.05, 0.08)) for n in (1, 2))
 
 
 def test_stage_1_is_the_official_network() -> None:
