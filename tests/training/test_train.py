@@ -17,11 +17,16 @@ from tiny import make_tokenizer
 from varmini import VAR, MultiScaleVQVAE, VARConfig
 from varmini.data.sets import ImageSet
 from varmini.runtime.precision import precision
-from varmini.training import train_tokenizer, train_var
-from varmini.training.classifier import Classifier, ClassifierConfig
+from varmini.training import classifier, train_tokenizer, train_var
+from varmini.training.classifier import Classifier
 from varmini.training.codebook import CodeRevival
+from varmini.training.configs import (
+    ClassifierConfig,
+    ClassifierTraining,
+    TokenizerTraining,
+    VARTraining,
+)
 from varmini.training.optim import make_optimizers
-from varmini.training.presets import TokenizerTraining, VARTraining
 from varmini.training.token_sets import TokenSet, token_set
 
 STEPS = 13  # 23 training images in batches of 4: more than two epochs
@@ -161,9 +166,9 @@ def checkpoint(folder):
     return load_file(folder / "state" / entry)
 
 
-def assert_equal_runs(a, b):
+def assert_equal_runs(a, b, tensors=100):
     states = checkpoint(a), checkpoint(b)
-    assert states[0].keys() == states[1].keys() and len(states[0]) > 100
+    assert states[0].keys() == states[1].keys() and len(states[0]) > tensors
     assert [k for k, t in states[0].items() if not t.equal(states[1][k])] == []
     models = [load_file(folder / "model.safetensors") for folder in (a, b)]
     assert models[0].keys() == models[1].keys()
@@ -259,6 +264,29 @@ def test_a_stopped_run_in_bfloat16_goes_on_bit_equal(loop, whole, tmp_path, monk
             train(config, tmp_path / "stopped")
     train(config, tmp_path / "stopped", resume=True)
     assert_equal_runs(whole, tmp_path / "stopped")
+
+
+def test_a_stopped_classifier_goes_on_bit_equal(tmp_path, monkeypatch):
+    """Its shifts are drawn step by step, and its schedule and its norms have a state."""
+    shape = ClassifierConfig(num_classes=3, image_channels=1, widths=(4, 8))
+    config = ClassifierTraining("toy", shape, epochs=3, batch_size=5, checkpoint_every=3)
+    monkeypatch.setattr(classifier, "load_images", lambda name, split: image_set(split))
+    whole, make = classifier.train(config, tmp_path / "whole"), classifier.batches
+
+    def stream(*args, start_step, **options):
+        for step, batch in enumerate(make(*args, start_step=start_step, **options), start_step):
+            if step == 6:
+                terminate()
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "batches", stream)
+        with pytest.raises(SystemExit):
+            classifier.train(config, tmp_path / "stopped")
+    torch.manual_seed(99)
+    classifier.train(config, tmp_path / "stopped", resume=True)
+    assert_equal_runs(whole, tmp_path / "stopped", tensors=20)
+    assert [row["step"] for row in log_rows(whole)] == ["4", "8", "12"]
 
 
 def test_codes_were_revived_before_and_after_the_stop(tokenizer_config, tmp_path, monkeypatch):
