@@ -71,20 +71,21 @@ class Difference:
 
 
 def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
-    """mean(a) - mean(b) without assuming equal variances, at least two values each.
+    """mean(a) - mean(b) without assuming equal variances; one value a side says nothing.
 
     Source: Welch 1947; degrees of freedom of Satterthwaite 1946:
     (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)), v the squared standard error of a mean.
     """
-    value, (va, vb) = fmean(a) - fmean(b), (variance(x) / len(x) for x in (a, b))
+    value, seeds = fmean(a) - fmean(b), (len(a), len(b))
+    if min(seeds) < 2:
+        return Difference(value, -math.inf, math.inf, math.nan, 1.0, seeds)
+    va, vb = (variance(x) / len(x) for x in (a, b))
     if va + vb == 0:  # no spread at all: the difference is exact
-        p = float(value == 0)
-        return Difference(value, value, value, len(a) + len(b) - 2, p, (len(a), len(b)))
+        return Difference(value, value, value, sum(seeds) - 2, float(value == 0), seeds)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     error = math.sqrt(va + vb)
     half = t_quantile(level, df) * error
-    p = t_tail(value / error, df)
-    return Difference(value, value - half, value + half, df, p, (len(a), len(b)))
+    return Difference(value, value - half, value + half, df, t_tail(value / error, df), seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -106,8 +107,8 @@ def bootstrap_interval(
     """Interval of a measure of `count` samples, such as a Frechet distance, over its samples.
 
     measure: row numbers (count,) -> number. Repeated samples make a Frechet distance larger, by
-    about as much as finite samples already did; the basic interval 2 x - quantiles takes that off
-    twice, and so brackets the distance of infinitely many samples.
+    about as much as finite samples already did; the basic interval 2 x - quantiles takes both off,
+    and so brackets the distance of infinitely many samples.
     Source: Davison and Hinkley 1997, equation 5.6.
     """
     random, value = np.random.default_rng(seed), measure(np.arange(count))
