@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...data.sets import ImageSet, load_images, to_float
-from ...evaluation.metrics import evaluate_tokenizer
+from ...evaluation.fid import evaluate_tokenizer
 from ...model.sampler import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
