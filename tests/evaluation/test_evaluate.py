@@ -1,4 +1,4 @@
-"""Evaluation by the field's protocol: sharded draws, evaluators, references, rejection, the command."""
+"""Evaluation by the protocol: sharded draws, evaluators, references, rejection, the command."""
 
 import csv
 import dataclasses
@@ -257,7 +257,8 @@ def fake_library(monkeypatch, tmp_path, features=2048):
 def test_inception_is_the_librarys(monkeypatch, tmp_path):
     path = fake_library(monkeypatch, tmp_path)
     evaluator, line = evaluators.load_evaluator(None, 3, 256)
-    assert evaluator.adm and evaluator.features == 2048 and evaluator.name == "inception" and line == ""
+    assert evaluator.adm and evaluator.features == 2048
+    assert evaluator.name == "inception" and line == ""
     assert "torch-fidelity, weights " in evaluator.about
     features, probs = evaluator(torch.ones(2, 1, 4, 4))
     assert features.shape == (2, 2048) and features[0, 0] == 255 * 3 * 16
@@ -274,7 +275,8 @@ def test_without_inception_our_classifier_evaluates_and_says_so(monkeypatch):
     assert evaluators.load_evaluator(None, 3, 32)[1] == ""
     assert evaluators.load_evaluator(None, 1, 256)[0].name == "fashion_classifier"
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert "needs the package torchvision" in error(evaluators.load_evaluator, "torchvision:x", 3, 64)
+    said = error(evaluators.load_evaluator, "torchvision:x", 3, 64)
+    assert "needs the package torchvision" in said
 
 
 def test_reference_from_images_or_files(tmp_path):

@@ -103,10 +103,14 @@ def _file(folder: Path, part: range) -> Path:
     return folder / f"part-{part.start:06}-{part.stop:06}.npy"
 
 
+def _load(folder: Path, part: range) -> np.ndarray:
+    return np.load(_file(folder, part), mmap_mode="r", allow_pickle=False)
+
+
 def _finished(folder: Path, part: range) -> bool:
     """Whether a shard is there and whole; its header is read, and the file's length compared."""
     try:
-        found = np.load(_file(folder, part), mmap_mode="r", allow_pickle=False)
+        found = _load(folder, part)
     except (OSError, ValueError, EOFError):
         return False
     return found.dtype == np.uint8 and found.ndim == 4 and found.shape[0] == len(part)
@@ -183,7 +187,7 @@ def draw_samples(
             write_atomic(_file(folder, part), images.getvalue())
         distributed.wait()
         if distributed.is_main():
-            pieces = [np.load(_file(folder, part), mmap_mode="r") for part in parts]
+            pieces = [_load(folder, part) for part in parts]
             shape = (draw.count, *pieces[0].shape[1:])
             npz.write_images(whole, shape, pieces, draw.labels.numpy())
             for part in parts:  # the whole file is on disk by now

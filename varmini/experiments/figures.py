@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, _shades
+from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, shades
 from .scaling.fits import BILLION, PAPER, PFLOP, bend, fit_power_law
 from .scaling.sweep import MEASURES, frontier, second_half
 
@@ -61,7 +61,7 @@ def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
     grid["loss_last"].set_ylabel("nats a token")
     grid["error_last"].set_ylabel("share of tokens")
     x = np.geomspace(*(PAPER_N if over == "n" else PAPER_C), 50)
-    colours = dict(zip(MEASURES, _shades(4)))
+    colours = dict(zip(MEASURES, shades(4)))
     for law in (p for p in PAPER if p.over == over):
         name = f"{NAMES[law.measure]}:\n$({_plain(law.a)}\\,{over.upper()})^{{{law.b:g}}}$"
         grid["paper"].plot(x, (law.a * x) ** law.b, color=colours[law.measure], label=name)
@@ -123,7 +123,7 @@ def compute_frontier(rows: Sequence[Row]) -> Figure:
         figure, grid = _five_panels("c")
         for measure in MEASURES:
             axes = grid[measure]
-            for depth, colour in zip(depths, _shades(len(depths))):
+            for depth, colour in zip(depths, shades(len(depths))):
                 for seed in sorted({row["seed"] for row in rows}):
                     run = [r for r in rows if r["depth"] == depth and r["seed"] == seed]
                     run.sort(key=lambda r: r["flops"])
