@@ -16,7 +16,7 @@ from varmini.experiments.bench.cost import exponents
 from varmini.experiments.bench.cost_plot import cost_growth
 from varmini.experiments.comparison.report import ablation, comparison
 from varmini.experiments.scaling.fits import fit_power_law
-from varmini.experiments.scaling.sweep import laws, second_half
+from varmini.experiments.scaling.laws import laws, second_half
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import (

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, shades
 from .scaling.fits import BILLION, PAPER, PFLOP, bend, fit_power_law
-from .scaling.sweep import MEASURES, frontier, second_half
+from .scaling.laws import MEASURES, frontier, second_half
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -223,17 +223,17 @@ def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    judged = [row for row in rows if "frechet" in row]
+    measured = [row for row in rows if "frechet" in row]
     # The two caches of a raster model draw the same pictures.
-    unlike = [row for row in judged if row["name"] != "raster AR, no cache"]
+    unlike = [row for row in measured if row["name"] != "raster AR, no cache"]
     timed = [row for row in rows if "ms_1_ratio" in row and "ms_16_ratio" in row][1:]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
         for axes, batch in zip(grid[0], (1, 16)):
-            for row in (r for r in judged if f"ms_{batch}" in r):
+            for row in (r for r in measured if f"ms_{batch}" in r):
                 _point(axes, row, f"ms_{batch}")
             _ms_axis(axes, batch)
-        for row in (r for r in judged if "flops" in r):
+        for row in (r for r in measured if "flops" in r):
             _point(grid[0, 2], row | {"gflops": row["flops"] / 1e9}, "gflops")
         _ms_axis(grid[0, 2], 1)
         grid[0, 2].set_xlabel("GFLOPs an image")
@@ -262,11 +262,11 @@ def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
         grid[1, 2].set_yticks(range(len(timed)), [row["name"] for row in timed], fontsize=9)
         grid[1, 2].invert_yaxis()
         grid[1, 2].set_title("time, as a multiple of VAR's")
-        marks = [
+        symbols = [
             Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
             for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
         ]
-        handles = [*grid[0, 0].get_legend_handles_labels()[0], *marks]
+        handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
         figure.legend(handles=handles, loc="outside lower center",
                       ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
     return figure

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...data.sets import batches, fitted, in_order
+from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...runtime.files import file_checksum, read_json, write_atomic
-from ...training import engine
+from ...runtime.machine import device
+from ...runtime.precision import autocast
 from ...training.configs import TokenizerTraining
+from ...training.engine import make_folder, progress
 from ...training.train_tokenizer import perceptual_network
 from ...training.train_tokenizer import train as train_tokenizer
 from ...zoo.tokenizers.kl import KLAutoencoder, KLConfig
@@ -142,18 +144,9 @@ class Codes:
             latent_channels=self.bed.latent_channels,
             **{name: getattr(like.model, name) for name in names},
         )
-        training = Training(
-            images=like.images,
-            batch_size=like.batch_size,
-            lr=like.lr,
-            warmup=like.warmup,
-            decay=like.decay,
-            final=like.final,
-            weight_decay=like.weight_decay,
-            clip=like.clip,
-            ema=like.ema,
-            points=2,
-        )
+        same = ("images", "batch_size", "lr", "warmup", "decay", "final", "weight_decay", "clip",
+                "ema")  # fmt: skip
+        training = Training(points=2, **{name: getattr(like, name) for name in same})
 
         def loss(model: KLAutoencoder, images: Tensor, labels: Tensor) -> Tensor:
             return model.training_loss(images, like.l1, like.l2, like.perceptual, network)
@@ -167,13 +160,11 @@ class Codes:
 
     def autoencoder(self, kind: str) -> nn.Module:
         """The finished model of one of `KINDS`, in evaluation mode."""
-        if kind not in KINDS:
-            raise ValueError(f"autoencoder {kind!r}, expected one of: {', '.join(KINDS)}")
         build = KLAutoencoder if kind == "kl" else MultiScaleVQVAE
         folder = self.folder(kind)
         if not (folder / "model.safetensors").exists():
             raise ValueError(f"{folder} holds no model: run `varmini compare train` first")
-        return build.from_pretrained(folder).to(engine.device())
+        return build.from_pretrained(folder).to(device())
 
     def encoder(self, kind: str) -> Callable[[Tensor], Tensor]:
         """images -> codes: flat pyramids (B, L), token maps (B, side, side), or mean latents."""
@@ -215,10 +206,10 @@ class Codes:
             pass
         dataset, encode, codes, labels = self.images[split], self.encoder(kind), [], []
         stream, count = in_order(dataset, 250), min(count, len(dataset))
-        for _ in engine.progress(range(0, count, 250), f"codes {kind} {split}"):
+        for _ in progress(range(0, count, 250), f"codes {kind} {split}"):
             images, part = next(stream)
-            with torch.no_grad(), engine.autocast():
-                codes.append(encode(images.to(engine.device())).cpu())
+            with torch.no_grad(), autocast():
+                codes.append(encode(images.to(device())).cpu())
             labels.append(part)
         codes, labels = torch.cat(codes)[:count], torch.cat(labels)[:count]
         stored = codes.half() if kind == "kl" else codes.int()
@@ -242,5 +233,5 @@ def claim(out: Path, bed: Bed) -> None:
                     f"give the same, or choose another --out"
                 )
         return
-    engine.make_folder(path.parent, clear=False)
+    make_folder(path.parent, clear=False)
     write_atomic(path, (json.dumps(own, indent=1) + "\n").encode())
