@@ -26,7 +26,7 @@ from varmini.cli.draw import class_names
 from varmini.data.sets import load_images
 from varmini.evaluation import fid, npz
 from varmini.evaluation import samples as sampling_run
-from varmini.evaluation.judges import Judge
+from varmini.evaluation.evaluators import Evaluator
 from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official
 from varmini.plots.images import image_grid, save
@@ -74,9 +74,9 @@ def test_object_arrays_are_neither_samples_nor_a_reference(victim, tmp_path, tok
     np.save(tmp_path / "part-000000-000003.npy", array, allow_pickle=True)
     assert not sampling_run._finished(tmp_path, part)
     np.savez(tmp_path / "stats.npz", mu=array, sigma=array)
-    judge = Judge("j", "j", 3, lambda x: (x, x))
+    evaluator = Evaluator("j", "j", 3, lambda x: (x, x))
     with pytest.raises(ValueError, match=r"stats.npz"):
-        fid.load_reference(tmp_path / "stats.npz", judge)
+        fid.load_reference(tmp_path / "stats.npz", evaluator)
     with pytest.raises(ValueError, match="cannot read mu"):
         npz.read_array(tmp_path / "stats.npz", "mu", (3,))
     # A draw that finds such a shard draws it again.

@@ -117,12 +117,6 @@ def test_seeds_of_a_size_are_drawn_together():
     assert bootstrap(x, y, draws=50)["b"] == pytest.approx((-1, -1))
 
 
-@pytest.mark.parametrize("options", [{"draws": 0}, {"level": 1.0}, {"level": 0.0}])
-def test_bad_bootstrap_options_are_named(options):
-    with pytest.raises(ValueError, match="draws=|level="):
-        bootstrap(N, law(N), **options)
-
-
 def test_the_largest_size_is_asked_of_the_others():
     x = np.array([1, 1, 2, 4, 4])
     y = np.array([8, 8, 4, 3, 3])

@@ -74,8 +74,7 @@ def test_a_walk_past_the_last_scale_is_refused(pair, images):
 
 
 def test_a_drawn_picture_is_that_of_sample(pair):
-    from varmini import sample
-    from varmini.plots import images as plots
+    from varmini import plots, sample
 
     var, tok = pair
     _, tokens = sample(var, tok, [1], cfg=2.0, top_k=5, top_p=0.9, seed=4, return_tokens=True)
@@ -149,7 +148,7 @@ def test_tokens_paint_where_they_stand_and_together_what_their_map_adds(pair, im
 def test_one_token_shows_a_panel_for_every_map_it_sees(pair, images):
     figure = views.one_token(*pair, images[0], 1, scale=1, row=1, column=0, block=1, head=0)
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:2] == ["the token's place", "what its code paints"] and len(titles) == 4
+    assert titles[:2] == ["where the token is", "what its code paints"] and len(titles) == 4
     shares = [int(title.split(":")[1].removesuffix("%")) for title in titles[2:]]
     assert abs(sum(shares) - 100) <= 1  # it sees its own map and the coarser one, nothing else
 

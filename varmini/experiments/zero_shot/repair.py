@@ -62,20 +62,17 @@ def repair(
 
     Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
     pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
-    worse than no correction. For the oracle "own" and "stored" stand in place of "clean" and
-    "ignored". Of a raster AR it is 0 by construction: no later token adds anything at the place of
-    an earlier one.
+    worse than no correction. For the oracle "own" and "stored" stand for "clean" and
+    "ignored". Of a raster AR it is 0 by construction: no later token adds anything where an
+    earlier one is.
 
     Args:
         scale: the map to corrupt, from 1 to K - 1.
         share: of its tokens, rounded up.
 
     Raises:
-        ValueError: on a scale or share out of range.
+        ValueError: on a share out of range.
     """
-    scales = len(tok.schedule)
-    if not 1 <= scale < scales:
-        raise ValueError(f"scale is {scale}, expected 1 to {scales - 1}: later maps are to mend it")
     features, own = tok.features(images), tok.encode(images)
     generator = torch.Generator().manual_seed(seed)
     wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
