@@ -21,8 +21,7 @@ from varmini.experiments.comparison import measure, report
 from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
 from varmini.experiments.comparison.measure import Reference, jackknife, network
 from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
-from varmini.runtime.machine import provenance
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision, provenance
 from varmini.runtime.tables import (
     NOT_MEASURED,
     RESULTS,

@@ -14,7 +14,7 @@ from varmini.fast.drawing import arithmetic
 from varmini.fast.quicken import twin
 from varmini.model import sampler
 from varmini.model.sampler import draw, filter_logits, guide, smoothed
-from varmini.runtime import machine, precision
+from varmini.runtime import machine
 
 LABELS = torch.tensor([0, 1, 2, 3, 0])  # 3 is the null class
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer, random_images, random_tokens
+
 from varmini.model.checks import as_pyramid
 
 VARIANTS = [

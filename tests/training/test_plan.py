@@ -15,10 +15,10 @@ from tiny import make_tokenizer, make_var, random_images
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
+from varmini.model.attention import KVCache
 
 from varmini import ScaleSchedule, TokenizerConfig
 from varmini.cli.main import main
-from varmini.model.attention import KVCache
 from varmini.training.codebook import code_diversity
 from varmini.training.flops import exact_parameters
 from varmini.training.optim import averaged, learning_rate_share, weight_decay_at

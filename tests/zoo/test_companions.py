@@ -15,7 +15,8 @@ from tiny import redraw
 
 from varmini import ScaleSchedule, VARConfig
 from varmini.experiments.comparison.training import Training, finished, log_steps, shuffled, train
-from varmini.runtime.precision import precision, ready
+from varmini.fast.copies import ready
+from varmini.runtime.machine import precision
 from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR

@@ -15,8 +15,7 @@ from ...evaluation.metrics import check_samples, extract, frechet_between, preci
 from ...model.sampler import sample
 from ...model.transformer import VAR
 from ...runtime.files import file_checksum
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, read_rows
 from .bed import KINDS, Codes
 from .methods import (

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...fast.copies import ready
 from ...model.sampler import sample
 from ...model.transformer import VAR, VARConfig
-from ...runtime.precision import ready
 from ...zoo.generators.dit import DiT, DiTConfig
 from ...zoo.generators.maskgit import MaskGIT, MaskGITConfig
 from ...zoo.generators.plain_var import PlainVAR

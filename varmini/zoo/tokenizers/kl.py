@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...fast.copies import ready
 from ...model.autoencoder import Decoder, Encoder
 from ...model.tokenizer import TokenizerConfig
-from ...runtime.precision import ready
 from ...runtime.pretrained import Pretrained
 
 
