@@ -79,7 +79,8 @@ def test_values_and_gradients_are_those_of_the_plain_class(kind):
 def test_a_laid_out_copy_is_near_float64_and_no_worse_than_the_plain_class(kind, dtype):
     plain, quick, x, more = pair(kind)
     with torch.no_grad():
-        exact = copy.deepcopy(plain).double()(x.double(), *(m if m is None else m.double() for m in more))
+        more64 = [m if m is None else m.double() for m in more]
+        exact = copy.deepcopy(plain).double()(x.double(), *more64)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             given = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
             errors = [relative(layer(given, *more), exact) for layer in (plain, ready(quick))]

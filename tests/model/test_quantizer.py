@@ -11,8 +11,7 @@ from tiny import make_quantizer, random_features, random_tokens, schedules
 
 from varmini import ScaleSchedule
 from varmini.model.checks import as_pyramid
-from varmini.model.quantizer import MultiScaleQuantizer
-from varmini.runtime import precision
+from varmini.model.quantizer import MultiScaleQuantizer, full_float32
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 CASES = dict(
@@ -271,9 +270,6 @@ def test_usage_counts_the_codes_of_each_scale():
     "options, words",
     [
         (dict(lookup="manhattan"), "'manhattan'"),
-        (dict(vocab=0), "vocab_size=0"),
-        (dict(channels=0), "channels=0"),
-        (dict(num_phi=-1), "num_phi=-1"),
     ],
 )
 def test_bad_options_are_named(options, words):
@@ -310,7 +306,7 @@ def test_bad_input_is_named(call, words):
 
 def test_phi_never_runs_in_tf32(monkeypatch):
     """Which cuDNN takes for float32 convolutions unless it is told not to."""
-    as_on_a_gpu = functools.partial(precision.full_float32, "cuda")
+    as_on_a_gpu = functools.partial(full_float32, "cuda")
     monkeypatch.setattr("varmini.model.quantizer.full_float32", lambda device: as_on_a_gpu())
     quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), 16)
     convolutions, seen = torch.backends.cudnn.conv, []

@@ -191,7 +191,7 @@ def test_greedy_samples_are_the_best_tokens_of_the_masked_path(
     var = make_var(schedule, seed, shared_adaln=shared, qk_norm=qk_norm)
     labels = torch.arange(batch) % 3
     images, tokens = sample(var, tok, labels, cfg=cfg, top_k=1, top_p=0.0, return_tokens=True)
-    assert images.equal(tok.decode(tokens))
+    assert images.equal(twin(tok).decode(tokens))
     inputs = tok.quantizer.teacher_inputs(tokens)
     conditional, null = var(labels, inputs), var(torch.full_like(labels, 3), inputs)
     last = len(schedule) - 1
@@ -345,16 +345,21 @@ def test_smooth_samples_are_softer_and_agree_where_there_is_no_choice(var, tok):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """The codes that each scale of the next sampling adds."""
-    scales, generate = [], sampler.generate
+def recorded(tok, monkeypatch):
+    """The codes that each scale of the next sampling adds, after those of encoding."""
+    scales, add, encode = [], tok.quantizer.contribution, tok.encode
 
-    def watch(*args, **kwargs):
-        for result in generate(*args, **kwargs):
-            scales.append(result[1])
-            yield result
+    def watch(k, codes):
+        scales.append(codes)
+        return add(k, codes)
 
-    monkeypatch.setattr(sampler, "generate", watch)
+    def forget(images):
+        tokens = encode(images)
+        scales.clear()
+        return tokens
+
+    monkeypatch.setattr(tok.quantizer, "contribution", watch)
+    monkeypatch.setattr(tok, "encode", forget)
     return scales
 
 
@@ -376,6 +381,7 @@ def test_kept_codes_are_forced_and_the_others_drawn(var, tok, recorded):
     mask = torch.zeros(3, 16, 16, dtype=torch.bool)
     mask[0, :, 8:], mask[1, :8] = True, True  # right half, upper half, nothing
     inpaint(var, tok, images, mask, torch.tensor([0, 1, 2]), seed=0, top_k=1, cfg=3.0)
+    recorded = list(recorded)
     own = own_codes(tok, images)
     assert recorded[0].equal(own[0])  # up to three tokens: forced entirely
     for k, side in ((1, 2), (2, 4)):
@@ -397,7 +403,7 @@ def test_the_drawn_part_sees_the_kept_part(var, tok, recorded):
     inpaint(var, tok, images, mask, label, seed=0, top_k=1, cfg=0.0)
     rows = [
         codes.permute(0, 2, 3, 1)[..., None, :] == tok.quantizer.codebook.weight
-        for codes in recorded
+        for codes in list(recorded)
     ]
     tokens = [row.all(-1).float().argmax(-1) for row in rows]
     logits = var(label, tok.quantizer.teacher_inputs(tokens))
@@ -445,7 +451,7 @@ def test_inpaint_defaults_to_the_null_class_and_may_be_split(var, tok):
         (dict(labels=[0, 4]), ["label 4", "0 to 2"]),
         (dict(labels=[-1]), ["label -1"]),
         (dict(labels=torch.zeros(2, 2, dtype=torch.long)), ["(2, 2)"]),
-        (dict(labels=torch.tensor(1)), ["LongTensor (B,)"]),
+        (dict(labels=torch.tensor(1)), ["integers of shape (B,)"]),
         (dict(labels=[0.7]), ["label"]),
     ],
 )

@@ -88,7 +88,7 @@ def replaced(tokens, k, map_):
         (lambda t: torch.zeros(2, 21, dtype=torch.long), ["tensor", "3 maps"]),
         (lambda t: replaced(t, 1, t[1][:, :1]), ["map 2", "(2, 1, 2)", "(B, 2, 2)"]),
         (lambda t: replaced(t, 1, t[1].flatten(1)), ["map 2", "(2, 4)"]),
-        (lambda t: replaced(t, 2, t[2].float()), ["map 3", "float32", "int64"]),
+        (lambda t: replaced(t, 2, t[2].float()), ["map 3", "float32", "integers"]),
         (lambda t: replaced(t, 2, t[2] + 12), ["map 3", "[0, 12)"]),
         (lambda t: replaced(t, 0, t[0] - 20), ["map 1", "[0, 12)"]),
         (lambda t: replaced(t, 1, t[1][:1]), ["map 2", "1", "2"]),  # one image among maps of two

@@ -97,10 +97,8 @@ def inpaint(
 ) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
-    The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
-    that the mask keeps are replaced by the image's own before the scale is added. Maps of up to 3
-    tokens are forced entirely, for they say what the whole picture is. The image is encoded in the
-    caller's arithmetic, and drawn and decoded in that of `sample`.
+    The protocol is that of `model.sampler.forced`. The image is encoded in the caller's
+    arithmetic, and drawn and decoded in that of `sample`.
 
     Args:
         images: (B, C, H, W) in [-1, 1].

@@ -40,8 +40,8 @@ class QuickLinear(nn.Linear):
 
     def lay_out(self, device: str, dtype: torch.dtype) -> None:
         """Replaces the weights by those that products in `dtype` read."""
-        weight, self.packed = self.weight.detach().to(dtype), device == "cpu" and works("linear", dtype)
-        self.kept = dtype
+        weight, self.kept = self.weight.detach().to(dtype), dtype
+        self.packed = device == "cpu" and works("linear", dtype)
         del self.weight
         self.weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight

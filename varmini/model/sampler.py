@@ -1,6 +1,6 @@
 """Drawing pictures scale by scale, with guidance, in-painting and editing (section 3.2).
 
-This is the plain form. `varmini.sample` and `varmini.inpaint` are the quick form of the same
+This is the plain form. `varmini.sample` and `varmini.inpaint` are quick forms of the same
 (`varmini.fast.drawing`): same arguments, same tokens.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import as_labels, as_mask, check_drawing
+from .checks import as_labels, check_drawing
 from .filters import draw, filter_logits, guide, smoothed
 from .quantizer import exact
 from .tokenizer import MultiScaleVQVAE
@@ -148,57 +148,13 @@ def sample(
     return (images, [tokens for tokens, _ in scales]) if return_tokens else images
 
 
-def inpaint(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    images: Tensor,
-    mask: Tensor,
-    labels: Tensor | Iterable[int] | None = None,
-    *,
-    cfg: float = 1.5,
-    top_k: int = 900,
-    top_p: float = 0.96,
-    seed: int | None = None,
-    smooth: bool = False,
-    first: int = 0,
-) -> Tensor:
-    """Redraws the masked part of images; everything else is forced to their own tokens.
-
-    The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
-    that the mask keeps are replaced by the image's own before the scale is added. Maps of up to 3
-    tokens are forced entirely, for they say what the whole picture is.
-
-    Args:
-        images: (B, C, H, W) in [-1, 1].
-        mask: (H, W), (B, H, W) or (B, 1, H, W) bool, True where a picture is to be drawn.
-        labels: (B,) classes for class-conditional editing; None for the null class.
-        cfg, top_k, top_p, seed, smooth, first: as in `sample`.
-
-    Returns:
-        Images (B, C, H, W) in [-1, 1], decoded from the mixed tokens.
-
-    Raises:
-        ValueError: on a mask of another shape or type, and as `sample` does.
-    """
-    check_drawing(var, tok, cfg, top_k, top_p, seed)
-    tok.check_images(images)
-    replace = forced(tok, images, ~as_mask(mask, images))
-    labels = torch.full((len(images),), var.config.num_classes) if labels is None else labels
-    labels = as_labels(labels, var.config.num_classes, look=True)
-    if len(labels) != len(images):
-        raise ValueError(f"{len(labels)} labels for {len(images)} images: expected one each")
-    device = var.head.weight.device
-    noise = Noise(seed, first, len(labels), device)
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth}
-    for _, f_hat in generate(var, tok, labels.to(device), noise, replace=replace, **options):
-        pass
-    with torch.no_grad():
-        return tok.decode_features(f_hat).clamp(-1, 1)
-
-
 @torch.no_grad()
 def forced(tok: MultiScaleVQVAE, images: Tensor, keep: Tensor) -> Replace:
     """What in-painting does to the codes of a scale: images' own ones where `keep` says so.
+
+    The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
+    that are kept are replaced by the image's own before the scale is added to f_hat. Maps of up to
+    3 tokens are forced entirely, for they say what the whole picture is.
 
     Args:
         images: (B, C, H, W) in [-1, 1].
