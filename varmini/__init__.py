@@ -1,5 +1,7 @@
 """varmini: Visual AutoRegressive modeling (next-scale prediction), small enough to read."""
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,11 @@ if TYPE_CHECKING:
     from .model.scales import ScaleSchedule
     from .model.tokenizer import MultiScaleVQVAE
     from .model.transformer import VAR
+
+if "torch" not in sys.modules:
+    # Threads that wait shall sleep. By default they spin, and beside a browser they keep the core
+    # from the thread that they wait for (results/bench/busy.csv). Read when torch loads, once.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from varmini import VAR, MultiScaleVQVAE, sample
-from varmini.runtime.machine import provenance
-from varmini.runtime.precision import autocast, precision
+from varmini.runtime.machine import autocast, precision, provenance
 from varmini.runtime.tables import write_rows
 from varmini.training.flops import exact_parameters
 from varmini.training.planner import var_memory

@@ -12,7 +12,7 @@ from varmini.experiments.bench.cost import METHODS, Case, cost_rows, exponents, 
 from varmini.experiments.bench.forms import form_rows
 from varmini.experiments.bench.shapes import SHAPES, models
 from varmini.experiments.bench.speed import rows_of, speed_rows
-from varmini.runtime.precision import autocast, precision
+from varmini.runtime.machine import autocast, precision
 from varmini.runtime.tables import read_rows
 from varmini.training import flops as scaling
 

@@ -23,7 +23,7 @@ from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
 from varmini.experiments.comparison.measure import jackknife, measure_against, network
 from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
 from varmini.runtime import machine
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.runtime.tables import (
     NOT_MEASURED,
     RESULTS,

@@ -13,7 +13,7 @@ from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
 from varmini.experiments.scaling.sweep import Sweep, frontier, laws, run_sweep
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.runtime.tables import read_rows
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import exact_parameters, var_training_flops

@@ -16,7 +16,7 @@ from varmini.fast.copies import forget, ready
 from varmini.fast.layers import QuickLinear
 from varmini.fast.quicken import twin
 from varmini.model.sampler import Noise, generate
-from varmini.runtime import precision
+from varmini.runtime import machine
 
 BF16 = dict(device_type="cpu", dtype=torch.bfloat16)
 
@@ -25,10 +25,10 @@ BF16 = dict(device_type="cpu", dtype=torch.bfloat16)
 def bfloat16(monkeypatch):
     """Drawing in bfloat16 without autocast, also on a machine that is slow at it."""
     monkeypatch.setenv("VARMINI_PRECISION", "bfloat16")
-    precision.precision.cache_clear()
+    machine.precision.cache_clear()
     yield
     monkeypatch.undo()
-    precision.precision.cache_clear()
+    machine.precision.cache_clear()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from two_processes import RUNS
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.runtime import distributed
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.training.checkpoint import AVERAGES, consolidate, newest, read
 
 LOSSES = ("loss", "reconstruction", "vq", "perceptual", "adversarial", "val_loss", "val_loss_2")

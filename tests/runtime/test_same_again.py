@@ -23,7 +23,7 @@ from varmini.cli import evaluate
 from varmini.cli import main as cli
 from varmini.evaluation import samples as sampling_run
 from varmini.runtime import distributed
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 

@@ -16,7 +16,7 @@ from varmini.data.sets import load_images, to_float
 from varmini.experiments.bench import plain
 from varmini.grade import a1_reference
 from varmini.model.filters import filter_logits, guide
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.training import checkpoint, train_tokenizer
 from varmini.training.codebook import CodeRevival
 from varmini.training.loop import Symptoms

@@ -41,7 +41,7 @@ from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official, to_official
 from varmini.plots import charts
 from varmini.runtime import tables as results
-from varmini.runtime.precision import autocast
+from varmini.runtime.machine import autocast
 from varmini.training import checkpoint, token_sets
 from varmini.training.checkpoint import consolidate
 from varmini.training.classifier import Classifier, ClassifierConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from varmini.runtime.precision import autocast, precision
+from varmini.runtime.machine import autocast, precision
 from varmini.training.loop import StopSignal, uniform
 from varmini.training.optim import (
     Updater,

@@ -16,7 +16,7 @@ from tiny import make_tokenizer
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
 from varmini.data.sets import ImageSet
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.training import classifier, train_tokenizer, train_var
 from varmini.training.classifier import Classifier
 from varmini.training.codebook import CodeRevival

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny import redraw
 
 from varmini import ScaleSchedule, VARConfig, quicken
-from varmini.runtime.precision import precision
+from varmini.runtime.machine import precision
 from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR

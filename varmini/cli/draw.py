@@ -13,13 +13,12 @@ import tyro
 from torch import Tensor
 
 from ..data.sets import class_names as known_names
-from ..model.sampler import inpaint as redraw
-from ..model.sampler import sample as draw
+from ..fast.drawing import inpaint as redraw
+from ..fast.drawing import sample as draw
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.files import check_writable, read_json
-from ..runtime.machine import check_memory, device
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, check_memory, device
 from ..runtime.pretrained import resolve_folder
 from .main import nearest, parse
 

@@ -22,8 +22,7 @@ from ..evaluation.samples import Draw, draw_samples, weights_checksum
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import check_writable
-from ..runtime.machine import device, provenance
-from ..runtime.precision import autocast, precision
+from ..runtime.machine import autocast, device, precision, provenance
 from ..runtime.tables import write_rows
 from .draw import bed, load_pair
 from .main import parse

@@ -12,8 +12,7 @@ from torch import Tensor
 from ..data.sets import load_images
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
-from ..runtime.machine import device
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, device
 from ..runtime.tables import origin, write_rows
 from ..training.classifier import Classifier
 from .draw import bed, load_pair

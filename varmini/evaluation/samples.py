@@ -27,8 +27,7 @@ from ..model.transformer import VAR
 from ..runtime import distributed
 from ..runtime.distributed import progress
 from ..runtime.files import read_json, write_atomic
-from ..runtime.machine import provenance
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, provenance
 from . import npz
 
 SHARD = 250

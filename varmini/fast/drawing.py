@@ -14,8 +14,7 @@ from ..model.filters import rule_out
 from ..model.sampler import Noise, forced, generate
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
-from ..runtime.machine import check_memory
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, check_memory
 from .copies import ready
 from .quicken import twin
 
@@ -42,7 +41,7 @@ def sample(
     Image i draws from its own random stream, a function of (seed, i) alone, so a batch may be split
     in any way; the tokens then agree as far as the machine's matrix products do not depend on the
     batch. Arithmetic follows the surrounding `torch.autocast`. Without one it is bfloat16 where the
-    machine is quick at it (`runtime.precision`; VARMINI_PRECISION=float32 turns that off), but
+    machine is quick at it (`runtime.machine`; VARMINI_PRECISION=float32 turns that off), but
     float32 for greedy drawing, top_k=1, and the models' own type where they were cast.
 
     Args:

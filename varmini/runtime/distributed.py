@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .machine import device, world
+
 PATIENCE = datetime.timedelta(hours=2)
 """How long a process waits for the others: one of them may encode token maps meanwhile."""
 
@@ -33,7 +35,7 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return
     local, here = (int(os.environ.get(k, "0")) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         gpus = torch.cuda.device_count()
         if here > gpus:
             if local:
@@ -56,11 +58,6 @@ def _leave() -> None:
         gc.collect()  # models that were wrapped hold on to the group, in circles
         dist.destroy_process_group()
         gc.collect()
-
-
-def world() -> int:
-    """How many processes work together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
@@ -213,7 +210,7 @@ def shard(model: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype) -> N
 
     # It warns of in-place changes to what a module returns; we make none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
+    mesh = init_device_mesh(device().type, (world(),))
     light = MixedPrecisionPolicy(
         param_dtype=None if dtype is torch.float32 else dtype,
         reduce_dtype=torch.float32,

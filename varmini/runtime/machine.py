@@ -1,12 +1,17 @@
-"""The machine a run is on: its device, what it can do, where a result comes from."""
+"""The machine a run is on: its device, what it can do, where a result comes from.
+
+Every assumption about a processor stands here. Apple's MPS and ARM could not be tried by us.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,27 +20,117 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from . import distributed
-from .precision import precision
+# ------------------------------------------------------------------------------------------- device
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """CUDA, else Apple's MPS, else the CPU; the environment variable VARMINI_DEVICE overrides it.
+
+    Raises:
+        ValueError: when the variable holds anything else, or a device that is not here.
+    """
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    usable = [name for name, found in here.items() if found]
+    asked = os.environ.get("VARMINI_DEVICE", "") or usable[0]
+    if asked not in usable:
+        kinds = "one that torch finds on this machine" if asked in here else "cuda, mps or cpu"
+        raise ValueError(
+            f"the device (VARMINI_DEVICE or --device) is {asked!r}, expected {kinds}: "
+            f"here {' or '.join(usable)}"
+        )
+    return torch.device(asked)
 
 
 def to_device(x: Tensor) -> Tensor:
     """Sends a batch on its way to the device; nothing waits for it to arrive."""
     if device().type == "cuda":
         return x.pin_memory().to(device(), non_blocking=True)
-    return x
+    return x.to(device())
+
+
+def what_is_missing(error: Exception) -> str:
+    """What to set after an `error` that says the device lacks an operator or a type; else ""."""
+    words = str(error)
+    if "not currently implemented for the MPS device" in words:
+        fix = "set PYTORCH_ENABLE_MPS_FALLBACK=1 (that operator then runs on the CPU)"
+    elif "MPS framework doesn't support float64" in words:
+        fix = "it has no float64"
+    else:
+        return ""
+    name = re.search(r"aten::[\w.]+", words)
+    what = f"operator {name[0]}" if name else "type"
+    return f"this device lacks the {what}: {fix}, or set VARMINI_DEVICE=cpu (--device cpu)"
+
+
+# ---------------------------------------------------------------------------------------- precision
+
+
+@functools.cache
+def precision(kind: str = "") -> torch.dtype:
+    """The type for matrix products: bfloat16 where the machine has instructions for it.
+
+    The environment variable VARMINI_PRECISION ("float32" or "bfloat16") overrides the probe. There
+    is no float16: training in it needs a scaled loss.
+
+    Args:
+        kind: "cpu", "cuda" or "mps"; "" for that of `device`.
+
+    Raises:
+        ValueError: when the variable holds anything else.
+    """
+    asked = os.environ.get("VARMINI_PRECISION", "")
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if asked and asked not in known:
+        raise ValueError(f"VARMINI_PRECISION is {asked!r}, expected 'float32' or 'bfloat16'")
+    return known[asked or ("bfloat16" if has_bfloat16(kind or device().type) else "float32")]
+
+
+def has_bfloat16(kind: str) -> bool:
+    """Whether a device has instructions for bf16 products, and torch's products use them.
+
+    Args:
+        kind: as in `precision`.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    abilities = torch.cpu.get_capabilities()
+    if kind != "cpu" or not any(map(abilities.get, ("avx512_bf16", "amx_bf16", "bf16"))):
+        return False
+    try:
+        # oneDNN may be told to use fewer instructions than there are (ONEDNN_MAX_CPU_ISA).
+        x = torch.ones(32, 32, dtype=torch.bfloat16)
+        y = torch.ops.mkldnn._linear_pointwise(x, x, None, "none", [], "")
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and bool((y == 32).all())
+    except (RuntimeError, AttributeError):  # a build without oneDNN, or it refuses
+        return False
+
+
+def autocast(kind: str = "") -> contextlib.AbstractContextManager:
+    """Runs matrix products in `precision()`; the weights stay float32."""
+    kind = kind or device().type
+    if precision(kind) is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(kind, precision(kind))
+
+
+# ------------------------------------------------------------------------- memory, compiler, origin
 
 
 def batch_for(image_size: tuple[int, int]) -> int:
     """Images to encode or decode at a time without a gradient: four million pixels, at most 250."""
     return max(1, min(250, 2**22 // (image_size[0] * image_size[1])))
+
+
+def world() -> int:
+    """How many processes work together; `distributed` brings them together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def free_memory() -> float:
@@ -70,15 +165,15 @@ def check_memory(what: str, option: str, count: int, each: float, fixed: float =
     Raises:
         ValueError: naming the largest count that would fit, on all processes together.
     """
-    world, free = distributed.world(), free_memory()
-    need = world * (fixed + count * each)
+    together, free = world(), free_memory()
+    need = together * (fixed + count * each)
     if device().type != "cpu" or need <= free:
         return
-    fits = world * int((free / world - fixed) // each)
+    fits = together * int((free / together - fixed) // each)
     advice = f"{option} {fits} would fit" if fits > 0 else "a smaller model is needed"
     raise ValueError(
-        f"{world * count} {what} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of memory "
-        f"are free: {advice}"
+        f"{together * count} {what} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB of "
+        f"memory are free: {advice}"
     )
 
 
@@ -101,6 +196,8 @@ def provenance() -> dict[str, Any]:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    kind = device().type
+    gpu = f", {torch.cuda.get_device_name()}" if kind == "cuda" else ", MPS" * (kind == "mps")
     commit = ask("git", "rev-parse", "--short=12", "HEAD")
     if commit and ask("git", "status", "--porcelain", "--", "*.py"):
         commit += " with uncommitted changes"
@@ -110,9 +207,8 @@ def provenance() -> dict[str, Any]:
         "command": " ".join([name, *sys.argv[1:]]),
         "commit": commit or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": f"{cpu}, {os.cpu_count()} cores"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "processes": distributed.world(),
+        "hardware": f"{cpu}, {os.cpu_count()} cores{gpu}",
+        "processes": world(),
         "threads": torch.get_num_threads(),
         "precision": str(precision()).split(".")[1],
         "torch": torch.__version__,

@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 
 from ..data.sets import batches, in_order, load_images
 from ..fast.quicken import quicken
-from ..runtime.machine import device
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, device
 from ..runtime.pretrained import Pretrained
 from .configs import ClassifierConfig, ClassifierTraining
 from .loop import Loop

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime import distributed
-from ..runtime.machine import device
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, device
 from .classifier import Classifier
 from .configs import TokenizerTraining
 from .optim import Updater

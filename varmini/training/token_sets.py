@@ -16,8 +16,7 @@ from ..data.sets import ImageSet
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import write_atomic
-from ..runtime.machine import batch_for, to_device
-from ..runtime.precision import autocast, precision
+from ..runtime.machine import autocast, batch_for, precision, to_device
 from ..runtime.pretrained import whole_tensors
 
 SHARD = 32_768

@@ -16,8 +16,7 @@ from ..fast.quicken import quicken
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
-from ..runtime.machine import batch_for, device, to_device
-from ..runtime.precision import autocast
+from ..runtime.machine import autocast, batch_for, device, to_device
 from .codebook import CodeRevival, code_diversity
 from .configs import TokenizerTraining
 from .loop import Loop

@@ -18,8 +18,7 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
 from ..runtime.files import file_checksum
-from ..runtime.machine import device, to_device
-from ..runtime.precision import autocast, precision
+from ..runtime.machine import autocast, device, precision, to_device
 from ..runtime.pretrained import resolve_folder
 from .checkpoint import consolidate
 from .configs import VARTraining

@@ -14,7 +14,7 @@ import torch
 from ... import plots
 from ...data.sets import ImageSet, load_images, to_float
 from ...evaluation.fid import evaluate_tokenizer
-from ...model.sampler import sample
+from ...fast.drawing import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
 from ...runtime.files import read_json, write_atomic

@@ -18,8 +18,7 @@ from ...model.sampler import _Noise, generate
 from ...model.scales import ScaleSchedule
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
-from ...runtime.machine import device
-from ...runtime.precision import autocast, precision
+from ...runtime.machine import autocast, device, precision
 from ...runtime.tables import Row
 from ...training import flops as scaling
 from ...zoo.generators.raster_ar import RasterAR, RasterARConfig

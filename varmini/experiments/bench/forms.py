@@ -20,8 +20,7 @@ from ...model.autoencoder import NormSiLU
 from ...model.block import gated, split_modulations
 from ...model.filters import _ascending
 from ...model.scales import ScaleSchedule
-from ...runtime.machine import can_compile
-from ...runtime.precision import autocast, precision
+from ...runtime.machine import autocast, can_compile, precision
 from ...runtime.tables import Row
 from .measure import Run, in_turn
 from .shapes import SHAPES, Shape, models

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ...fast.layers import Linear
-from ...runtime.machine import device
-from ...runtime.precision import precision
+from ...runtime.machine import device, precision
 
 Run = Callable[[], Any]
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ...runtime.machine import device
-from ...runtime.precision import precision
+from ...runtime.machine import device, precision
 from ...runtime.tables import Row
 from .measure import Run, ceilings, name_of, seconds_of
 from .shapes import SHAPES, models

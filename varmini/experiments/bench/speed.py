@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 
-from ...runtime.machine import device
-from ...runtime.precision import precision
+from ...runtime.machine import device, precision
 from ...runtime.tables import Row
 from .measure import ceilings, counted_flops, in_turn, name_of, peak_memory
 from .shapes import SHAPES, models

@@ -12,8 +12,7 @@ from torch import Tensor
 from ...model.sampler import _Noise, generate, sample
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...training import flops as scaling
 from . import plain
 from .measure import Run

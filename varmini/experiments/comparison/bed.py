@@ -16,8 +16,7 @@ from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...runtime.distributed import progress
 from ...runtime.files import file_checksum, read_json, write_atomic
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...training.configs import TokenizerTraining
 from ...training.run_folder import make_folder
 from ...training.train_tokenizer import perceptual_network

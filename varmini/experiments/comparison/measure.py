@@ -18,8 +18,7 @@ from ...evaluation.fid import reference_of
 from ...evaluation.metrics import check_samples, frechet_between, precision_recall, psnr
 from ...model.transformer import VAR
 from ...runtime.files import file_checksum
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, read_rows
 from .bed import KINDS, Codes
 from .methods import (

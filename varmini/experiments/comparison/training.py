@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...fast.quicken import quicken
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...runtime.tables import read_rows
 from ...training.loop import Loop
 from ...training.optim import Updater, averaged, make_optimizers, set_rates

@@ -17,8 +17,7 @@ from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...plots.images import image_grid, save
 from ...runtime.distributed import progress
-from ...runtime.machine import device
-from ...runtime.precision import autocast
+from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, origin, write_rows
 from ..comparison.measure import measure_against
 from ..comparison.training import finished
