@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.cli import main as cli
-from varmini.data.sets import load_images
+from varmini.data import load_images
 
 CLASSES = 1000
 GREY, CMYK, BROKEN = 7, 11, 13  # one picture in so many

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from varmini import MultiScaleVQVAE, TokenizerConfig
-from varmini.data.sets import ImageSet, to_float
+from varmini.data import ImageSet, to_float
 from varmini.evaluation import metrics
 from varmini.training.classifier import Classifier, ClassifierConfig
 

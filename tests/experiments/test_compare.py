@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.evaluation.metrics import frechet_distance, precision_recall
 from varmini.experiments import figures as result_plots
 from varmini.experiments.comparison import bed as bed_file

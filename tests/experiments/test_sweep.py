@@ -9,7 +9,7 @@ from tiny import make_tokenizer
 
 from varmini import VAR, sample
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
 from varmini.experiments.scaling.sweep import Sweep, frontier, laws, run_sweep

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tokenizer
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.model.quantizer import CodeRevival
 from varmini.runtime import machine
 from varmini.training import engine, planner, train_tokenizer, train_var

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sources import spread
+from ..data.sets import spread
 from ..runtime.files import file_checksum
 from ..training import engine
 from . import npz

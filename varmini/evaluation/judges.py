@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.sources import to_float, to_uint8
+from ..data import to_float, to_uint8
 from ..runtime.files import file_checksum
 from ..runtime.pretrained import SHIPPED, resolve_folder
 from ..training import engine

@@ -233,7 +233,7 @@ def inception_score(probs: Tensor, part: int | None = None) -> float:
 
 def _batches(images, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
     """(float images, labels or None) in order, from a tensor, an ImageSet or a lazy dataset."""
-    from ..data.sets import ImageSet, LazyImages, in_order
+    from ..data import ImageSet, LazyImages, in_order
 
     if isinstance(images, ImageSet | LazyImages):
         yield from in_order(images, batch_size, workers)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.sources import checksum, to_uint8
+from ..data import to_uint8
+from ..data.sets import checksum
 from ..model.sampler import check_drawing, sample
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR

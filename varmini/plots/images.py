@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sets import to_uint8
+from ..data import to_uint8
 from ..runtime.files import write_atomic
 from .charts import (
     DPI,

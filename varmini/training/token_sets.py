@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batching import check_batch_size, in_order
-from ..data.lazy import LazyImages
-from ..data.sets import ImageSet
+from ..data import ImageSet, LazyImages, check_batch_size, in_order
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import write_atomic
@@ -92,8 +90,6 @@ def token_set(
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
             encoded = (_encode(tok, *next(stream), flip) for _ in engine.progress(batches, name))
             _write(paths[i], key, *zip(*encoded))
-    if isinstance(dataset, LazyImages):
-        dataset.report_broken()
     distributed.wait()
     if distributed.is_main():
         for old in folder.glob(f"{split}-*.safetensors"):

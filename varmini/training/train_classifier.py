@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.sets import batches, in_order, load_images
+from ..data import batches, in_order, load_images
 from .classifier import Classifier
 from .configs import ClassifierTraining
 from .engine import Run, autocast, check_folder, decay_groups, device, make_folder, progress

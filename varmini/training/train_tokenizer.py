@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.sets import batches, check_batch_size, fitted
+from ..data import batches, check_batch_size, fitted
 from ..model.quantizer import CodeRevival, MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.sets import check_batch_size, fitted
+from ..data import check_batch_size, fitted
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR

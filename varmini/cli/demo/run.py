@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...data.sets import ImageSet, load_images, to_float
+from ...data import ImageSet, load_images, to_float
 from ...evaluation.metrics import evaluate_tokenizer
 from ...model.sampler import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig

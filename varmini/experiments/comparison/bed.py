@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...data.sets import batches, fitted, in_order
+from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...runtime.files import file_checksum, read_json, write_atomic
 from ...training import engine

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...data.sets import fitted
+from ...data import fitted
 from ...model.sampler import sample
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR

@@ -18,7 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...data.sets import fitted
+from ...data import fitted
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR, VARConfig
 from ...runtime.files import file_checksum, read_json
