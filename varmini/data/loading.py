@@ -160,7 +160,8 @@ def _load_known(
     image, label = find_columns(rows.features, source)
     labels, classes = read_labels(rows, label, source)
     index = spread(len(rows), limit)
-    images = torch.empty(len(index), channels or known.shape[0], *known.shape[1:], dtype=torch.uint8)
+    shape = len(index), channels or known.shape[0], *known.shape[1:]
+    images = torch.empty(shape, dtype=torch.uint8)
     for i, cell in enumerate(read_column(rows.select(index), image).to_pylist()):
         picture = decode(encoded(cell), f"{source} row {index[i]}")
         if (len(picture.getbands()), picture.height, picture.width) != known.shape:
@@ -188,7 +189,7 @@ def _from_folder(
     for base in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         for part in parts:
             if files := parquet_files(base, part):
-                rows, total = map_parquet(files, stream), count_rows(files)
+                total, rows = count_rows(files), map_parquet(files, stream)
                 return _from_rows(rows, name, split, total=total, **view)
         if any(base.glob("*.parquet")):
             raise ValueError(f"{base}: none of its parquet files is called {' or '.join(parts)}-*")

@@ -226,9 +226,8 @@ class StreamedImages(LazyImages):
             seed = int(np.random.default_rng(shuffle).integers(2**31))
             rows = rows.shuffle(seed=seed, buffer_size=BUFFER)
         for position, row in enumerate(rows.skip(skip) if skip else rows, skip):
-            name = f"{self.name}, streamed row {position}"
-            check_labels(np.array([row[label]]), self.classes, name)
-            yield encoded(row[image]), name, row[label]
+            check_labels(np.array([row[label]]), self.classes, f"{self.name}, streamed", position)
+            yield encoded(row[image]), f"{self.name}, streamed row {position}", row[label]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"rows": None}  # workers only decode

@@ -79,7 +79,7 @@ def find_columns(features, source: str | Path) -> tuple[str, str]:
     from datasets import ClassLabel, Image, Value
 
     if features is None:
-        raise ValueError(f"{source}: its columns have no types; give it features (`rows.cast(...)`)")
+        raise ValueError(f"{source}: its columns have no types; cast them (`rows.cast(...)`)")
 
     def find(what: str, names: Sequence[str], kind: type, dtypes: tuple[str, ...]) -> str:
         found = [c for c, feature in features.items() if isinstance(feature, kind)]
@@ -138,14 +138,16 @@ def check_names(names: Iterable[str], source: str | Path) -> tuple[str, ...]:
     return names
 
 
-def check_labels(labels: np.ndarray, classes: Sequence[str], source: str | Path) -> None:
-    """ValueError for an empty set, or for the first label outside the classes."""
+def check_labels(
+    labels: np.ndarray, classes: Sequence[str], source: str | Path, first: int = 0
+) -> None:
+    """ValueError for an empty set, or for the first label outside the classes (row `first` on)."""
     if not len(labels):
         raise ValueError(f"{source}: holds no images")
     wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(wrong):
         raise ValueError(
-            f"{source}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
+            f"{source}: row {first + wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
             f"{len(classes) - 1} (-1 marks a part without labels: take another part)"
         )
 
