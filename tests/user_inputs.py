@@ -215,7 +215,7 @@ def happened(case: Case, folder: Path) -> str:
         found = load_images(case.make(folder))
         images = to_uint8(next(in_order(found, len(found)))[0])
     except ValueError as error:
-        return "error: " + str(error).replace(str(folder), "FOLDER")
+        return "error: " + str(error).replace(str(folder), "FOLDER").replace(folder.name, "FOLDER")
     first = tuple(images[0, :, 0, 0].tolist())
     color = "white" if set(first) == {255} else str(first)
 
