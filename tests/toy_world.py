@@ -10,10 +10,10 @@ from tiny import make_tokenizer
 
 from varmini import MultiScaleVQVAE, VARConfig
 from varmini.data import ImageSet
-from varmini.model.quantizer import CodeRevival
-from varmini.training import engine, train_tokenizer, train_var
-from varmini.training.classifier import Classifier, ClassifierConfig
-from varmini.training.presets import TokenizerTraining, VARTraining
+from varmini.training import run_folder, train_tokenizer, train_var
+from varmini.training.classifier import Classifier
+from varmini.training.codebook import CodeRevival
+from varmini.training.configs import ClassifierConfig, TokenizerTraining, VARTraining
 from varmini.training.token_sets import token_set
 
 STEPS, STOP = 20, 12
@@ -47,13 +47,13 @@ def install(setattr, rows):
     setattr(train_tokenizer, "CodeRevival", Quick)
     # The 23 images fill three files.
     setattr(train_var, "token_set", functools.partial(token_set, shard=10))
-    log = engine.Run.log
+    log = run_folder.Run.log
 
     def keep(self, step, images, values):
         rows.setdefault(self.path.parent.name, {})[str(step)] = values
         log(self, step, images, values)
 
-    setattr(engine.Run, "log", keep)
+    setattr(run_folder.Run, "log", keep)
 
 
 def models(folder):

@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .fast.drawing import inpaint, sample
     from .fast.quicken import quicken
-    from .model.sampler import inpaint, sample
+    from .model.config import TokenizerConfig, VARConfig
     from .model.scales import ScaleSchedule
-    from .model.tokenizer import MultiScaleVQVAE, TokenizerConfig
-    from .model.transformer import VAR, VARConfig
+    from .model.tokenizer import MultiScaleVQVAE
+    from .model.transformer import VAR
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,11 +27,11 @@ _HOMES = {
     "VAR": "model.transformer",
     "MultiScaleVQVAE": "model.tokenizer",
     "ScaleSchedule": "model.scales",
-    "TokenizerConfig": "model.tokenizer",
-    "VARConfig": "model.transformer",
-    "inpaint": "model.sampler",
+    "TokenizerConfig": "model.config",
+    "VARConfig": "model.config",
+    "inpaint": "fast.drawing",
     "quicken": "fast.quicken",
-    "sample": "model.sampler",
+    "sample": "fast.drawing",
 }
 
 

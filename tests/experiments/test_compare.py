@@ -21,6 +21,8 @@ from varmini.experiments.comparison import measure, report
 from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
 from varmini.experiments.comparison.measure import Reference, jackknife, network
 from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
+from varmini.runtime.machine import provenance
+from varmini.runtime.precision import precision
 from varmini.runtime.tables import (
     NOT_MEASURED,
     RESULTS,
@@ -29,7 +31,7 @@ from varmini.runtime.tables import (
     with_error,
     write_rows,
 )
-from varmini.training import engine, train_tokenizer
+from varmini.training import run_folder, train_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 BED = Bed(data="toy", images=48, autoencoder_images=64, sizes=(1, 2, 4), vocab_size=32,
@@ -52,14 +54,14 @@ def image_set(name, split, *options):
 def tiny_world():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
-        engine.precision.cache_clear()
+        precision.cache_clear()
         for module in (bed_file, train_tokenizer):
             patch.setattr(module, "fitted", image_set)
-        patch.setattr(engine, "provenance", functools.cache(engine.provenance))
+        patch.setattr(run_folder, "provenance", functools.cache(provenance))
         short = replace(DRAWINGS[-1], options={"steps": 50})  # for 250 steps take long
         patch.setattr(measure, "DRAWINGS", (*DRAWINGS[:-1], short))
         yield
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +165,9 @@ def test_quality_has_every_setting_and_seed(finished):
 def test_flops_are_counted_where_draws_are_in_bf16(finished, monkeypatch):
     runs, tables = finished
     monkeypatch.setenv("VARMINI_PRECISION", "bfloat16")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     again = measure.cost_rows(Codes(BED, runs))
-    engine.precision.cache_clear()
+    precision.cache_clear()
     before = read_rows(tables / "comparison" / "cost.csv")
     assert [r["flops"] for r in again] == [r["flops"] for r in before]
 

@@ -13,8 +13,8 @@ from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
 from varmini.experiments.scaling.sweep import Sweep, frontier, laws, run_sweep
+from varmini.runtime.precision import precision
 from varmini.runtime.tables import read_rows, write_rows
-from varmini.training import engine
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import exact_parameters, var_training_flops
 
@@ -35,11 +35,11 @@ def image_set(name, split, *options):
 @pytest.fixture(autouse=True)
 def tiny_world(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     for module in (sweep, sweep_pictures):
         monkeypatch.setattr(module, "fitted", image_set)
     yield
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 @pytest.fixture

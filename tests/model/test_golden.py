@@ -9,7 +9,7 @@ from golden_case import SIZES, gold, models, official_vae, official_var
 
 from varmini import ScaleSchedule, sample
 from varmini.data import to_float
-from varmini.model import sampler
+from varmini.fast import drawing
 from varmini.model.quantizer import MultiScaleQuantizer
 from varmini.model.sampler import filter_logits
 from varmini.official.checkpoints import load_official
@@ -164,7 +164,7 @@ def seen_logits(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
         seen.append(logits.clone())
         return filter_logits(logits, *args)
 
-    monkeypatch.setattr(sampler, "filter_logits", filter_and_note)
+    monkeypatch.setattr(drawing, "filter_logits", filter_and_note)
     return seen
 
 

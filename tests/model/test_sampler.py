@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer, make_var, random_images, schedules
 
 from varmini import MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, inpaint, sample
+from varmini.fast.drawing import arithmetic
+from varmini.fast.quicken import twin
 from varmini.model import sampler
 from varmini.model.sampler import draw, filter_logits, guide, smoothed
-from varmini.runtime import machine, precision
+from varmini.runtime import machine
 
 LABELS = torch.tensor([0, 1, 2, 3, 0])  # 3 is the null class
 
@@ -189,7 +191,7 @@ def test_greedy_samples_are_the_best_tokens_of_the_masked_path(
     var = make_var(schedule, seed, shared_adaln=shared, qk_norm=qk_norm)
     labels = torch.arange(batch) % 3
     images, tokens = sample(var, tok, labels, cfg=cfg, top_k=1, top_p=0.0, return_tokens=True)
-    assert images.equal(tok.decode(tokens))
+    assert images.equal(twin(tok).decode(tokens))
     inputs = tok.quantizer.teacher_inputs(tokens)
     conditional, null = var(labels, inputs), var(torch.full_like(labels, 3), inputs)
     last = len(schedule) - 1
@@ -291,9 +293,9 @@ def test_no_labels_give_no_images(var, tok):
 def test_images_are_what_their_tokens_decode_to(var, tok, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         images, tokens = sample(var, tok, LABELS, seed=0, return_tokens=True)
-    with precision.for_sampling("cpu", greedy=False):  # without autocast too
+    with arithmetic(var, greedy=False):  # without autocast too
         # f_hat is summed up in float32 also under autocast, as Algorithm 2 has it.
-        assert images.equal(tok.decode(tokens))
+        assert images.equal(twin(tok).decode(tokens))
     assert images.shape == (5, 1, 16, 16) and images.dtype == torch.float32
     assert images.min() >= -1 and images.max() <= 1
 
@@ -323,7 +325,7 @@ def test_smoothing_is_the_formula(k):
 
 
 def test_gumbel_numbers_are_gumbel():
-    noise = sampler._Noise(0, 0, 2, torch.device("cpu")).gumbel(20_000)
+    noise = sampler.Noise(0, 0, 2, torch.device("cpu")).gumbel(20_000)
     assert torch.isfinite(noise).all()
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
@@ -343,16 +345,21 @@ def test_smooth_samples_are_softer_and_agree_where_there_is_no_choice(var, tok):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """The codes that each scale of the next sampling adds."""
-    scales, generate = [], sampler.generate
+def recorded(tok, monkeypatch):
+    """The codes that each scale of the next sampling adds, after those of encoding."""
+    scales, add, encode = [], tok.quantizer.contribution, tok.encode
 
-    def watch(*args, **kwargs):
-        for result in generate(*args, **kwargs):
-            scales.append(result[1])
-            yield result
+    def watch(k, codes):
+        scales.append(codes)
+        return add(k, codes)
 
-    monkeypatch.setattr(sampler, "generate", watch)
+    def forget(images):
+        tokens = encode(images)
+        scales.clear()
+        return tokens
+
+    monkeypatch.setattr(tok.quantizer, "contribution", watch)
+    monkeypatch.setattr(tok, "encode", forget)
     return scales
 
 
@@ -364,8 +371,8 @@ def test_nothing_to_draw_gives_the_reconstruction(var, tok):
     images = random_images(2)
     mask = torch.zeros(16, 16, dtype=torch.bool)
     tokens = tok.encode(images)
-    with precision.for_sampling("cpu", greedy=False):
-        assert inpaint(var, tok, images, mask, seed=0).equal(tok.decode(tokens))
+    with arithmetic(var, greedy=False):
+        assert inpaint(var, tok, images, mask, seed=0).equal(twin(tok).decode(tokens))
 
 
 @torch.no_grad()
@@ -374,6 +381,7 @@ def test_kept_codes_are_forced_and_the_others_drawn(var, tok, recorded):
     mask = torch.zeros(3, 16, 16, dtype=torch.bool)
     mask[0, :, 8:], mask[1, :8] = True, True  # right half, upper half, nothing
     inpaint(var, tok, images, mask, torch.tensor([0, 1, 2]), seed=0, top_k=1, cfg=3.0)
+    recorded = list(recorded)
     own = own_codes(tok, images)
     assert recorded[0].equal(own[0])  # up to three tokens: forced entirely
     for k, side in ((1, 2), (2, 4)):
@@ -395,7 +403,7 @@ def test_the_drawn_part_sees_the_kept_part(var, tok, recorded):
     inpaint(var, tok, images, mask, label, seed=0, top_k=1, cfg=0.0)
     rows = [
         codes.permute(0, 2, 3, 1)[..., None, :] == tok.quantizer.codebook.weight
-        for codes in recorded
+        for codes in list(recorded)
     ]
     tokens = [row.all(-1).float().argmax(-1) for row in rows]
     logits = var(label, tok.quantizer.teacher_inputs(tokens))
@@ -443,7 +451,7 @@ def test_inpaint_defaults_to_the_null_class_and_may_be_split(var, tok):
         (dict(labels=[0, 4]), ["label 4", "0 to 2"]),
         (dict(labels=[-1]), ["label -1"]),
         (dict(labels=torch.zeros(2, 2, dtype=torch.long)), ["(2, 2)"]),
-        (dict(labels=torch.tensor(1)), ["LongTensor (B,)"]),
+        (dict(labels=torch.tensor(1)), ["integers of shape (B,)"]),
         (dict(labels=[0.7]), ["label"]),
     ],
 )

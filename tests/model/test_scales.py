@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tiny import random_tokens, schedules
 
 from varmini import ScaleSchedule
+from varmini.model.checks import as_pyramid
 
 
 def test_the_paper_schedules_have_the_known_lengths():
@@ -87,7 +88,7 @@ def replaced(tokens, k, map_):
         (lambda t: torch.zeros(2, 21, dtype=torch.long), ["tensor", "3 maps"]),
         (lambda t: replaced(t, 1, t[1][:, :1]), ["map 2", "(2, 1, 2)", "(B, 2, 2)"]),
         (lambda t: replaced(t, 1, t[1].flatten(1)), ["map 2", "(2, 4)"]),
-        (lambda t: replaced(t, 2, t[2].float()), ["map 3", "float32", "int64"]),
+        (lambda t: replaced(t, 2, t[2].float()), ["map 3", "float32", "integers"]),
         (lambda t: replaced(t, 2, t[2] + 12), ["map 3", "[0, 12)"]),
         (lambda t: replaced(t, 0, t[0] - 20), ["map 1", "[0, 12)"]),
         (lambda t: replaced(t, 1, t[1][:1]), ["map 2", "1", "2"]),  # one image among maps of two
@@ -96,9 +97,9 @@ def replaced(tokens, k, map_):
 def test_a_pyramid_that_does_not_fit_is_refused(change, words):
     schedule = ScaleSchedule((1, 2, 4))
     tokens = random_tokens(schedule, 2)
-    schedule.check(tokens, 12)
+    as_pyramid(tokens, schedule, 12)
     with pytest.raises(ValueError) as error:
-        schedule.check(change(tokens), 12)
+        as_pyramid(change(tokens), schedule, 12)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
 

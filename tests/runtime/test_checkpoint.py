@@ -11,7 +11,7 @@ from torch import nn
 
 from varmini.training import checkpoint
 from varmini.training.checkpoint import flatten_state, restore, save, unflatten_state
-from varmini.training.engine import averaged, decay_groups
+from varmini.training.optim import averaged, decay_groups
 
 
 def test_any_nesting_comes_back_exactly():

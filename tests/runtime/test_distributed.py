@@ -17,9 +17,8 @@ from two_processes import RUNS
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.runtime import distributed
-from varmini.training import engine
-from varmini.training.checkpoint import newest, read
-from varmini.training.consolidate import AVERAGES, consolidate
+from varmini.runtime.precision import precision
+from varmini.training.checkpoint import AVERAGES, consolidate, newest, read
 
 LOSSES = ("loss", "reconstruction", "vq", "perceptual", "adversarial", "val_loss", "val_loss_2")
 
@@ -30,7 +29,7 @@ def ran(tmp_path_factory):
     folder, rows = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
-        engine.precision.cache_clear()
+        precision.cache_clear()
         toy_world.install(patch.setattr, rows)
         toy_world.models(folder)
         configs = toy_world.configs(folder)
@@ -51,7 +50,7 @@ def ran(tmp_path_factory):
         assert done.returncode == 0, done.stderr[-4000:]
         for name, kind in RUNS.items():
             LOOPS[kind].train(configs[kind], folder / f"{name}-two-then-one", resume=True)
-    engine.precision.cache_clear()
+    precision.cache_clear()
     seen = [json.loads((folder / f"rank-{r}.json").read_text()) for r in (0, 1)]
     return folder, rows | seen[0]["rows"], seen
 
@@ -108,21 +107,6 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(ran, name):
     assert len((folder / f"{name}-two" / "log.csv").read_text().splitlines()) == 1 + STEPS
 
 
-def test_fsdp_splits_its_checkpoint_and_ddp_does_not(ran):
-    folder, _, _ = ran
-    name = f"step-{STEPS:08d}"
-    assert (folder / "ddp-two" / "state" / f"{name}.safetensors").is_file()
-    whole = VAR.from_pretrained(folder / "ddp-two").state_dict()
-    shards = sorted((folder / "fsdp-two" / "state" / name).glob("*.safetensors"))
-    assert len(shards) == 2
-    for shard in shards:
-        with safe_open(shard, "pt") as file:
-            held = sum(file.get_slice(AVERAGES + k).get_shape()[0] for k in whole
-                       if AVERAGES + k in file.keys() and whole[k].ndim == 2)  # fmt: skip
-        assert held < 0.6 * sum(len(t) for t in whole.values() if t.ndim == 2)
-    assert not list((folder / "fsdp-two" / "state").glob(".*"))
-
-
 @runs
 def test_every_run_ends_with_the_same_averaged_model(ran, name):
     folder, _, _ = ran
@@ -148,9 +132,7 @@ def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path
     (run / "config.json").unlink()
     assert consolidate(run) == run
     model = VAR.from_pretrained(run)
-    path = newest(run / "state")
-    assert path.is_dir() == (name == "fsdp")
-    stored = read(path, prefix=AVERAGES)[1]
+    stored = read(newest(run / "state"), prefix=AVERAGES)[1]
     assert stored.keys() == {AVERAGES + k for k in model.state_dict()}
     assert all(t.equal(stored[AVERAGES + k]) for k, t in model.state_dict().items())
 
@@ -158,26 +140,14 @@ def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path
 def test_consolidate_names_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no run.json"):
         consolidate(tmp_path)
-    (tmp_path / "run.json").write_text('{"config": {}, "sessions": []}')
-    with pytest.raises(ValueError, match="--resume"):
-        consolidate(tmp_path)
-    (tmp_path / "run.json").write_text('{"kind": "var", "config": {}, "sessions": []}')
-    with pytest.raises(ValueError, match="no checkpoint"):
-        consolidate(tmp_path)
-
-
-def test_a_damaged_share_of_a_checkpoint_is_passed_over(ran, tmp_path, capsys):
-    state = tmp_path / "state"
-    shutil.copytree(ran[0] / "fsdp-two" / "state", state)
-    (last, before) = (entry["file"] for entry in
-                      json.loads((state / "index.json").read_text())["checkpoints"])  # fmt: skip
-    assert newest(state).name == last
-    shard = next((state / last).glob("shard-00002*"))
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    assert newest(state).name == before
-    assert last in capsys.readouterr().err
+    for told, words in (
+        ({"config": {}}, "--resume"),
+        ({"kind": "var", "config": {}}, "--resume"),
+        ({"kind": "var", "config": {"model": {}}}, "no checkpoint"),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match=words):
+            consolidate(tmp_path)
 
 
 def test_token_maps_are_the_same_files_for_any_number_of_processes(ran):

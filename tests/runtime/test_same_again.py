@@ -23,7 +23,7 @@ from varmini.cli import evaluate
 from varmini.cli import main as cli
 from varmini.evaluation import samples as sampling_run
 from varmini.runtime import distributed
-from varmini.training import engine
+from varmini.runtime.precision import precision
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 
@@ -78,7 +78,7 @@ def twice(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
-        engine.precision.cache_clear()
+        precision.cache_clear()
         prepare(folder)
         for name in ("one-a", "one-b"):
             with pytest.MonkeyPatch.context() as inner:
@@ -93,7 +93,7 @@ def twice(tmp_path_factory):
             text=True,
         )
         assert done.returncode == 0, done.stderr[-4000:]
-    engine.precision.cache_clear()
+    precision.cache_clear()
     names = ("one-a", "one-b", "two-a", "two-b")
     return {name: found(folder / name) for name in names}
 

@@ -16,9 +16,10 @@ from varmini.data import load_images, to_float
 from varmini.experiments.bench import plain
 from varmini.grade import a1_reference
 from varmini.model.filters import filter_logits, guide
-from varmini.training import checkpoint, engine, train_tokenizer
-from varmini.training.revival import CodeRevival
-from varmini.training.symptoms import Symptoms
+from varmini.runtime.precision import precision
+from varmini.training import checkpoint, train_tokenizer
+from varmini.training.codebook import CodeRevival
+from varmini.training.loop import Symptoms
 
 NAN = float("nan")
 
@@ -27,14 +28,14 @@ NAN = float("nan")
 def world(monkeypatch, tmp_path):
     """Configurations of toy runs by kind, with a row of the log every fourth step."""
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     toy_world.install(monkeypatch.setattr, {})
     toy_world.models(tmp_path)
     yield {
         kind: dataclasses.replace(config, images=48, log_every=4, checkpoint_every=4)
         for kind, config in toy_world.configs(tmp_path).items()
     }
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 def poison(monkeypatch, kind, part, steps):
@@ -85,7 +86,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_logged(
 
 
 @kinds
-def test_many_in_a_row_name_the_first_bad_module_and_leave_the_last_good_state(
+def test_many_in_a_row_end_the_run_and_leave_the_last_good_state(
     kind, world, monkeypatch, tmp_path
 ):
     poison(monkeypatch, kind, PARTS[kind], range(6, 100))
@@ -93,38 +94,9 @@ def test_many_in_a_row_name_the_first_bad_module_and_leave_the_last_good_state(
     with pytest.raises(ValueError) as error:
         toy_world.LOOPS[kind].train(config, tmp_path / "run")
     text = str(error.value)
-    assert f"the output of {PARTS[kind]} was not finite 20 steps in a row" in text
-    assert "lower --lr" in text and "\n" not in text
+    assert "was not finite 20 steps in a row" in text and "lower --lr" in text
     state = load_file(checkpoint.newest(tmp_path / "run" / "state"))
     assert all(t.isfinite().all() for t in state.values() if t.is_floating_point())
-
-
-def test_a_gradient_that_overflows_behind_finite_outputs_is_named():
-    class Root(torch.autograd.Function):
-        """Finite forward, infinite backward."""
-
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            return g * float("inf")
-
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    optimizers = [torch.optim.SGD(model.parameters(), 1.0)]
-    updater = engine.Updater(model, optimizers, 1.0, patience=3)
-    with pytest.raises(ValueError, match="the gradient of 0.bias was not finite 3 steps"):
-        for _ in range(3):
-            loss = model[1](Root.apply(model[0](torch.ones(1, 2)))).sum()
-            loss.backward()
-            updater.step(loss)
-    model.zero_grad()
-    updater = engine.Updater(model, optimizers, 1.0, patience=3)
-    with pytest.raises(ValueError, match="the loss was not finite 3 steps"):
-        for _ in range(3):  # an infinite loss whose gradient is finite
-            model(torch.ones(1, 2)).sum().backward()
-            updater.step(torch.tensor(float("inf")))
 
 
 @kinds

@@ -63,7 +63,7 @@ def prepare(folder: Path) -> list[Task]:
     toy_world.install(setattr, {})
     here = provenance()
     run_folder.provenance = lambda: dict(here)  # asks git, which takes longer than a toy run
-    sampling_run.engine.provenance = run_folder.provenance
+    sampling_run.provenance = run_folder.provenance
     toy_world.models(folder)
     for module in (sweep, train_tokenizer, train_var):
         module.fitted = toy_world.image_set

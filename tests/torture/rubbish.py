@@ -41,10 +41,13 @@ from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official, to_official
 from varmini.plots import charts
 from varmini.runtime import tables as results
-from varmini.training import checkpoint, engine, token_sets
+from varmini.runtime.precision import autocast
+from varmini.training import checkpoint, token_sets
+from varmini.training.checkpoint import consolidate
 from varmini.training.classifier import Classifier, ClassifierConfig
-from varmini.training.consolidate import consolidate
+from varmini.training.optim import averaged
 from varmini.training.presets import preset
+from varmini.training.run_folder import Run, check_folder
 
 from .mutations import spoil, spoil_json, spoil_safetensors, spoil_words
 from .table import Tried
@@ -160,7 +163,7 @@ def caches(folder: Path, tok: MultiScaleVQVAE) -> list[Path]:
 def recached(folder: Path, tok: MultiScaleVQVAE) -> None:
     """A spoiled shard is made anew: the tokens are always the true ones."""
     images = to_float(toy_set().images)
-    with engine.autocast():
+    with autocast():
         wanted = [tok.schedule.flatten(tok.encode(x)) for x in (images, images.flip(3))]
     if not cached(folder, tok).equal(torch.cat(wanted)):
         raise AssertionError("the tokens of a spoiled cache are not the true ones")
@@ -168,7 +171,7 @@ def recached(folder: Path, tok: MultiScaleVQVAE) -> None:
 
 def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
     config = preset("fashion").var
-    run = engine.Run(folder, config, kind="var") if folder.mkdir() is None else None
+    run = Run(folder, config, kind="var") if folder.mkdir() is None else None
     for step in (10, 20):
         run.log(step, 8 * step, {"loss": 1.0 / step, "val_loss": 2.0, "psnr": None})
         checkpoint.save(folder / "state", step, {"model": tok})
@@ -177,14 +180,14 @@ def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
 
     def log(path: Path) -> None:
         charts.read_log(path)
-        engine.Run(path.parent, config, start_step=20).log(30, 240, {"loss": 0.1})
+        Run(path.parent, config, start_step=20).log(30, 240, {"loss": 0.1})
 
     def resume(path: Path) -> None:
         run = path.parent.parent if path.name == "index.json" else path.parent
-        engine.check_folder(run, config, overwrite=False, resume=True)
+        check_folder(run, config, overwrite=False, resume=True)
         if checkpoint.restore(run / "state", {"model": tok}) not in (10, 20):
             raise AssertionError("a checkpoint that is none was restored")
-        engine.Run(run, config, start_step=20)
+        Run(run, config, start_step=20)
 
     return [
         Target("CSV log", 0.07, [folder / "log.csv"], spoil, log),
@@ -197,7 +200,7 @@ def logs(folder: Path, tok: MultiScaleVQVAE) -> list[Target]:
 
 def stopped(folder: Path, tok: MultiScaleVQVAE, var: VAR) -> Target:
     """A run that has not ended yet, of which a model is made."""
-    checkpoint.save(folder / "state", 10, {"ema": engine.averaged(var, 0.9)})
+    checkpoint.save(folder / "state", 10, {"ema": averaged(var, 0.9)})
     told = {"kind": "var", "config": {"data": "fashion", "model": dataclasses.asdict(var.config)}}
     (folder / "run.json").write_text(json.dumps(told))
 
@@ -247,11 +250,11 @@ def commands(folder: Path) -> list[Path]:
         raise ValueError("stub: here the work would begin")
 
     import varmini.cli.scaling as scaling
-    import varmini.training.train_classifier
+    import varmini.training.classifier
     import varmini.training.train_tokenizer
     import varmini.training.train_var
     training = varmini.training
-    for module in (training.train_classifier, training.train_tokenizer, training.train_var):
+    for module in (training.classifier, training.train_tokenizer, training.train_var):
         module.train = stub
     scaling.run_sweep = evaluate.draw_samples = stub
     pair = ["--var", str(folder / "tok" / "var"), "--tokenizer", str(folder / "tok" / "tokenizer")]

@@ -15,8 +15,7 @@ from tiny import redraw
 
 from varmini import ScaleSchedule, VARConfig
 from varmini.experiments.comparison.training import Training, finished, log_steps, shuffled, train
-from varmini.runtime.precision import ready
-from varmini.training import engine
+from varmini.runtime.precision import precision, ready
 from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR
@@ -31,9 +30,9 @@ LABELS = torch.tensor([0, 2, 3, 1])
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
-    engine.precision.cache_clear()
+    precision.cache_clear()
     yield
-    engine.precision.cache_clear()
+    precision.cache_clear()
 
 
 @pytest.fixture
@@ -404,7 +403,7 @@ def test_plain_var_is_not_modulated_by_the_class():
         (lambda: Training(images=0), "images is 0, expected at least 1"),
         (lambda: Training(images=8, batch_size=16), "at least a batch of 16"),
         (lambda: Training(lr=2.0), "lr is 2.0"),
-        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "at most the 3 images"),
+        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "batch_size 4: expected 1 to 3"),
     ],
 )
 def test_bad_settings_are_named(make, message):

@@ -12,10 +12,11 @@ import tyro
 
 from ..experiments.comparison.bed import KINDS, Bed, Codes, claim
 from ..experiments.comparison.methods import GRID
+from ..runtime.distributed import progress
 from ..runtime.files import check_writable
+from ..runtime.machine import device
 from ..runtime.tables import origin, write_rows
 from ..training.classifier import Classifier
-from ..training.engine import device, progress
 from .main import parse
 
 

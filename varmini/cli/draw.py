@@ -18,9 +18,9 @@ from ..model.sampler import sample as draw
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.files import check_writable, read_json
-from ..runtime.machine import check_memory
+from ..runtime.machine import check_memory, device
+from ..runtime.precision import autocast
 from ..runtime.pretrained import resolve_folder
-from ..training import engine
 from .main import nearest, parse
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load_pair(var: str, tokenizer: str | None) -> tuple[VAR, MultiScaleVQVAE, tu
         tokenizer or (beside if (beside / "config.json").exists() else var)
     )
     model = VAR.from_pretrained(folder)
-    return model.to(engine.device()), tok.to(engine.device()), class_names(folder, model, tok)
+    return model.to(device()), tok.to(device()), class_names(folder, model, tok)
 
 
 def class_names(folder: Path, var: VAR, tok: MultiScaleVQVAE) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def sample(args: Sequence[str], prog: str) -> None:
     labels = [class_label(word, names, classes) for word in o.labels] or range(min(10, classes))
     check_memory("images a class", "--n", o.n, len(labels) * _image_bytes(tok))
     each = [label for label in labels for _ in range(o.n)]
-    with engine.autocast():
+    with autocast():
         images = draw(var, tok, each, **dataclasses.asdict(o.sampling))
     from ..plots.images import image_grid
 
@@ -266,11 +266,11 @@ def inpaint(args: Sequence[str], prog: str) -> None:
     label = class_label(o.label, names, var.config.num_classes)
     check_memory("versions a picture", "--n", o.n, len(images) * _image_bytes(tok))
     repeated = images.repeat_interleave(o.n, 0)
-    with engine.autocast():
+    with autocast():
         drawn = redraw(
             var,
             tok,
-            repeated.to(engine.device()),
+            repeated.to(device()),
             mask,
             [label] * len(repeated),
             **dataclasses.asdict(o.sampling),

@@ -21,8 +21,9 @@ from ..evaluation.samples import Draw, draw_samples, weights_mark
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import check_writable
+from ..runtime.machine import device, provenance
+from ..runtime.precision import autocast, precision
 from ..runtime.tables import write_rows
-from ..training import engine
 from .draw import bed, load_pair
 from .main import parse
 
@@ -78,7 +79,7 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
             if isinstance(value, float)
             else f"{key:<{width}}  {value}"
         )
-    origin = engine.provenance()
+    origin = provenance()
     append_row(path, row | {k: origin[k] for k in ("date", "hardware", "command", "commit")})
 
 
@@ -149,11 +150,11 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate tokenizer`."""
     o = parse(EvaluateTokenizer, args, prog)
     _csv(o.out, "tokenizer")
-    tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(engine.device())
+    tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(device())
     judge = _judge(o.judging, tok)
     dataset = _real_images(o.judging, tok)
     check_samples(len(dataset), judge.features, f"{dataset.name}, test")
-    with engine.autocast():
+    with autocast():
         results = measure_tokenizer(
             tok,
             dataset,
@@ -269,7 +270,7 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
                 seed=o.seed,
                 candidates=o.candidates,
                 rejector=rejector.about if rejector else "",
-                precision=str(engine.precision()),
+                precision=str(precision()),
             )
             for cfg in o.cfg
         ]

@@ -27,7 +27,6 @@ from ..training.flops import (
 from ..training.planner import (
     GPU,
     GPUS,
-    REPORTS,
     USABLE,
     UTILISATION,
     WAYS,
@@ -37,7 +36,6 @@ from ..training.planner import (
     gpu,
     hours,
     perceptual_memory,
-    reported_utilisation,
     stage1_flops,
     tokenizer_memory,
     way_memory,
@@ -101,7 +99,6 @@ def _lines(o: Plan, runs: Preset, card: GPU) -> Iterator[str]:
     yield from _stage1(o, runs, tok, card)
     yield from _stage2(o, runs, tok, model, card)
     yield from _sampling(model, tok)
-    yield from _reports(o, runs, model)
     yield ""
     yield "Counted from formulas, not measured. Times hold at the stated utilisation and leave out"
     yield "data, evaluation and restarts; communication between GPUs is part of the utilisation."
@@ -242,17 +239,3 @@ def _sampling(model: VARConfig, tok: TokenizerConfig) -> Iterator[str]:
     yield _row("FLOPs an image", f"{_billions(flops)}FLOP, decoder {decode_flops(tok) / flops:.0%}")
     sizes = ", ".join(f"{cache_memory(model, n) / 1e9:.2f} GB for {n}" for n in (1, 8, 50))
     yield _row("key-value cache", f"{sizes} images at once, in bf16")
-
-
-def _reports(o: Plan, runs: Preset, model: VARConfig) -> Iterator[str]:
-    yield ""
-    yield "reported for the official code"
-    found = [r for r in REPORTS if r.preset == o.preset]
-    for report in found:
-        share = reported_utilisation(model, runs.var.images, report)
-        yield (
-            f"  {report.days:g} days on {report.gpus} {gpu(report.gpu).name} ({report.source}): "
-            f"{share:.0%} of the peak, the transformer alone counted"
-        )
-    if not found:
-        yield "  nothing for this preset; d16 took 2.5 days on 16 A100 (an author, #44)"

@@ -49,6 +49,8 @@ class TrainClassifier:
     out: Path
     """Folder for the model, log.csv and run.json."""
     preset: PresetName = "cifar10"
+    resume: bool = False
+    """Go on exactly where the run in --out stopped."""
     overwrite: bool = False
     """Replace the run in --out."""
 
@@ -85,7 +87,7 @@ def _name_files(folder: Path) -> None:
 def _run(train: Callable[..., Path], config: Any, out: Path, **options: bool) -> None:
     """Trains; tells where, in which arithmetic, and what it left (one process does)."""
     from ..runtime import distributed
-    from ..training.engine import provenance
+    from ..runtime.machine import provenance
 
     folder = train(config, out, **options)
     if distributed.is_main():
@@ -114,9 +116,9 @@ def train_var(args: Sequence[str], prog: str) -> None:
 def train_classifier(args: Sequence[str], prog: str) -> None:
     """`varmini train classifier`."""
     o = _training_options(TrainClassifier, "classifier", args, prog, "cifar10")
-    from ..training.train_classifier import train
+    from ..training.classifier import train
 
-    _run(train, o.config, o.out, overwrite=o.overwrite)
+    _run(train, o.config, o.out, overwrite=o.overwrite, resume=o.resume)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Consolidate:
 def consolidate(args: Sequence[str], prog: str) -> None:
     """`varmini consolidate`."""
     o = parse(Consolidate, args, prog)
-    from ..training.consolidate import consolidate as make
+    from ..training.checkpoint import consolidate as make
 
     _name_files(make(o.run))
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..data import load_images
+from ..runtime.distributed import progress
 from ..runtime.files import check_writable
+from ..runtime.machine import device
+from ..runtime.precision import autocast
 from ..runtime.tables import origin, write_rows
 from ..training.classifier import Classifier
-from ..training.engine import autocast, device, progress
 from .draw import bed, load_pair
 from .main import parse
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.sets import spread
 from ..runtime.files import file_checksum
-from ..training import engine
+from ..runtime.machine import device
 from . import npz
 from .judges import Judge
 from .metrics import Moments, check_samples, frechet_between, inception_score, precision_recall
@@ -165,6 +165,6 @@ def measure(
         reference.mean, reference.covariance, moments.mean(), moments.covariance()
     )
     if real is not None:
-        result["precision"], result["recall"] = precision_recall(real, some, device=engine.device())
+        result["precision"], result["recall"] = precision_recall(real, some, device=device())
     result["inception_score"] = inception_score(probs, 5000 if judge.adm else None)
     return judge.name_figures(result)

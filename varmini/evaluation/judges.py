@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..data import to_float, to_uint8
 from ..runtime.files import file_checksum
+from ..runtime.machine import device
 from ..runtime.pretrained import SHIPPED, resolve_folder
-from ..training import engine
 from ..training.classifier import Classifier
 
 WEIGHTS_SUM = "6726825d"
@@ -51,7 +51,7 @@ class Judge:
         if images.dtype != torch.uint8:
             images = to_uint8(images)
         # Figures are taken in float32, whatever precision the models run in.
-        with torch.autocast(engine.device().type, enabled=False):
+        with torch.autocast(device().type, enabled=False):
             features, probs = self.run(images.expand(-1, 3, -1, -1))
         return features.float().cpu(), probs.float().cpu()
 
@@ -69,11 +69,11 @@ def classifier_judge(name: str) -> Judge:
         ValueError: when there is none, or it is damaged.
     """
     folder = resolve_folder(name, Classifier.kind)
-    network = Classifier.from_pretrained(folder).to(engine.device())
+    network = Classifier.from_pretrained(folder).to(device())
     channels = network.config.image_channels
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features = network.features(to_float(images[:, :channels].to(engine.device())))
+        features = network.features(to_float(images[:, :channels].to(device())))
         return features, network.head(features).softmax(-1)
 
     mark = file_checksum(folder / "model.safetensors")[:8]
@@ -127,11 +127,11 @@ def inception_judge() -> Judge:
             f"Inception's weights cannot be loaded ({reason}): put {WEIGHTS_URL} at "
             f"{path}, or name a --classifier, whose distances are no FID"
         ) from None
-    network = network.to(engine.device()).eval()
+    network = network.to(device()).eval()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         # ADM's score also leaves out the bias of the last layer.
-        features, logits = network(images.to(engine.device()))
+        features, logits = network(images.to(device()))
         return features, logits.softmax(-1)
 
     about = f"Inception v3 of torch-fidelity, weights {mark}"
@@ -152,7 +152,7 @@ def torchvision_judge(name: str) -> Judge:
         ) from None
     try:
         weights = models.get_model_weights(name).DEFAULT
-        network = models.get_model(name, weights=weights).to(engine.device()).eval()
+        network = models.get_model(name, weights=weights).to(device()).eval()
     except Exception as error:  # no such name, no network: the package raises many kinds
         raise ValueError(
             f"torchvision:{name} cannot be loaded ({type(error).__name__}): name one of "
@@ -161,7 +161,7 @@ def torchvision_judge(name: str) -> Judge:
     prepare = weights.transforms()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = network(prepare(images.to(engine.device())))
+        logits = network(prepare(images.to(device())))
         return logits, logits.softmax(-1)
 
     return Judge(f"torchvision_{name}", f"torchvision {name}, {weights}", 1000, run, classes=1000)

@@ -25,8 +25,10 @@ from ..model.sampler import check_drawing, sample
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
+from ..runtime.distributed import progress
 from ..runtime.files import read_json, write_atomic
-from ..training import engine
+from ..runtime.machine import provenance
+from ..runtime.precision import autocast
 from . import npz
 
 SHARD = 250
@@ -132,7 +134,7 @@ def draw_part(
     for start in range(part.start, part.stop, slots):
         labels = draw.labels[start : min(start + slots, part.stop)]
         options = {k: getattr(draw, k) for k in ("cfg", "top_k", "top_p", "seed")}
-        with engine.autocast():
+        with autocast():
             images = sample(
                 var,
                 tok,
@@ -184,7 +186,7 @@ def draw_samples(
         mine = parts[distributed.rank() :: distributed.world()]
         left = [part for part in mine if not _finished(folder, part)]
         done = len(mine) - len(left)
-        for part in engine.progress(left, f"samples, cfg {draw.cfg:g}", done):
+        for part in progress(left, f"samples, cfg {draw.cfg:g}", done):
             images = draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject)
             write_atomic(_file(folder, part), _npy(images))
         distributed.wait()
@@ -208,7 +210,7 @@ def _claim(folder: Path, values: dict) -> None:
         if read_json(note).get("draw") != values:
             raise ValueError(f"{folder} holds another draw: choose another --samples")
         return
-    content = {"draw": values, "session": engine.provenance()}
+    content = {"draw": values, "session": provenance()}
     write_atomic(note, json.dumps(content, indent=1).encode())
 
 

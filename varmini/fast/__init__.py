@@ -1,1 +1,1 @@
-"""Quick forms of `varmini.model`, swapped in from outside."""
+"""Quick forms of `varmini.model`, swapped in from outside; `quicken.py` holds the table."""

@@ -1,4 +1,4 @@
-"""Sampling steps as CUDA graphs: a small batch on a GPU waits for launches, not for arithmetic.
+"""Steps of drawing as CUDA graphs: a small batch on a GPU waits for launches, not for arithmetic.
 
 A graph is recorded once a scale, at the second draw of a batch size, and replayed with one launch.
 Tests run all of this on a CPU but for `record`; what it gains on a GPU is not measured yet.
@@ -6,18 +6,16 @@ Tests run all of this on a CPU but for `record`; what it gains on a GPU is not m
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..model.attention import KVCache
-from ..model.block import split_modulations
-from ..model.transformer import VAR
+from ..model.transformer import VAR, KVCache
+from .attention import QuickCache
 
 LARGEST = 32
 """Rows up to which steps are recorded (guided images count twice): more keep a GPU busy."""
@@ -25,42 +23,45 @@ LARGEST = 32
 _KEPT: weakref.WeakKeyDictionary[VAR, Steps] = weakref.WeakKeyDictionary()
 
 
-class Steps:
+class Steps(KVCache):
     """The steps of all scales on memory that stays in place, as a graph needs it.
 
     Args:
-        var: a copy from `precision.ready`, whose weights stay in place as well.
+        var: a copy from `copies.ready`, whose weights stay in place as well.
         rows: images drawn together, both guidance halves counted.
-        dtype: of keys and values.
     """
 
-    def __init__(self, var: VAR, rows: int, dtype: torch.dtype, modulations: Tensor) -> None:
-        shapes = [(rows, n, var.config.width) for n in var.schedule.tokens_per_scale]
-        # What is allocated in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            self.cache, self.modulations = KVCache(var, rows, dtype), torch.empty_like(modulations)
-            self.inputs = [torch.empty(shape, device=modulations.device) for shape in shapes]
-            self.outputs = [torch.empty_like(x) for x in self.inputs]
+    def __init__(self, var: VAR, rows: int) -> None:
+        super().__init__()
+        self.rows, self.cache, self.draws = rows, QuickCache(var), 0
+        self.held: list[Tensor] | None = None
+        self.outputs: list[Tensor] = []
         self.replays: dict[int, Callable[[], object]] = {}
-        self.draws = 0
-        self.taken = False
 
-    def fits(self, rows: int, dtype: torch.dtype) -> bool:
-        return len(self.inputs[0]) == rows and self.cache.keys.dtype == dtype
-
-    def advance(self, var: VAR, k: int, x: Tensor) -> Tensor:
-        """`VAR.advance` by a graph; the result (B, h_k w_k, w) is good until the next call."""
-        self.inputs[k].copy_(x)
+    def hidden(self, var: VAR, k: int, x: Tensor, modulations: Tensor, head: Tensor) -> Tensor:
+        """`VAR.hidden` by a graph; the result (B, h_k w_k, w) is good until the next call."""
+        if self.held is None:
+            shapes = [(self.rows, n, var.config.width) for n in var.schedule.tokens_per_scale]
+            # What is allocated in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                self.held = [torch.empty_like(modulations), torch.empty_like(head)]
+                self.held += [torch.empty(shape, device=x.device) for shape in shapes]
+                self.outputs = [torch.empty_like(held) for held in self.held[2:]]
+        if k == len(var.schedule) - 1:
+            _KEPT[var] = self
+        if k == 0:
+            self.held[0].copy_(modulations)
+            self.held[1].copy_(head)
+        self.held[2 + k].copy_(x)
         if k not in self.replays:
             model = weakref.ref(var)  # kept beside the model, so it may not keep the model
 
             def run() -> None:
-                # Split in here, because a replay is to read the new modulations.
-                split = split_modulations(self.modulations, self.inputs[k].dtype)
-                out = model().advance(k, self.inputs[k], split, self.cache)
+                self.cache.part = model().schedule.slices[k]
+                out = VAR.hidden(model(), k, self.held[2 + k], *self.held[:2], self.cache)
                 self.outputs[k].copy_(out)
 
-            if self.draws == 1:  # a size that is drawn once is not worth a recording
+            if self.draws < 2:  # a size that is drawn once is not worth a recording
                 run()
                 return self.outputs[k]
             try:
@@ -70,6 +71,26 @@ class Steps:
                 self.replays[k] = run
         self.replays[k]()
         return self.outputs[k]
+
+
+def steps_for(var: VAR, rows: int) -> Steps | None:
+    """Steps of `var` for so many rows, or None where graphs do not suit.
+
+    They are taken out of what is kept until the draw ends, so that two draws never share memory.
+    """
+    if not suits(var, rows):
+        return None
+    steps = _KEPT.pop(var, None)
+    if steps is None or steps.rows != rows:
+        steps = Steps(var, rows)
+    steps.draws += 1
+    return steps
+
+
+def suits(var: VAR, rows: int) -> bool:
+    """Whether steps of so many rows are to be recorded."""
+    laid_out = getattr(var, "laid_out", False)
+    return laid_out and rows <= LARGEST and var.head.weight.device.type == "cuda"
 
 
 @functools.cache
@@ -96,41 +117,3 @@ def record(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
         with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             run()
     return graph.replay
-
-
-def suits(var: VAR, rows: int, laid_out: bool) -> bool:
-    """Whether steps of so many rows are to be recorded."""
-    return laid_out and rows <= LARGEST and var.head.weight.device.type == "cuda"
-
-
-@contextlib.contextmanager
-def stepping(
-    var: VAR, modulations: Tensor, dtype: torch.dtype, laid_out: bool
-) -> Iterator[Callable[[int, Tensor], Tensor]]:
-    """Yields advance(k, x): `VAR.advance` with a new cache, by graphs where they suit.
-
-    Args:
-        modulations: (depth, rows, 6, w) from `VAR.condition`.
-        dtype: of keys and values.
-        laid_out: `var` is a copy from `precision.ready`.
-    """
-    rows = modulations.shape[1]
-
-    def plainly() -> Callable[[int, Tensor], Tensor]:
-        cache = KVCache(var, rows, dtype)
-        split = split_modulations(modulations, var.start_position.dtype)
-        return lambda k, x: var.advance(k, x, split, cache)
-
-    steps = _KEPT.get(var)
-    # Two draws that take turns cannot share one memory: the second goes without.
-    if not suits(var, rows, laid_out) or (steps is not None and steps.taken):
-        yield plainly()
-        return
-    if steps is None or not steps.fits(rows, dtype):
-        steps = _KEPT[var] = Steps(var, rows, dtype, modulations)
-    steps.modulations.copy_(modulations)
-    steps.taken, steps.draws = True, steps.draws + 1
-    try:
-        yield lambda k, x: steps.advance(var, k, x)
-    finally:
-        steps.taken = False

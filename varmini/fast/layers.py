@@ -1,14 +1,12 @@
-"""Layers with a quick form: linear, convolution, and doubling a map's size.
+"""Quick layers: linear, convolution, group norm, attention over a map, doubling a map's size.
 
-Each is torch's own layer by its weights and its result. In bf16 on a CPU it goes through oneDNN's
-operators, which torch.compile uses too; where this torch lacks them, the plain form runs. `lay_out`
-prepares the copy of a finished model that `precision.ready` makes. What each form gains is measured
-by `varmini bench`: results/bench/forms.csv.
+Each takes the weights of the plain layer and gives its result. In a copy that `copies.ready` makes,
+`lay_out` keeps the weights in the order in which oneDNN's products read them, through the operators
+that torch.compile uses too. What each form gains is measured: results/bench/forms.csv.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -16,81 +14,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
+from .trial import trial, works
 
-@functools.cache
-def _packs() -> bool:
-    """Whether this torch has oneDNN's products with weights laid out ahead (Inductor's)."""
-    names = ("_linear_pointwise", "_convolution_pointwise", "_convolution_transpose_pointwise")
-    known = all(hasattr(torch.ops.mkldnn, name) for name in names)
-    return torch.backends.mkldnn.is_available() and known
+PLAIN_CONV = [1, 1], [1, 1], [1, 1], 1
+"""Padding, stride, dilation and groups of the trial's convolution."""
 
 
-class Linear(nn.Linear):
-    """x W^T + b, as `nn.Linear`, and with GELU where asked for; quick in bf16 on a CPU."""
+class QuickLinear(nn.Linear):
+    """x W^T + b; in a copy, weights in oneDNN's order and GELU in the same pass over memory."""
 
     packed = False
-    """Whether `weight` is in oneDNN's order, in a copy that `ready` made."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+        """(..., inputs) -> (..., outputs); `bias` instead of the layer's own."""
         bias = self.bias if bias is None else bias
         if self.packed:
-            # Weights laid out once, GELU in the same pass over memory (forms.csv).
             form = ("gelu", [], "tanh") if gelu else ("none", [], "")
-            return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, bias, *form)
-        if _quick(x) and bias is not None:
-            y = _Product.apply(x, self.weight, bias)
-            if gelu and y.requires_grad:
-                return _GELU.apply(y)
-        else:
-            y = F.linear(x, self.weight, bias)
+            x = x.to(self.kept)
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
+        y = F.linear(x, self.weight, bias)
+        if gelu and y.requires_grad and y.device.type == "cpu" and works("gelu", y.dtype):
+            return GELU.apply(y)
         return F.gelu(y, approximate="tanh") if gelu else y
 
-    def lay_out(self, device: str) -> None:
-        """Replaces the weights by bf16 ones, on a CPU in the order that the product reads them."""
-        weight, bias, self.packed = self.weight.bfloat16(), self.bias, device == "cpu" and _packs()
+    def lay_out(self, device: str, dtype: torch.dtype) -> None:
+        """Replaces the weights by those that products in `dtype` read."""
+        weight, self.kept = self.weight.detach().to(dtype), dtype
+        self.packed = device == "cpu" and works("linear", dtype)
         del self.weight
         self.weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
         )
-        if bias is not None:
+        if self.bias is not None:
+            bias = self.bias.detach().to(dtype)
             del self.bias
-            self.bias = bias.bfloat16()
+            self.bias = bias
 
 
-def _quick(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") is torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and _packs()
-    )
+@trial("linear")
+def _try_linear(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x, w, b = (torch.randn(*shape).to(dtype) for shape in ((6, 64), (96, 64), (96,)))
+    packed = torch.ops.mkldnn._reorder_linear_weight(w / 8, None)
+    quick = torch.ops.mkldnn._linear_pointwise(x, packed, b, "gelu", [], "tanh")
+    return quick, F.gelu(F.linear(x.float(), w.float() / 8, b.float()), approximate="tanh")
 
 
-class _Product(torch.autograd.Function):
-    """x W^T + b in bf16 by oneDNN, the bias in the same pass over memory.
-
-    Gradients as under autocast: products in bf16, those of W and b handed on in float32.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.kinds = x.dtype, weight.dtype, bias.dtype
-        x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
-        ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        with torch.autocast("cpu", enabled=False):
-            grads = grad @ weight, rows.mT @ x.reshape(-1, x.shape[-1]), rows.sum(0)
-        return tuple(g.to(kind) for g, kind in zip(grads, ctx.kinds))
-
-
-class _GELU(torch.autograd.Function):
+class GELU(torch.autograd.Function):
     """GELU in tanh form, with its slope computed along the way: backward is one product.
 
     gelu(x) = x s with s = sigmoid(v), v = x (a + b x^2), a = sqrt(8 / pi), b = 0.044715 a;
@@ -107,8 +77,9 @@ class _GELU(torch.autograd.Function):
             x = part.float()
             s = torch.addcmul(a, x, x, value=b).mul_(x).sigmoid_()
             r = torch.addcmul(a, x, x, value=3 * b)
-            at_y.copy_(x.mul_(s))
-            at_slope.copy_(x.addcmul_(x, s, value=-1).mul_(r).add_(s))
+            x_s = x * s
+            at_y.copy_(x_s)
+            at_slope.copy_(x_s.addcmul_(x_s, s, value=-1).mul_(r).add_(s))
         ctx.save_for_backward(slope)
         return y
 
@@ -118,14 +89,19 @@ class _GELU(torch.autograd.Function):
         return grad * ctx.saved_tensors[0]
 
 
-class Conv(nn.Conv2d):
-    """`nn.Conv2d`; in a copy that `ready` made, weights stay in oneDNN's order."""
+@trial("gelu")
+def _try_gelu(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x = torch.linspace(-6, 6, 32).to(dtype).view(2, 16)
+    return GELU.apply(x), F.gelu(x.float(), approximate="tanh")
+
+
+class QuickConv(nn.Conv2d):
+    """A convolution; in a copy, with weights in the order that suits the first map that comes."""
 
     packed = False
-    """Whether `weight` is to be, or is, in the order that suits the first map that comes."""
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """The convolution of x, and `plus` added in the same pass over memory."""
+        """The convolution of x (B, C, H, W), and `plus` added in the same pass over memory."""
         if not self.packed:
             y = super().forward(x)
             return y if plus is None else y + plus
@@ -140,35 +116,81 @@ class Conv(nn.Conv2d):
             return product(x, plus, self.weight, self.bias, *where, "add", 1.0, None, [], None)
         return product(x, self.weight, self.bias, *where, "none", [], "")
 
-    def lay_out(self, device: str) -> None:
-        """Replaces the weights by bf16 ones in the order that the product reads them."""
-        weight, bias = self.weight.bfloat16(), self.bias.bfloat16()
-        self.packed = device == "cpu" and _packs()
+    def lay_out(self, device: str, dtype: torch.dtype) -> None:
+        """Replaces the weights by those that products in `dtype` read."""
+        weight, bias = (p.detach().to(dtype) for p in (self.weight, self.bias))
+        self.packed = device == "cpu" and works("convolution", dtype)
         del self.weight, self.bias
         self.weight, self.bias = weight.contiguous(memory_format=torch.channels_last), bias
 
 
-class Doubling(nn.Module):
-    """Doubles a map by repeating pixels, then convolves it 3x3.
+@trial("convolution")
+def _try_conv(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    shapes = (2, 16, 6, 6), (24, 16, 3, 3), (24,), (2, 24, 6, 6)
+    x, w, b, plus = (torch.randn(*shape).to(dtype) for shape in shapes)
+    x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w / 12))
+    packed = torch._C._nn.mkldnn_reorder_conv2d_weight(w.to_mkldnn(), *PLAIN_CONV, list(x.shape))
+    product = torch.ops.mkldnn._convolution_pointwise
+    quick = product(x, plus, packed, b, *PLAIN_CONV, "add", 1.0, None, [], None)
+    return quick, F.conv2d(x.float(), w.float(), b.float(), padding=1) + plus.float()
 
-    Of the nine products for an output pixel only four see different inputs, so both together are
-    one transposed convolution with 4x4 summed weights: 4/9 of the work.
+
+class QuickNormSiLU(NormSiLU):
+    """On small maps a CPU's group norm is slow in channels-last order; large ones keep it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[2] * x.shape[3] < 1024 and not x.is_contiguous():
+            h = nn.GroupNorm.forward(self, x.contiguous())
+            h = h.contiguous(memory_format=torch.channels_last)
+        else:
+            h = nn.GroupNorm.forward(self, x)
+        return F.silu(h, inplace=not torch.is_grad_enabled())
+
+
+class QuickResBlock(ResBlock):
+    """The sum in the same pass over memory as the second convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm2(self.conv1(self.norm1(x)))
+        if type(self.conv2) is QuickConv:
+            return self.conv2(h, plus=self.shortcut(x))
+        return self.conv2(h) + self.shortcut(x)
+
+
+class QuickSpatialAttention(SpatialAttention):
+    """By plain products in bfloat16 on a CPU, where the fused kernel's backward is slow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, H W, C)
+        if q.device.type == "cpu" and q.dtype is torch.bfloat16:
+            mixed = torch.softmax(q * q.shape[2] ** -0.5 @ k.mT, dim=2) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = mixed.transpose(1, 2).unflatten(2, x.shape[2:])
+        if type(self.proj) is QuickConv:
+            return self.proj(mixed, plus=x)
+        return x + self.proj(mixed)
+
+
+class QuickUpsample(Upsample):
+    """Doubling and the 3x3 convolution as one transposed convolution with 4x4 summed weights.
+
+    Of the nine products for an output pixel only four see different inputs: 4/9 of the work.
     """
 
     WHERE = [1, 1], [0, 0], [2, 2], [1, 1], 1
     """Padding, padding of the output, stride, dilation, groups of the transposed convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = Conv(channels, channels, 3, padding=1)
-        self.kernel: Tensor | None = None
+    kernel: Tensor | None = None
+    """The summed weights, in a copy."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if x.device.type != "cpu" or type(self.conv) is not QuickConv:
+            return super().forward(x)
         if self.kernel is None:
-            kernel = self.summed()
-            return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+            weight, bias = self.conv.weight, self.conv.bias
+            if x.dtype != weight.dtype and not torch.is_autocast_enabled("cpu"):
+                return super().forward(x)
+            return F.conv_transpose2d(x, summed(weight), bias, stride=2, padding=1)
         x = x.to(self.conv.bias.dtype)
         if not self.kernel.is_mkldnn:
             reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
@@ -176,16 +198,30 @@ class Doubling(nn.Module):
         product = torch.ops.mkldnn._convolution_transpose_pointwise
         return product(x, self.kernel, self.conv.bias, *self.WHERE, "none", [], "")
 
-    def summed(self) -> Tensor:
-        """(C_out, C_in, 3, 3) weights -> (C_in, C_out, 4, 4) of the transposed convolution."""
-        kernel = self.conv.weight
-        for dim in (2, 3):
-            a, b, c = kernel.unbind(dim)  # an even output sees a | b + c, an odd one a + b | c
-            kernel = torch.stack([c, b + c, a + b, a], dim)
-        return kernel.transpose(0, 1)
-
-    def lay_out(self, device: str) -> None:
-        """Keeps the summed weights in bf16."""
-        if device == "cpu" and _packs():
-            kernel = self.summed().bfloat16()
+    def lay_out(self, device: str, dtype: torch.dtype) -> None:
+        """Keeps the summed weights in `dtype`."""
+        if device == "cpu" and works("doubling", dtype):
+            kernel = summed(self.conv.weight.detach()).to(dtype)
             self.kernel = kernel.contiguous(memory_format=torch.channels_last)
+
+
+def summed(kernel: Tensor) -> Tensor:
+    """(C_out, C_in, 3, 3) weights -> (C_in, C_out, 4, 4) of the transposed convolution."""
+    for dim in (2, 3):
+        a, b, c = kernel.unbind(dim)  # an even output sees a | b + c, an odd one a + b | c
+        kernel = torch.stack([c, b + c, a + b, a], dim)
+    return kernel.transpose(0, 1)
+
+
+@trial("doubling")
+def _try_doubling(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    where = QuickUpsample.WHERE
+    x, w, b = (torch.randn(*shape).to(dtype) for shape in ((2, 16, 5, 5), (16, 16, 3, 3), (16,)))
+    x = x.contiguous(memory_format=torch.channels_last)
+    kernel = summed(w / 12).contiguous(memory_format=torch.channels_last)
+    reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
+    packed = reorder(kernel, *where, list(x.shape))
+    product = torch.ops.mkldnn._convolution_transpose_pointwise
+    quick = product(x, packed, b, *where, "none", [], "")
+    doubled = F.interpolate(x.float(), scale_factor=2.0, mode="nearest")
+    return quick, F.conv2d(doubled, w.float() / 12, b.float(), padding=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..runtime import distributed
-from ..runtime.precision import full_float32
-from ..training.revival import CodeRevival
+from .checks import as_pyramid, check_features
 from .scales import ScaleSchedule
-
-__all__ = ["CodeRevival", "MultiScaleQuantizer", "Phi", "Quantized"]
-
-LOOKUP_BYTES = 1 << 26
-"""Most memory that the distances of vectors to codes take at a time."""
 
 
 @dataclass
@@ -45,7 +38,31 @@ class Phi(nn.Conv2d):
         self.strength = strength
 
     def forward(self, h: Tensor) -> Tensor:
-        return (1 - self.strength) * h + self.strength * super().forward(h)
+        conv = F.conv2d(h, self.weight.to(h.dtype), self.bias.to(h.dtype), padding=1)
+        return (1 - self.strength) * h + self.strength * conv
+
+
+def exact(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is; a model cast to bfloat16 quantizes in float32, too."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def full_float32(device: str) -> Iterator[None]:
+    """No autocast inside, and on a GPU no TF32 convolutions (cuDNN's default for float32).
+
+    Matrix products follow `torch.set_float32_matmul_precision`, by default full float32 as well.
+    """
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    if device == "cuda":
+        convolutions.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        if device == "cuda":
+            convolutions.fp32_precision = before
 
 
 @functools.cache
@@ -74,7 +91,7 @@ class MultiScaleQuantizer(nn.Module):
         lookup: "euclidean" (the paper's) or "cosine" nearest neighbour.
 
     Raises:
-        ValueError: when an argument is out of range.
+        ValueError: on another lookup.
     """
 
     def __init__(
@@ -91,11 +108,6 @@ class MultiScaleQuantizer(nn.Module):
         super().__init__()
         if lookup not in ("euclidean", "cosine"):
             raise ValueError(f"lookup is {lookup!r}, expected 'euclidean' or 'cosine'")
-        if vocab_size < 1 or channels < 1 or num_phi < 0:
-            raise ValueError(
-                f"vocab_size={vocab_size}, channels={channels}, num_phi={num_phi}: "
-                f"expected at least 1, 1 and 0"
-            )
         self.schedule, self.vocab_size, self.channels = schedule, vocab_size, channels
         self.beta, self.lookup = beta, lookup
         self.codebook = nn.Embedding(vocab_size, channels)
@@ -111,10 +123,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def lookup_tokens(self, z: Tensor) -> Tensor:
         """Nearest codes: z (N, C) -> tokens (N,), by matrix products in float32."""
-        codes = self.codebook.weight
-        rows = max(1, LOOKUP_BYTES // (4 * self.vocab_size))
-        if len(z) > rows:
-            return torch.cat([self.lookup_tokens(part) for part in z.split(rows)])
+        codes = self.codebook.weight.to(z.dtype)
         if self.lookup == "cosine":
             # argmax_j <z, e_j> / (|z| |e_j|)
             return (F.normalize(z, dim=1) @ F.normalize(codes, dim=1).T).argmax(1)
@@ -124,7 +133,7 @@ class MultiScaleQuantizer(nn.Module):
     def contribution(self, k: int, codes: Tensor) -> Tensor:
         """What scale k adds to f_hat: phi_k(up(e)), with e (B, C, h_k, w_k) -> (B, C, H, W)."""
         with full_float32(codes.device.type):
-            codes = codes.float()
+            codes = exact(codes)
             if k != len(self.schedule) - 1:
                 codes = F.interpolate(codes, size=self.schedule.grids[-1], mode="bicubic")
             return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes
@@ -135,9 +144,9 @@ class MultiScaleQuantizer(nn.Module):
             return f
         return F.interpolate(f, size=self.schedule.grids[k], mode="area")
 
-    def vectors(self, rest: Tensor, k: int) -> Tensor:
+    def vectors(self, residual: Tensor, k: int) -> Tensor:
         """What scale k looks up of a residual (B, C, H, W): down(R) as rows (B h_k w_k, C)."""
-        return self.down(rest, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
+        return self.down(residual, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Codes of a token map: (B, h, w) -> (B, C, h, w)."""
@@ -152,6 +161,7 @@ class MultiScaleQuantizer(nn.Module):
         Raises:
             ValueError: when f does not have the shape of the last scale.
         """
+        check_features(f, self.channels, self.schedule.grids[-1])
         return self._residual_pass(f)[0]
 
     def decode(self, tokens: Sequence[Tensor], num_scales: int | None = None) -> Tensor:
@@ -169,15 +179,11 @@ class MultiScaleQuantizer(nn.Module):
     def cumulative(self, tokens: Sequence[Tensor], num_scales: int | None = None) -> list[Tensor]:
         """f_hat after 1, 2, ... scales, each (B, C, H, W). Arguments and errors as in `decode`."""
         count = len(tokens) if num_scales is None else num_scales
-        if not 1 <= count <= len(self.schedule):
-            raise ValueError(f"num_scales is {count}, expected 1 to {len(self.schedule)}")
-        self.schedule.check(tokens[:count], self.vocab_size, count)
-        with full_float32(self.codebook.weight.device.type):
-            f_hats: list[Tensor] = []
-            for k in range(count):
-                # f_hat_k = f_hat_{k-1} + phi_k(up(e[r_k]))
-                h = self.contribution(k, self.embed(tokens[k]))
-                f_hats.append(f_hats[-1] + h if f_hats else h)
+        f_hats: list[Tensor] = []
+        for k, map_ in enumerate(as_pyramid(tokens, self.schedule, self.vocab_size, count)):
+            # f_hat_k = f_hat_{k-1} + phi_k(up(e[r_k]))
+            h = self.contribution(k, self.embed(map_))
+            f_hats.append(f_hats[-1] + h if f_hats else h)
         return f_hats
 
     @torch.no_grad()
@@ -189,13 +195,11 @@ class MultiScaleQuantizer(nn.Module):
 
         Returns:
             (B, L - h_1 w_1, C): block k = 2..K holds down(f_hat_{k-1}, h_k x w_k), row by row.
+            Changing r_1 alone changes every block, because f_hat accumulates.
         """
-        last = len(self.schedule) - 1
-        if last == 0:
-            self.schedule.check(tokens, self.vocab_size)
+        f_hats = self.cumulative(as_pyramid(tokens, self.schedule))[:-1]
+        if not f_hats:  # of a single scale
             return self.codebook.weight.new_zeros(len(tokens[0]), 0, self.channels)
-        self.schedule.check(tokens, self.vocab_size)
-        f_hats = self.cumulative(tokens, last)
         return torch.cat([self.next_input(f_hat, k) for k, f_hat in enumerate(f_hats, 1)], dim=1)
 
     def next_input(self, f_hat: Tensor, k: int) -> Tensor:
@@ -210,9 +214,13 @@ class MultiScaleQuantizer(nn.Module):
         L_VQ = 1/K sum_k |f_hat_k - sg(f)|^2 + beta |sg(f_hat_k) - f|^2, with f_hat_k cumulative
         (section 3.1, equation 5, as the official code averages it). Codebook and phi learn from
         L_VQ alone, because f_hat reaches the decoder as f + sg(f_hat - f).
+
+        Raises:
+            ValueError: when f does not have the shape of the last scale.
         """
+        check_features(f, self.channels, self.schedule.grids[-1])
         tokens, f_hats = self._residual_pass(f)
-        f32, target = f.float(), f.detach().float()
+        f32, target = exact(f), exact(f.detach())
         loss = sum(
             F.mse_loss(f_hat, target) + self.beta * F.mse_loss(f32, f_hat.detach())
             for f_hat in f_hats
@@ -224,62 +232,23 @@ class MultiScaleQuantizer(nn.Module):
         ]
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
 
-    def diversity(self, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-        """How far the scales are from using all codes alike: sum_k w_k (log V - H(mean p_k)).
-
-        p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance
-        to the nearest one; H is the entropy of its mean over the batch. A scale weighs in by the
-        inverse of its tokens, because it is the coarse ones that collapse to few codes. An entropy
-        term as in MAGVIT-v2, here a scale; not in the paper. Gradients reach f alone.
-
-        Args:
-            f: (B, C, H, W) features with gradient.
-            tokens: their pyramid.
-
-        Returns:
-            Scalar in [0, log V].
-        """
-        weights = [1 / n for n in self.schedule.tokens_per_scale]
-        total = f.new_zeros(())
-        with torch.autocast(f.device.type, enabled=False):
-            with torch.no_grad():
-                before = [torch.zeros_like(f), *self.cumulative(tokens)[:-1]]
-                codes = self.codebook.weight.detach()
-                codes = F.normalize(codes, dim=1) if self.lookup == "cosine" else codes
-            for k, (f_hat, weight) in enumerate(zip(before, weights)):
-                z = self.vectors(f.float() - f_hat, k)
-                z = F.normalize(z, dim=1) if self.lookup == "cosine" else z
-                distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
-                nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
-                nearest = distributed.mean(nearest)  # over the whole batch, as p's below
-                p = (-2 * distance / nearest.clamp(min=1e-8)).softmax(1)
-                mean = distributed.mean(p.mean(0)).clamp(min=1e-10)
-                missing = math.log(self.vocab_size) + (mean * mean.log()).sum()
-                total = total + weight / sum(weights) * missing
-        return total
-
     def _residual_pass(self, f: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""
-        expected = (self.channels, *self.schedule.grids[-1])
-        if f.ndim != 4 or tuple(f.shape[1:]) != expected:
-            raise ValueError(
-                f"features have shape {tuple(f.shape)}, expected (B, {expected[0]}, "
-                f"{expected[1]}, {expected[2]}): the schedule must end at their size"
-            )
         tokens, f_hats = [], []
         with full_float32(f.device.type):
-            rest = f.detach().float()
+            residual = exact(f.detach())
             for k, (h, w) in enumerate(self.schedule.grids):
                 # r_k = nearest(down(R)); f_hat += phi_k(up(e[r_k])); R -= phi_k(up(e[r_k]))
                 with torch.no_grad():
-                    tokens.append(self.lookup_tokens(self.vectors(rest, k)).view(-1, h, w))
+                    tokens.append(self.lookup_tokens(self.vectors(residual, k)).view(len(f), h, w))
                 added = self.contribution(k, self.embed(tokens[-1]))
                 f_hats.append(f_hats[-1] + added if f_hats else added)
-                rest = rest - added.detach()
+                residual = residual - added.detach()
         return tokens, f_hats
 
     @torch.no_grad()
     def residuals(self, f: Tensor) -> list[Tensor]:
         """The vectors that each scale looks up, K tensors (B h_k w_k, C)."""
-        f_hats = [torch.zeros_like(f, dtype=torch.float32), *self._residual_pass(f)[1][:-1]]
-        return [self.vectors(f.float() - f_hat, k) for k, f_hat in enumerate(f_hats)]
+        f = exact(f)
+        f_hats = [torch.zeros_like(f), *self._residual_pass(f)[1][:-1]]
+        return [self.vectors(f - f_hat, k) for k, f_hat in enumerate(f_hats)]

@@ -9,6 +9,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from .checks import as_pyramid
+
 Size = int | tuple[int, int]
 
 
@@ -56,7 +58,7 @@ class ScaleSchedule:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """The place of every scale in the flat sequence of L tokens."""
+        """Where each scale lies in the flat sequence of L tokens."""
         ends = accumulate(self.tokens_per_scale)
         return tuple(slice(end - n, end) for end, n in zip(ends, self.tokens_per_scale))
 
@@ -69,15 +71,7 @@ class ScaleSchedule:
 
         mask[i, j] = level(i) >= level(j): a token sees its own map and all coarser ones
         (VAR, section 3.2 and figure 4).
-
-        Raises:
-            ValueError: when L^2 bytes would be more than a gigabyte.
         """
-        if self.num_tokens > 2**15:
-            raise ValueError(
-                f"{self.num_tokens} tokens make a mask of {self.num_tokens**2 / 2**30:.0f} GiB, "
-                f"expected at most {2**15} tokens: choose smaller sizes"
-            )
         level = self.level_ids()
         return level[:, None] >= level[None, :]
 
@@ -87,8 +81,7 @@ class ScaleSchedule:
         Raises:
             ValueError: when the maps do not fit this schedule.
         """
-        self.check(tokens)
-        return torch.cat([t.flatten(1) for t in tokens], dim=1)
+        return torch.cat([t.flatten(1) for t in as_pyramid(tokens, self)], dim=1)
 
     def unflatten(self, sequence: Tensor) -> list[Tensor]:
         """Sequence to pyramid: (B, L) -> K tensors (B, h_k, w_k).
@@ -102,45 +95,6 @@ class ScaleSchedule:
                 f"(B, {self.num_tokens}) for {self}"
             )
         return [sequence[:, part].unflatten(1, grid) for part, grid in zip(self.slices, self.grids)]
-
-    def check(
-        self, tokens: Sequence[Tensor], vocab_size: int | None = None, num_scales: int | None = None
-    ) -> None:
-        """Raises a ValueError unless `tokens` is a pyramid of this schedule.
-
-        Args:
-            vocab_size: also check that every token lies in [0, vocab_size); of maps on a CPU alone,
-                because reading values stalls a GPU.
-            num_scales: how many maps are expected; None for all.
-        """
-        expected = len(self) if num_scales is None else num_scales
-        if isinstance(tokens, Tensor) or len(tokens) != expected:
-            given = (
-                f"a tensor {tuple(tokens.shape)}"
-                if isinstance(tokens, Tensor)
-                else f"{len(tokens)} maps"
-            )
-            raise ValueError(f"tokens are {given}, expected a list of {expected} maps for {self}")
-        for k, (map_, (h, w)) in enumerate(zip(tokens, self.grids), start=1):
-            if map_.ndim != 3 or tuple(map_.shape[1:]) != (h, w):
-                raise ValueError(
-                    f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})"
-                )
-            if len(map_) != len(tokens[0]):
-                raise ValueError(
-                    f"token map {k} holds {len(map_)} images, expected {len(tokens[0])} as map 1"
-                )
-            if map_.dtype != torch.long:
-                raise ValueError(
-                    f"token map {k} is {map_.dtype}, expected torch.int64: use .long()"
-                )
-            if vocab_size is not None and map_.numel() and map_.device.type == "cpu":
-                low, high = int(map_.min()), int(map_.max())
-                if low < 0 or high >= vocab_size:
-                    raise ValueError(
-                        f"token map {k} holds {low if low < 0 else high}, expected "
-                        f"tokens in [0, {vocab_size})"
-                    )
 
     def __len__(self) -> int:
         return len(self.grids)

@@ -1,19 +1,15 @@
 """Checkpoints of a training run: complete or absent, never unpickled; on a CPU exact to the bit.
 
-The state of a whole run is one file, `step-N.safetensors`. Where FSDP2 splits the weights, it is a
-folder `step-N` of safetensors files, written and read by torch.distributed.checkpoint. Either kind
-goes on with any number of processes, split or not.
+The state of a whole run is one file, `step-N.safetensors`, also where FSDP2 splits the weights: the
+first process collects them. So a run goes on with any number of processes, split or not.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import shutil
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.tokenizer import MultiScaleVQVAE
+from ..model.transformer import VAR
 from ..runtime import distributed
 from ..runtime.files import check_format, file_checksum, read_json, write_atomic
-from ..runtime.pretrained import check_finite
+from ..runtime.pretrained import build_config, build_unfilled, check_finite
 
 FORMAT_VERSION = 1
 """Of the files that `save` writes; index.json tells it. Index files without one have format 1."""
@@ -60,7 +58,7 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
     """Writes the training state of `step`; the one before stays until this one is complete.
 
     The random state of torch, numpy and Python travels along. Under torchrun all processes call
-    this; the first one writes what is not split.
+    this; the first one writes.
 
     Args:
         parts: objects with `state_dict` and `load_state_dict`, by name.
@@ -76,17 +74,32 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
     with distributed.together():
         own = {k: t.to_local() if _is_split(t) else t for k, t in tensors.items()}
         check_finite(own, f"step {step} was not saved")
-    if any(_is_split(t) for t in tensors.values()):
-        path = folder / f"step-{step:08d}"
-        _write_split(path, tree, tensors)
-        checksums = _folder_checksums(path)
-    elif distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step-{step:08d}.safetensors"
-        checksums = _write_whole(path, tree, tensors)
-    if distributed.is_main():
-        _list(folder, {"file": path.name, "sha256": checksums}, keep)
-    distributed.wait()
+    for name, t in tensors.items():
+        whole = t.full_tensor() if _is_split(t) else t  # all processes take part
+        tensors[name] = whole.cpu().contiguous().clone() if distributed.is_main() else t
+    with distributed.together():
+        if distributed.is_main():
+            _write(folder, step, tree, tensors, keep)
+
+
+def _write(folder: Path, step: int, tree: Any, tensors: dict[str, Tensor], keep: int) -> None:
+    """Writes a checkpoint, puts it first in index.json, removes what falls off its end."""
+    from safetensors.torch import save as pack
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.safetensors"
+    write_atomic(path, pack(tensors, metadata={"tree": json.dumps(tree)}))
+    entries = [{"file": path.name, "sha256": file_checksum(path)}]
+    if (folder / "index.json").exists():
+        # What is newer than this step was damaged and passed over.
+        earlier = read_json(folder / "index.json")["checkpoints"]
+        entries += [entry for entry in earlier if entry["file"] < path.name]
+    index = {"format": FORMAT_VERSION, "checkpoints": entries[:keep]}
+    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
+    kept = {entry["file"] for entry in entries[:keep]}
+    for old in folder.glob("step-*"):
+        if old.name not in kept:
+            old.unlink()
 
 
 def _random_state() -> dict[str, Any]:
@@ -109,66 +122,8 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 
 def _is_split(x: Tensor) -> bool:
+    """Whether FSDP2 holds a share of x in each process."""
     return hasattr(x, "device_mesh")
-
-
-def _write_whole(path: Path, tree: Any, tensors: dict[str, Tensor]) -> str:
-    from safetensors.torch import save as pack
-
-    tensors = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
-    write_atomic(path, pack(tensors, metadata={"tree": json.dumps(tree)}))
-    return file_checksum(path)
-
-
-def _write_split(path: Path, tree: Any, tensors: dict[str, Tensor]) -> None:
-    import torch.distributed.checkpoint as dcp
-
-    temporary = path.with_name(f".{path.name}.tmp")
-    if distributed.is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    distributed.wait()
-    writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    try:
-        dcp.save(tensors, storage_writer=writer)
-    except dcp.api.CheckpointException as error:
-        number, (cause, _) = next(iter(error.failures.items()))
-        raise OSError(f"{path} could not be written by process {number}: {cause}") from None
-    if distributed.is_main():
-        write_atomic(temporary / "tree.json", json.dumps(tree).encode())
-        shutil.rmtree(path, ignore_errors=True)  # a damaged one of this step that was passed over
-        os.replace(temporary, path)
-    distributed.wait()
-
-
-def _folder_checksums(path: Path) -> dict[str, str]:
-    """SHA-256 of each file in a folder; the processes take turns."""
-    files = sorted(path.iterdir())[distributed.rank() :: distributed.world()]
-    own = {file.name: file_checksum(file) for file in files}
-    return {k: v for part in distributed.gather_objects(own) for k, v in part.items()}
-
-
-def _list(folder: Path, entry: dict[str, Any], keep: int) -> None:
-    """Puts a complete checkpoint first in index.json and removes those that fall off its end."""
-    entries = [entry]
-    if (folder / "index.json").exists():
-        earlier = read_json(folder / "index.json")["checkpoints"]
-        # What is newer than this step was damaged and passed over.
-        entries += [c for c in earlier if _step(c["file"]) < _step(entry["file"])]
-    entries = entries[:keep]
-    index = {"format": FORMAT_VERSION, "checkpoints": entries}
-    write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
-    kept = {c["file"] for c in entries}
-    for old in folder.glob("step-*"):
-        if old.name not in kept:
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    for left_over in folder.glob(".step-*.tmp"):  # a split one, of a run that died while it wrote
-        if left_over.is_dir():
-            shutil.rmtree(left_over)
-
-
-def _step(name: str) -> str:
-    return name.removesuffix(".safetensors")
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -188,17 +143,14 @@ def newest(folder: Path) -> Path | None:
     index = read_json(folder / "index.json")
     check_format(index.get("format", 1), FORMAT_VERSION, f"{folder}/index.json")
     entries = index.get("checkpoints")
-    known = re.compile(r"step-\d+(\.safetensors)?")  # nothing outside the folder
+    known = re.compile(r"step-\d+\.safetensors")  # nothing outside the folder
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and known.fullmatch(str(e.get("file"))) for e in entries
     ):
         raise ValueError(f"{folder}/index.json is damaged: start again with --overwrite")
     for entry in entries:
         path = folder / entry["file"]
-        if path.is_dir():
-            intact = _folder_checksums(path) == entry.get("sha256")
-        else:
-            intact = path.is_file() and file_checksum(path) == entry.get("sha256")
+        intact = path.is_file() and file_checksum(path) == entry.get("sha256")
         if not distributed.largest(not intact):
             return path
         if distributed.is_main():
@@ -219,7 +171,8 @@ def restore(folder: Path, parts: dict[str, Any]) -> int:
     path = newest(folder)
     if path is None:
         return 0
-    state = unflatten_state(*read(path, like=_layouts(parts)))
+    tree, tensors = read(path)
+    state = unflatten_state(tree, _split_alike(tensors, parts))
     if state["parts"].keys() != parts.keys():
         raise ValueError(
             f"{path} holds {', '.join(state['parts'])}, expected {', '.join(parts)}: "
@@ -238,61 +191,81 @@ def restore(folder: Path, parts: dict[str, Any]) -> int:
     return state["step"]
 
 
-def _layouts(parts: dict[str, Any]) -> dict[str, Tensor]:
-    """By the name of what FSDP2 splits here: a tensor that is split alike."""
-    found: dict[str, Tensor] = {}
-    for name, part in parts.items():
-        flatten_state(part.state_dict(), found, f"/parts/{name}")
-        if isinstance(part, torch.optim.Optimizer):  # its moments are not there before a step
-            weights = [p.detach() for group in part.param_groups for p in group["params"]]
-            for i, p in enumerate(weights):
-                found |= {f"/parts/{name}/state/{i}/{k}": p for k in ("exp_avg", "exp_avg_sq")}
-    return {name: t for name, t in found.items() if _is_split(t)}
-
-
-def read(
-    path: Path, *, like: dict[str, Tensor] | None = None, prefix: str = ""
-) -> tuple[Any, dict[str, Tensor]]:
+def read(path: Path, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     """The tree and the tensors of a checkpoint, for `unflatten_state`.
 
     Args:
-        like: tensors whose split over the processes those of the same name take.
         prefix: read only the tensors whose names begin so.
     """
     from safetensors import safe_open
 
-    like = like or {}
-    if path.is_dir():
-        return _read_split(path, like, prefix)
     with safe_open(path, "pt") as file:
         tree = json.loads(file.metadata()["tree"])
-        tensors = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
-    fits = {k: t for k, t in like.items() if k in tensors and t.shape == tensors[k].shape}
-    if fits:
-        from torch.distributed.tensor import distribute_tensor
+        return tree, {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
 
-        for name, t in fits.items():
+
+def _split_alike(tensors: dict[str, Tensor], parts: dict[str, Any]) -> dict[str, Tensor]:
+    """`tensors`, of which each process takes its share where FSDP2 splits those of `parts`."""
+    like: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        flatten_state(part.state_dict(), like, f"/parts/{name}")
+        if isinstance(part, torch.optim.Optimizer):  # its moments are not there before a step
+            weights = [p.detach() for group in part.param_groups for p in group["params"]]
+            for i, p in enumerate(weights):
+                like |= {f"/parts/{name}/state/{i}/{k}": p for k in ("exp_avg", "exp_avg_sq")}
+    for name, t in like.items():
+        if _is_split(t) and name in tensors and t.shape == tensors[name].shape:
+            from torch.distributed.tensor import distribute_tensor
+
             whole = tensors[name].to(t.device)
             tensors[name] = distribute_tensor(
                 whole, t.device_mesh, t.placements, src_data_rank=None
             )
-    return tree, tensors
+    return tensors
 
 
-def _read_split(path: Path, like: dict[str, Tensor], prefix: str) -> tuple[Any, dict[str, Tensor]]:
-    import torch.distributed.checkpoint as dcp
+# ------------------------------------------------------------------------------------ a model of it
 
-    reader = dcp.HuggingFaceStorageReader(str(path))
-    tensors = {}
-    for name, stored in reader.read_metadata().state_dict_metadata.items():
-        if name.startswith(prefix):
-            split = name in like and like[name].shape == stored.size
-            tensors[name] = (
-                torch.empty_like(like[name])
-                if split
-                else torch.empty(stored.size, dtype=stored.properties.dtype)
-            )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(tensors, storage_reader=reader, no_dist=True)  # each process what it needs
-    return read_json(path / "tree.json"), tensors
+AVERAGES = "/parts/ema/module."
+"""How the names of the averaged weights begin in a checkpoint."""
+
+
+def consolidate(run: Path) -> Path:
+    """Writes config.json and model.safetensors: the averaged weights of the newest checkpoint.
+
+    Under torchrun the first process does it. A run split by FSDP2 ends with this; called by hand it
+    makes a model of a run that was stopped or still goes on.
+
+    Args:
+        run: the folder of a tokenizer's or a transformer's run.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when there is no such run, no checkpoint, or none that is intact.
+    """
+    run = Path(run)
+    if not (run / "run.json").exists():
+        raise ValueError(f"{run} holds no run.json: give the folder of a training run")
+    told, kinds = read_json(run / "run.json"), {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
+    config = told.get("config")
+    values = config.get("model") if isinstance(config, dict) else None
+    if str(told.get("kind")) not in kinds or not isinstance(values, dict):
+        raise ValueError(
+            f"{run}/run.json does not tell what model is trained: --resume the run once"
+        )
+    path = newest(run / "state")
+    if path is None:
+        raise ValueError(f"{run} has no checkpoint yet: wait for the first one")
+    if distributed.is_main():
+        cls, source = kinds[told["kind"]], f"{run}/run.json"
+        tensors = read(path, prefix=AVERAGES)[1]
+        weights = {name.removeprefix(AVERAGES): t for name, t in tensors.items()}
+        shapes = {name: tuple(t.shape) for name, t in weights.items()}
+        config = build_config(cls.config_class, values, source)
+        model = build_unfilled(cls, config, shapes, str(path), source)
+        model.load_state_dict(weights, assign=True)
+        model.save_pretrained(run)
+    distributed.wait()
+    return run

@@ -1,29 +1,27 @@
 """A small residual classifier: the features for the perceptual loss and for the toy metrics.
 
 ImageNet-sized work uses LPIPS and the Inception network from their own packages; a 32x32 toy needs
-neither. This network is trained by the project's own command, `varmini train classifier`.
+neither. `varmini train classifier` trains this one, by the loop at the end of this file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from ..data import batches, in_order, load_images
+from ..fast.quicken import quicken
+from ..runtime.machine import device
+from ..runtime.precision import autocast
 from ..runtime.pretrained import Pretrained
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Shape of a `Classifier`."""
-
-    num_classes: int = 10
-    """Classes to tell apart."""
-    image_channels: int = 3
-    """3 for colour, 1 for grey."""
-    widths: tuple[int, ...] = (48, 96, 192, 384)
-    """Channels of each stage; every stage after the first halves the height and width."""
+from .configs import ClassifierConfig, ClassifierTraining
+from .loop import Loop
+from .optim import Updater, decay_groups
+from .run_folder import check_folder
 
 
 class ResidualStage(nn.Module):
@@ -86,3 +84,84 @@ class Classifier(nn.Module, Pretrained):
     def forward(self, images: Tensor) -> Tensor:
         """Class logits (B, num_classes) of images (B, C, H, W) in [-1, 1]."""
         return self.head(self.features(images))
+
+
+def random_shift(images: Tensor, most: int) -> Tensor:
+    """Moves each image (B, C, H, W) by up to `most` pixels either way, reflecting at the border."""
+    b, c, h, w = images.shape
+    padded = F.pad(images, (most,) * 4, mode="reflect")
+    dy, dx = torch.randint(0, 2 * most + 1, (2, b, 1))
+    rows = (dy + torch.arange(h))[:, None, :, None].expand(b, c, h, w + 2 * most)
+    columns = (dx + torch.arange(w))[:, None, None, :].expand(b, c, h, w)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, dataset: Dataset) -> float:
+    """Share of the images of `dataset` that `model` names rightly, in evaluation mode."""
+    model.eval()
+    right = 0
+    for images, labels in in_order(dataset, 500):
+        with autocast():
+            right += int((model(images.to(device())).argmax(1).cpu() == labels).sum())
+    return right / len(dataset)
+
+
+def train(
+    config: ClassifierTraining, out: str | Path, *, overwrite: bool = False, resume: bool = False
+) -> Path:
+    """Trains a classifier from scratch; leaves config.json, model.safetensors, log.csv and state/.
+
+    SGD with Nesterov momentum, a one-cycle schedule, label smoothing, mirrored and shifted images.
+
+    Args:
+        out, overwrite, resume: as in `train_tokenizer.train`.
+
+    Raises:
+        ValueError: on a folder in use, or data that do not fit the model.
+    """
+    out = check_folder(out, config, overwrite=overwrite, resume=resume)
+    train_set, test_set = (load_images(config.data, split) for split in ("train", "test"))
+    classes = len(train_set.classes)
+    if (train_set.channels, classes) != (config.model.image_channels, config.model.num_classes):
+        raise ValueError(
+            f"{config.data} has {train_set.channels} channels and {classes} classes, the model "
+            f"{config.model.image_channels} and {config.model.num_classes}: give "
+            f"--model.image-channels {train_set.channels} --model.num-classes {classes}"
+        )
+    torch.manual_seed(config.seed)
+    layout = {"memory_format": torch.channels_last}
+    model = quicken(Classifier(config.model).to(device(), **layout))
+    groups = decay_groups(model, config.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    epoch = len(train_set) // config.batch_size
+    total = config.epochs * epoch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=total, pct_start=0.25, final_div_factor=1000
+    )
+    updater = Updater(model, [optimizer])
+    torch.manual_seed(config.seed)  # of the shifts
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    logged = range(epoch, total + 1, epoch)
+    loop = Loop("classifier", config, out, state, total=total, log_at=logged, resume=resume,
+                clear=overwrite)  # fmt: skip
+    stream = batches(
+        train_set, config.batch_size, seed=config.seed, start_step=loop.start, flip=True
+    )
+    with loop:
+        for _ in loop:
+            model.train()
+            images, labels = next(stream)
+            images = random_shift(images, 4).to(device(), **layout)
+            with autocast():
+                logits = model(images)
+            loss = F.cross_entropy(logits.float(), labels.to(device()), label_smoothing=0.1)
+            loss.backward()
+            updater.step(loss)
+            schedule.step()
+            loop.show(loss)
+            if loop.logs:
+                rate, skipped = schedule.get_last_lr()[0], updater.take_skipped()
+                loop.log({"loss": loss.item(), "lr": rate, "skipped": skipped,
+                          "test_accuracy": accuracy(model, test_set)})  # fmt: skip
+    return loop.finish(model, torch.bfloat16)

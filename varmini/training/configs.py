@@ -7,7 +7,18 @@ from typing import Literal
 
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
-from .classifier import ClassifierConfig
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Shape of a `Classifier`."""
+
+    num_classes: int = 10
+    """Classes to tell apart."""
+    image_channels: int = 3
+    """3 for colour, 1 for grey."""
+    widths: tuple[int, ...] = (48, 96, 192, 384)
+    """Channels of each stage; every stage after the first halves the height and width."""
 
 
 class _Checked:
@@ -15,15 +26,9 @@ class _Checked:
 
     def __post_init__(self) -> None:
         for name in (
-            "images",
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "revive_every",
-            "log_every",
-            "checkpoint_every",
-            "held_out",
-        ):
+            "images", "epochs", "batch_size", "accumulate", "revive_every", "log_every",
+            "checkpoint_every", "held_out",
+        ):  # fmt: skip
             if getattr(self, name, 1) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name, value in vars(self).items():
@@ -52,6 +57,8 @@ class ClassifierTraining(_Checked):
     """Peak learning rate of SGD with Nesterov momentum 0.9."""
     weight_decay: float = 5e-4
     """Weight decay of kernels and matrices."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
 

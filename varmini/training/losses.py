@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime import distributed
+from ..runtime.machine import device
+from ..runtime.precision import autocast
 from .classifier import Classifier
+from .configs import TokenizerTraining
+from .optim import Updater
+
+
+def perceptual_network(name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The frozen distance of the perceptual loss: "lpips" (its own package), a classifier, or none.
+
+    Raises:
+        ValueError: when the name is unknown or the package is not installed.
+    """
+    if not name:
+        return None
+    if name != "lpips":
+        return PerceptualLoss(Classifier.from_pretrained(name)).to(device())
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError(
+            "perceptual network 'lpips' needs its package: pip install "
+            "'varmini[metrics]', or choose 'cifar10' or ''"
+        ) from None
+    network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False).to(device())
+    return lambda images, targets: network(images, targets).mean()
 
 
 class PerceptualLoss(nn.Module):
@@ -58,6 +85,37 @@ class PatchDiscriminator(nn.Sequential):
             a, b = width * 2 ** (i - 1), width * 2**i
             blocks += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.GroupNorm(8, b), nn.LeakyReLU(0.2)]
         super().__init__(*blocks, nn.Conv2d(width * 2 ** (layers - 1), 1, 3, 1, 1))
+
+
+class Adversary:
+    """The discriminator with its own optimizer: it learns to tell, the tokenizer learns to fool it.
+
+    Under torchrun each process shows it its share of the images, and the gradients are averaged.
+    """
+
+    def __init__(self, config: TokenizerTraining) -> None:
+        self.network = PatchDiscriminator(
+            config.model.image_channels, layers=config.discriminator_layers
+        ).to(device())
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0, fused=True
+        )
+        self.replica = distributed.replicate(self.network)
+        self.updater = Updater(self.network, [self.optimizer])
+
+    def fooled(self, drawn: Tensor) -> Tensor:
+        """L_G = -mean D(x_hat), with gradients for the images (B, C, H, W) alone."""
+        self.network.requires_grad_(False)
+        with autocast():
+            return -self.network(drawn).float().mean()
+
+    def learn(self, images: Tensor, drawn: Tensor) -> None:
+        """One step on as many real as drawn images."""
+        self.network.requires_grad_(True)
+        with autocast():
+            scores = self.replica(torch.cat([images, drawn])).float()
+        hinge_loss(*scores.chunk(2)).backward()
+        self.updater.step()
 
 
 def hinge_loss(real: Tensor, drawn: Tensor) -> Tensor:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
-from ..runtime.machine import check_memory
 from .flops import (
     Layer,
     computed_pairs,
@@ -18,7 +16,6 @@ from .flops import (
     tokenizer_layers,
     tokenizer_training_flops,
     var_parameters,
-    var_training_flops,
     vgg_layers,
 )
 
@@ -52,31 +49,8 @@ USABLE = 0.9
 """Share of a card's memory that tensors can fill; the rest goes to CUDA, buffers and gaps."""
 
 UTILISATION = 0.21
-"""Share of the peak reached, as far as a published run tells: `reported_utilisation`."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A run that somebody reported for the official code."""
-
-    preset: str
-    gpus: int
-    gpu: str
-    days: float
-    source: str
-
-
-REPORTS = (
-    Report("imagenet256-d16", 16, "a100", 2.5, "an author, FoundationVision/VAR #26 and #44"),
-    Report("imagenet256-d16", 8, "a100", 11.0, "a user, FoundationVision/VAR #44"),
-    Report(
-        "imagenet512-d36",
-        256,
-        "a100",
-        4.0,
-        "an author, FoundationVision/VAR #26, who says d30 and progressive training",
-    ),
-)
+"""Share of the peak reached, as far as a published run tells: the official imagenet256-d16 took 2.5
+days on 16 A100 (an author, FoundationVision/VAR #26 and #44), the transformer alone counted."""
 
 
 def gpu(name: str) -> GPU:
@@ -195,22 +169,6 @@ def tokenizer_memory(
     }
 
 
-def check_batch(memory: Callable[[int], dict[str, float]], images: int, parts: int = 1) -> None:
-    """Refuses on a CPU a batch whose training step would need more memory than is free.
-
-    Args:
-        memory: bytes by part for a number of images, such as `var_memory`.
-        images: of a whole batch on this process.
-        parts: that it is cut into, as by --accumulate.
-
-    Raises:
-        ValueError: naming the largest batch that would fit.
-    """
-    fixed = sum(memory(0).values())
-    each = (sum(memory(1).values()) - fixed) / parts
-    check_memory("images a step", "--batch-size", images, each, fixed)
-
-
 def perceptual_memory(size: tuple[int, int], images: int) -> float:
     """Bytes that LPIPS on VGG-16 keeps; an estimate, never measured.
 
@@ -227,12 +185,6 @@ def perceptual_memory(size: tuple[int, int], images: int) -> float:
 def hours(flops: float, card: GPU, gpus: int, utilisation: float) -> float:
     """Hours that `gpus` cards need for `flops`, at a share of their peak."""
     return flops / (card.peak * utilisation * gpus) / 3600
-
-
-def reported_utilisation(config: VARConfig, images: int, report: Report) -> float:
-    """Share of the peak that a reported run reached, its transformer alone counted."""
-    peak = gpu(report.gpu).peak * report.gpus * report.days * 86_400
-    return images * var_training_flops(config) / peak
 
 
 WAYS = (("ddp", False), ("ddp", True), ("fsdp", False), ("fsdp", True))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
-from .classifier import ClassifierConfig
-from .configs import ClassifierTraining, Preset, TokenizerTraining, VARTraining
+from .configs import ClassifierConfig, ClassifierTraining, Preset, TokenizerTraining, VARTraining
 
 IMAGENET_IMAGES = 1_281_167
 """Training images of ImageNet-1k: an epoch."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..runtime import distributed
 from ..runtime.files import read_json, write_atomic
 from ..runtime.machine import provenance
-from ..runtime.tables import write_rows
+from ..runtime.tables import read_rows, write_rows
 
 FREE_ON_RESUME = {
     "images", "accumulate", "log_every", "checkpoint_every", "held_out", "workers", "compile",
@@ -24,18 +23,8 @@ FREE_ON_RESUME = {
 """Settings that may change when a run goes on; any other would mix two runs."""
 
 
-def check_folder(
-    out: str | os.PathLike,
-    config: Any,
-    *,
-    overwrite: bool,
-    resume: bool,
-    follows: Collection[str] = (),
-) -> Path:
+def check_folder(out: str | os.PathLike, config: Any, *, overwrite: bool, resume: bool) -> Path:
     """Checks that a run may use the folder `out`; touches nothing.
-
-    Args:
-        follows: settings ("model.sizes") that follow from others, so need not be compared.
 
     Raises:
         ValueError: when `out` is a file or cannot be written, when it holds files and neither
@@ -63,26 +52,23 @@ def check_folder(
             f"{out} is not a folder that a varmini run wrote (no run.json in it), "
             f"so it is left alone: choose another --out"
         )
-    if resume:
-        before = read_json(out / "run.json").get("config")
-        if not isinstance(before, dict):
-            raise ValueError(f"{out}/run.json tells no configuration: start again with --overwrite")
-        for name, old, new in _changes(config, before):
-            if name not in FREE_ON_RESUME and name not in follows:
-                raise ValueError(
-                    f"{out} was started with {name}={old}, not {new}: "
-                    f"resume with the same, or choose another --out"
-                )
+    before = read_json(out / "run.json").get("config") if resume else dataclasses.asdict(config)
+    for name, old, new in _changes(config, before):
+        if name not in FREE_ON_RESUME:
+            raise ValueError(
+                f"{out} was started with {name}={old}, not {new}: "
+                f"resume with the same, or choose another --out"
+            )
     return out
 
 
-def _changes(config: Any, before: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _changes(config: Any, before: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(name, old, new) of the settings in which a run's run.json differs from `config`."""
+    before = before if isinstance(before, dict) else {}
     for field in dataclasses.fields(config):
         name, new = path + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(new):
-            inner = before.get(field.name)
-            yield from _changes(new, inner if isinstance(inner, dict) else {}, f"{name}.")
+            yield from _changes(new, before.get(field.name), f"{name}.")
             continue
         # A run that is older than a setting had what is the default now.
         usual = None if field.default is dataclasses.MISSING else field.default
@@ -91,7 +77,7 @@ def _changes(config: Any, before: dict[str, Any], path: str = "") -> Iterator[tu
             yield name, old, new
 
 
-def make_folder(out: Path, *, clear: bool) -> Path:
+def make_folder(out: Path, *, clear: bool = False) -> Path:
     """Makes the checked folder of a run; under torchrun the first process does it for all.
 
     Args:
@@ -103,35 +89,19 @@ def make_folder(out: Path, *, clear: bool) -> Path:
     """
     with distributed.together():
         if distributed.is_main():
-            _make_folder(out, clear)
+            if clear and (out / "run.json").exists():
+                for name in ("log.csv", "config.json", "model.safetensors"):
+                    (out / name).unlink(missing_ok=True)
+                for folder in (out / "state", out / "tokens"):
+                    if folder.is_dir():
+                        shutil.rmtree(folder)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(
+                    f"{out} cannot be made ({error.strerror}): choose another --out"
+                ) from None
     return out
-
-
-def _make_folder(out: Path, clear: bool) -> None:
-    if clear and (out / "run.json").exists():
-        for name in ("log.csv", "config.json", "model.safetensors"):
-            (out / name).unlink(missing_ok=True)
-        for path in (*(out / "state").glob("*"), *(out / "tokens").glob("*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from None
-
-
-def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of a log up to a step; ValueError when it is damaged."""
-    try:
-        with open(path, newline="") as file:
-            rows = [r for r in csv.DictReader(file, strict=True) if int(r["step"]) <= step]
-        if any(None in r or None in r.values() or float(r["seconds"]) < 0 for r in rows):
-            raise ValueError("a row has too many or too few cells")
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): the weights are intact; move this file away to go on "
-            f"with a new log"
-        ) from None
-    return rows
 
 
 class Run:
@@ -150,27 +120,34 @@ class Run:
     def __init__(self, out: Path, config: Any, start_step: int = 0, kind: str = "") -> None:
         self.path = out / "log.csv"
         self.rows: list[dict[str, Any]] = []
-        self.seconds_before = 0.0
-        sessions = []
-        if start_step and (out / "run.json").exists():
-            sessions = read_json(out / "run.json").get("sessions") or []
-            if not isinstance(sessions, list):
-                raise ValueError(f"{out}/run.json lists no sessions: restore the file")
-        if start_step and self.path.exists():
-            self.rows = _rows_until(self.path, start_step)
-            self.seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        sessions: list[Any] = []
+        if start_step:
+            self.rows = self._rows_until(start_step) if self.path.exists() else []
+            told = read_json(out / "run.json").get("sessions")
+            sessions = told if isinstance(told, list) else []
+        before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         if distributed.is_main():
             sessions.append({"from_step": start_step} | provenance())
             told = {"kind": kind, "config": dataclasses.asdict(config), "sessions": sessions}
             write_atomic(out / "run.json", json.dumps(told, indent=1).encode())
-        self.begin = time.perf_counter()
+        self.begin = time.perf_counter() - before
+
+    def _rows_until(self, step: int) -> list[dict[str, Any]]:
+        try:
+            rows = [r | {"seconds": f"{float(r['seconds']):.1f}"} for r in read_rows(self.path)]
+            return [row for row in rows if row["step"] <= step]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}): the weights are intact; move this file away to "
+                f"go on with a new log"
+            ) from None
 
     def log(self, step: int, images: int, values: dict[str, float | None]) -> None:
         """Adds a row to log.csv; a value of None leaves its cell empty."""
         if not distributed.is_main():
             return
-        seconds = self.seconds_before + time.perf_counter() - self.begin
-        row = {"step": step, "images": images, "seconds": f"{seconds:.1f}"}
+        row = {"step": step, "images": images}
+        row |= {"seconds": f"{time.perf_counter() - self.begin:.1f}"}
         row |= {k: "" if v is None else f"{v:.6g}" for k, v in values.items()}
         self.rows.append(row)
         write_rows(self.path, self.rows)

@@ -14,8 +14,9 @@ from ..data import ImageSet, LazyImages, check_batch_size, in_order
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import write_atomic
+from ..runtime.machine import batch_for, to_device
+from ..runtime.precision import autocast, precision
 from ..runtime.pretrained import whole_tensors
-from . import engine
 
 SHARD = 32_768
 """Images a file. Fixed, so that any number of processes writes and finds the same files."""
@@ -77,18 +78,18 @@ def token_set(
         ValueError: when the images do not fit the tokenizer.
     """
     key = {"tokenizer": checksum, "data": dataset.name, "fingerprint": dataset.fingerprint}
-    key |= {"flip": str(flip), "precision": str(engine.precision()), "images": str(len(dataset))}
-    batch_size = batch_size or engine.batch_for(tok.image_size)
+    key |= {"flip": str(flip), "precision": str(precision()), "images": str(len(dataset))}
+    batch_size = batch_size or batch_for(tok.image_size)
     parts = list(enumerate(torch.arange(len(dataset)).split(shard)))
     paths = [folder / f"{split}-{i:05d}-of-{len(parts):05d}.safetensors" for i, _ in parts]
     folder.mkdir(parents=True, exist_ok=True)
     for i, rows in parts[distributed.rank() :: distributed.world()]:
-        shape = (2 if flip else 1, len(rows), tok.schedule.num_tokens)
-        if not _intact(paths[i], key, shape):
+        if not _intact(paths[i], key):
             stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
             batches = range(0, len(rows), batch_size)
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
-            encoded = (_encode(tok, *next(stream), flip) for _ in engine.progress(batches, name))
+            bar = distributed.progress(batches, name)
+            encoded = (_encode(tok, *next(stream), flip) for _ in bar)
             _write(paths[i], key, *zip(*encoded))
     distributed.wait()
     if distributed.is_main():
@@ -102,9 +103,9 @@ def token_set(
 def _encode(
     tok: MultiScaleVQVAE, images: Tensor, labels: Tensor, flip: bool
 ) -> tuple[Tensor, Tensor]:
-    images = engine.to_device(images)
+    images = to_device(images)
     kinds = [images, images.flip(3)] if flip else [images]
-    with engine.autocast():
+    with autocast():
         return torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu(), labels
 
 
@@ -128,16 +129,11 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
         return file.get_tensor("tokens"), file.get_tensor("labels")
 
 
-def _intact(path: Path, key: dict[str, str], shape: tuple[int, int, int]) -> bool:
-    """Whether a shard is there, whole, of this shape, and made of what `key` says."""
+def _intact(path: Path, key: dict[str, str]) -> bool:
+    """Whether a shard is there, whole, and made of what `key` says."""
     try:
         with whole_tensors(path) as file:
-            known = file.metadata() or {}
-            found = {name: file.get_slice(name) for name in file.keys()}
-            kinds = {k: (v.get_dtype(), tuple(v.get_shape())) for k, v in found.items()}
-        wanted = {"tokens": ("I32", shape), "labels": ("I64", shape[1:2])}
-        if kinds != wanted or known.keys() != key.keys() | {"crc32"}:
-            return False
+            known = file.metadata()
         return known == key | {"crc32": _crc(*_read(path))}
     except ValueError:
         return False  # not there yet, or half a file from a full disk
@@ -154,14 +150,23 @@ def token_batches(
     Raises:
         ValueError: when a batch is larger than the set.
     """
-    count = len(data.labels)
+    for rows, kinds in row_batches(len(data.labels), batch_size, seed, start_step, data.kinds):
+        yield data.rows(rows[part], kinds[part]), data.labels[rows[part]]
+
+
+def row_batches(
+    count: int, batch_size: int, seed: int, start_step: int = 0, kinds: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of rows out of `count`, and for each row one of so many kinds, (B,) each.
+
+    Each epoch is a new order; an incomplete last batch is dropped.
+    """
     check_batch_size(batch_size, count)
-    per_epoch, step = count // batch_size, start_step
+    epoch, first = divmod(start_step, count // batch_size)
     while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator)
-        kind = torch.randint(data.kinds, (count,), generator=generator)
-        for i in range(step % per_epoch, per_epoch):
-            rows = order[i * batch_size : (i + 1) * batch_size][part]
-            yield data.rows(rows, kind[rows]), data.labels[rows]
-            step += 1
+        kind = torch.randint(kinds, (count,), generator=generator)
+        for rows in order.split(batch_size)[first : count // batch_size]:
+            yield rows, kind[rows]
+        epoch, first = epoch + 1, 0

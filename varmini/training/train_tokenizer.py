@@ -2,72 +2,229 @@
 
 from __future__ import annotations
 
-import functools
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data import batches, check_batch_size, fitted
-from ..model.quantizer import CodeRevival, MultiScaleQuantizer
+from ..fast.quicken import quicken
+from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
-from . import checkpoint, engine
-from .classifier import Classifier
+from ..runtime.machine import batch_for, device, to_device
+from ..runtime.precision import autocast
+from .codebook import CodeRevival, code_diversity
 from .configs import TokenizerTraining
-from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
-from .planner import check_batch, tokenizer_memory
-from .symptoms import Symptoms
+from .loop import Loop
+from .losses import Adversary, adaptive_weight, perceptual_network
+from .optim import Updater, averaged, blockwise, decay_groups, set_rates
+from .run_folder import check_folder
 
 
-def perceptual_network(name: str) -> nn.Module | None:
-    """The frozen network of the perceptual loss: "lpips" (its own package), a classifier, or none.
+def train(
+    config: TokenizerTraining, out: str | Path, *, overwrite: bool = False, resume: bool = False
+) -> Path:
+    """Trains a tokenizer; leaves config.json, model.safetensors, log.csv, run.json and state/.
+
+    Under torchrun all processes call this (DDP), and each works on its share of every batch; what
+    counts codes or compares them sees the whole batch.
+
+    Args:
+        config: what to train, on what, for how long.
+        out: the run's folder.
+        overwrite: replace an earlier run in `out`.
+        resume: go on exactly where the run in `out` stopped.
+
+    Returns:
+        The folder, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
 
     Raises:
-        ValueError: when the name is unknown or the package is not installed.
+        ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
     """
-    if not name:
-        return None
-    if name != "lpips":
-        return PerceptualLoss(Classifier.from_pretrained(name)).to(engine.device())
-    try:
-        import lpips
-    except ImportError:
-        raise ValueError(
-            "perceptual network 'lpips' needs its package: pip install "
-            "'varmini[metrics]', or choose 'cifar10' or ''"
-        ) from None
-    network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
-    return _MeanLPIPS(network).to(engine.device())
+    distributed.start()
+    with distributed.together():
+        out = check_folder(out, config, overwrite=overwrite, resume=resume)
+        torch.manual_seed(config.seed)
+        model = quicken(MultiScaleVQVAE(config.model).to(device()))
+        train_set, held_out = image_sets(config, model)
+        if config.decoder_of:
+            keep_tokens(model, config.decoder_of)
+        perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
+        if perceptual:
+            perceptual(*[held_out[:1].to(device())] * 2)  # fails here, if it does not fit
+        own = distributed.share(config.batch_size)
+    stage = Stage1(config, model, perceptual, held_out)
+    total = max(1, config.images // config.batch_size)
+    logged = range(config.log_every, total + 1, config.log_every)
+    loop = Loop("tokenizer", config, out, stage.state(), total=total, log_at=logged, resume=resume,
+                clear=overwrite)  # fmt: skip
+    stream = batches(
+        train_set, config.batch_size, seed=config.seed, start_step=loop.start, flip=config.flip,
+        workers=config.workers, part=own, on_device=True,
+    )  # fmt: skip
+    with loop:
+        for step in loop:
+            images = next(stream)[0]
+            lr = set_rates([stage.optimizer, stage.adversary.optimizer], config, step, total)
+            if step == 0 and not config.decoder_of:
+                stage.move_codes(images, stage.revival.start)
+            terms = stage.step(images, with_adversary=step >= int(config.adversarial_start * total))
+            # Codes stop moving by force once the learning rate falls, so that the average settles.
+            moving = step < (1 - config.decay) * total and not config.decoder_of
+            if (step + 1) % config.revive_every == 0 and moving:
+                stage.move_codes(images, stage.revival.revive)
+            loop.show(terms["loss"])
+            if loop.logs:
+                seen = config.batch_size * (step % config.log_every + 1)
+                loop.log({"lr": lr} | stage.measure(terms, loop, seen))
+    return loop.finish(stage.ema.module)
 
 
-class _MeanLPIPS(nn.Module):
-    """LPIPS as one number a batch; its package gives one an image."""
+class Stage1:
+    """The networks of stage 1, and one step of their training.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    Args:
+        perceptual: distance of two batches of images, or None.
+        held_out: (N, C, H, W) images that are not trained on.
+    """
 
-    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self.network(images, targets).mean()
+    def __init__(
+        self,
+        config: TokenizerTraining,
+        model: MultiScaleVQVAE,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+        held_out: Tensor,
+    ) -> None:
+        self.config, self.model, self.perceptual = config, model, perceptual
+        self.held_out = held_out
+        self.adversary = Adversary(config)
+        codes = list(model.quantizer.parameters())
+        quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
+        groups = [*decay_groups(model, config.weight_decay, apart=codes), quick]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+        self.updater = Updater(model, [self.optimizer], config.clip)
+        self.ema = averaged(model, config.ema)
+        self.revival = CodeRevival(model.quantizer)
+        coders = model.encoder, model.decoder
+        layers = [layer for coder in coders for layer in (*coder.levels, *coder.middle)]
+        blockwise(layers, recompute=config.recompute)
+        self.network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
+
+    def state(self) -> dict[str, Any]:
+        """All that a step changes, for the checkpoint."""
+        return {
+            "model": self.model,
+            "ema": self.ema,
+            "discriminator": self.adversary.network,
+            "optimizer": self.optimizer,
+            "adversary": self.adversary.optimizer,
+            "revival": self.revival,
+        }
+
+    def step(self, images: Tensor, *, with_adversary: bool) -> dict[str, Tensor]:
+        """One update on images (B, C, H, W) in [-1, 1]; returns the losses, scalars."""
+        c, nothing = self.config, images.new_zeros(())
+        with_adversary = with_adversary and c.adversarial > 0
+        with autocast():
+            result = self.network(images)
+            far = self.perceptual(result.images, images) if self.perceptual else nothing
+        # L_rec: |x - x_hat|, |x - x_hat|^2, and their distance in a network's features
+        reconstruction = (
+            c.l1 * F.l1_loss(result.images, images)
+            + c.l2 * F.mse_loss(result.images, images)
+            + c.perceptual * far
+        )
+        # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
+        loss = reconstruction + c.vq * result.loss
+        if c.diversity > 0 and not c.decoder_of:  # ours, not the paper's
+            spread = code_diversity(self.model.quantizer, result.features, result.tokens)
+            loss = loss + c.diversity * spread
+        fooled = nothing
+        if with_adversary:
+            fooled = self.adversary.fooled(result.images)
+            weight = adaptive_weight(reconstruction, fooled, self.model.decoder.last_layer)
+            loss = loss + c.adversarial * weight * fooled
+        loss.backward()
+        self.updater.step(loss)
+        self.ema.update_parameters(self.model)
+
+        if with_adversary:
+            self.adversary.learn(images, result.images.detach())
+        self.revival.update(result.tokens)
+        return {
+            "loss": loss.detach(),
+            "reconstruction": reconstruction.detach(),
+            "vq": result.loss.detach(),
+            "perceptual": far.detach(),
+            "adversarial": fooled.detach(),
+        }
+
+    @torch.no_grad()
+    def move_codes(self, images: Tensor, move: Callable[[Tensor], Any]) -> None:
+        """Lets `move` put codes onto features of the whole batch, alike in all processes."""
+        with autocast():
+            move(distributed.gather(self.model.features(images)))
+        distributed.from_main(self.model.quantizer.codebook.weight.data)
+
+    def measure(self, terms: dict[str, Tensor], loop: Loop, images: int) -> dict[str, float]:
+        """A row of the log: losses, PSNR on the held-out images, codes seen in so many images."""
+        c, model = self.config, self.model
+        values = dict(zip(terms, distributed.mean(torch.stack(list(terms.values()))).tolist()))
+        usage, usage_all = self.revival.usage(images)
+        around = self.held_out - self.held_out.mean()
+        grey = c.l1 * around.abs().mean().item() + c.l2 * around.square().mean().item()
+        pixels = values["reconstruction"] - c.perceptual * values["perceptual"]
+        loop.symptoms.of_tokenizer(loop.done, pixels, grey)
+        tokens = images * model.schedule.num_tokens
+        loop.symptoms.of_codebook(loop.done, usage_all, model.vocab_size, tokens)
+        skipped = max(self.updater.take_skipped(), self.adversary.updater.take_skipped())
+        return {
+            **values,
+            "psnr": held_out_psnr(self.ema.module, self.held_out),
+            **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
+            "usage_all": usage_all,
+            "skipped": skipped,
+        }
 
 
 @torch.no_grad()
 def held_out_psnr(model: MultiScaleVQVAE, images: Tensor) -> float:
     """Mean PSNR in dB (range 2) of the reconstructions of `images` (N, C, H, W) in [-1, 1]."""
     model.eval()
-    total = torch.zeros((), device=engine.device())
+    total = torch.zeros((), device=device())
     own = images[distributed.rank() :: distributed.world()]
-    for rows in torch.arange(len(own)).split(engine.batch_for(model.image_size)):
+    for rows in torch.arange(len(own)).split(batch_for(model.image_size)):
         if len(rows):
-            part = engine.to_device(own[rows])
-            with engine.autocast():
+            part = to_device(own[rows])
+            with autocast():
                 drawn = model.decode(model.encode(part))
             error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
             total += (10 * torch.log10(4 / error)).sum()
     return distributed.total(total).item() / len(images)
+
+
+def image_sets(config: TokenizerTraining, model: MultiScaleVQVAE) -> tuple[Dataset, Tensor]:
+    """The images to train on, and those held out, (N, C, H, W) in [-1, 1]."""
+    train_set, test_set = (
+        fitted(config.data, split, model.image_size, config.model.image_channels)
+        for split in ("train", "test")
+    )
+    held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
+    size = tuple(held_out.shape[2:])
+    if size != model.image_size:
+        raise ValueError(
+            f"{model.schedule} times {model.factor} pixels a feature makes images of "
+            f"{model.image_size}, but those of {config.data} have {size}: end the schedule at "
+            f"{[n // model.factor for n in size]}"
+        )
+    model.check_images(held_out[:1])
+    check_batch_size(config.batch_size, len(train_set))
+    return train_set, held_out
 
 
 def has_idle_phi(quantizer: MultiScaleQuantizer) -> bool:
@@ -90,196 +247,3 @@ def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:
     model.load_state_dict(finished.state_dict())
     for part in (model.encoder, model.pre_quant, model.quantizer):
         part.requires_grad_(False)
-
-
-def train(
-    config: TokenizerTraining, out: str | Path, *, overwrite: bool = False, resume: bool = False
-) -> Path:
-    """Trains a tokenizer; leaves config.json, model.safetensors, log.csv, run.json and state/.
-
-    Under torchrun all processes call this (DDP), and each works on its share of every batch; what
-    counts codes or compares them sees the whole batch.
-
-    Args:
-        config: what to train, on what, for how long.
-        out: the run's folder.
-        overwrite: replace an earlier run in `out`.
-        resume: go on exactly where the run in `out` stopped.
-
-    Returns:
-        The folder, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
-
-    Raises:
-        ValueError: on a folder in use, unknown data, a schedule that does not fit the images, or a
-            batch that memory does not hold.
-    """
-    distributed.start()
-    device = engine.device()
-    with distributed.together():
-        out = engine.check_folder(out, config, overwrite=overwrite, resume=resume)
-        need = functools.partial(
-            tokenizer_memory, config.model, bf16=engine.precision() is torch.bfloat16,
-            recompute=config.recompute,
-        )  # fmt: skip
-        check_batch(need, config.batch_size // distributed.world())
-        torch.manual_seed(config.seed)
-        model = MultiScaleVQVAE(config.model).to(device)
-        train_set, test_set = (
-            fitted(config.data, split, model.image_size, config.model.image_channels)
-            for split in ("train", "test")
-        )
-        held_out = torch.stack([test_set[i][0] for i in range(min(config.held_out, len(test_set)))])
-        if tuple(held_out.shape[2:]) != model.image_size:
-            raise ValueError(
-                f"{model.schedule} times {model.factor} pixels a feature makes images of "
-                f"{model.image_size}, but those of {config.data} have "
-                f"{tuple(held_out.shape[2:])}: end the schedule at "
-                f"{[n // model.factor for n in held_out.shape[2:]]}"
-            )
-        model.check_images(held_out[:1])
-        if config.decoder_of:
-            keep_tokens(model, config.decoder_of)
-        perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
-        if perceptual:
-            perceptual(*[held_out[:1].to(device)] * 2)  # fails here, if it does not fit
-        check_batch_size(config.batch_size, len(train_set))
-        own = distributed.share(config.batch_size)
-    discriminator = PatchDiscriminator(
-        config.model.image_channels, layers=config.discriminator_layers
-    ).to(device)
-    codes = list(model.quantizer.parameters())
-    quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
-    groups = [*engine.decay_groups(model, config.weight_decay, apart=codes), quick]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
-    adversary = torch.optim.AdamW(
-        discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0, fused=True
-    )
-    ema = engine.averaged(model, config.ema)
-    coders = model.encoder, model.decoder
-    layers = [layer for coder in coders for layer in (*coder.levels, *coder.middle)]
-    engine.blockwise(layers, recompute=config.recompute, compile=False)
-    network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
-    judge = distributed.replicate(discriminator)
-    updater = engine.Updater(model, [optimizer], config.clip)
-    judge_updater = engine.Updater(discriminator, [adversary], math.inf)
-    symptoms = Symptoms(config.lr)
-    around = held_out - held_out.mean()
-    grey = config.l1 * around.abs().mean().item() + config.l2 * around.square().mean().item()
-    revival = CodeRevival(model.quantizer)
-    parts = {
-        "model": model,
-        "ema": ema,
-        "discriminator": discriminator,
-        "optimizer": optimizer,
-        "adversary": adversary,
-        "revival": revival,
-    }
-    out = engine.make_folder(out, clear=overwrite and not resume)
-    start = checkpoint.restore(out / "state", parts) if resume else 0
-    total = max(1, config.images // config.batch_size)
-    adversarial_from = int(config.adversarial_start * total)
-    run = engine.Run(out, config, start, "tokenizer")
-    stream = batches(
-        train_set,
-        config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        flip=config.flip,
-        workers=config.workers,
-        part=own,
-        on_device=True,
-    )
-    bar = engine.progress(range(start, total), "tokenizer", start)
-    with engine.StopSignal() as stop:
-        for step in bar:
-            model.train()
-            images = next(stream)[0]
-            if step == 0 and not config.decoder_of:
-                with torch.no_grad(), engine.autocast():
-                    revival.start(distributed.gather(model.features(images)))
-                distributed.from_main(model.quantizer.codebook.weight.data)
-            share = engine.learning_rate_share(
-                step, total, config.warmup, config.decay, config.final
-            )
-            for group in (*optimizer.param_groups, *adversary.param_groups):
-                group["lr"] = config.lr * share * group.get("scale", 1.0)
-
-            with engine.autocast():
-                result = network(images)
-                far = perceptual(result.images, images) if perceptual else images.new_zeros(())
-            reconstruction = (
-                config.l1 * F.l1_loss(result.images, images)
-                + config.l2 * F.mse_loss(result.images, images)
-                + config.perceptual * far
-            )
-            # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
-            loss = reconstruction + config.vq * result.loss
-            if config.diversity > 0 and not config.decoder_of:
-                loss = loss + config.diversity * model.quantizer.diversity(
-                    result.features, result.tokens
-                )
-            fooling = images.new_zeros(())
-            if config.adversarial > 0 and step >= adversarial_from:
-                discriminator.requires_grad_(False)
-                with engine.autocast():
-                    fooling = -discriminator(result.images).float().mean()
-                weight = adaptive_weight(reconstruction, fooling, model.decoder.last_layer)
-                loss = loss + config.adversarial * weight * fooling
-            loss.backward()
-            updater.step(loss)
-            ema.update_parameters(model)
-
-            if config.adversarial > 0 and step >= adversarial_from:
-                discriminator.requires_grad_(True)
-                with engine.autocast():
-                    scores = judge(torch.cat([images, result.images.detach()])).float()
-                hinge_loss(*scores.chunk(2)).backward()
-                judge_updater.step()
-
-            revival.update(result.tokens)
-            # Codes stop moving by force once the learning rate falls, so that the average settles.
-            moving = step < (1 - config.decay) * total and not config.decoder_of
-            if (step + 1) % config.revive_every == 0 and moving:
-                with torch.no_grad(), engine.autocast():
-                    revival.revive(distributed.gather(model.features(images)))
-                distributed.from_main(model.quantizer.codebook.weight.data)
-
-            done = step + 1
-            if done % 10 == 0:
-                bar.set_postfix(
-                    loss=f"{distributed.mean(loss.detach()).item():.4f}",
-                    images_s=f"{config.batch_size * (bar.format_dict['rate'] or 0):.0f}",
-                )
-            if done % config.log_every == 0 or done == total:
-                seen = config.batch_size * ((step % config.log_every) + 1)
-                usage, usage_all = revival.usage(seen)
-                names = ("loss", "reconstruction", "vq", "perceptual", "adversarial")
-                values = torch.stack([loss, reconstruction, result.loss, far, fooling]).detach()
-                values = dict(zip(names, distributed.mean(values).tolist()))
-                skipped = max(updater.take_skipped(), judge_updater.take_skipped())
-                symptoms.skipped(done, skipped)
-                pixels = values["reconstruction"] - config.perceptual * values["perceptual"]
-                symptoms.of_tokenizer(done, pixels, grey)
-                tokens = seen * model.schedule.num_tokens
-                symptoms.of_codebook(done, usage_all, model.vocab_size, tokens)
-                psnr = held_out_psnr(ema.module, held_out)
-                run.log(
-                    done,
-                    done * config.batch_size,
-                    {
-                        "lr": config.lr * share,
-                        **values,
-                        "psnr": psnr,
-                        **{f"usage_{k}": u for k, u in enumerate(usage, 1)},
-                        "usage_all": usage_all,
-                        "skipped": skipped,
-                    },
-                )
-            stop.agree(done)
-            if done % config.checkpoint_every == 0 or done == total or stop.received:
-                checkpoint.save(out / "state", done, parts)
-            stop.exit_if_received(out)
-    if distributed.is_main():
-        ema.module.save_pretrained(out)
-    distributed.wait()
-    return out

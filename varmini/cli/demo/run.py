@@ -18,8 +18,9 @@ from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
 from ...plots import images as plots
 from ...runtime.files import read_json, write_atomic
+from ...runtime.machine import provenance
 from ...runtime.pretrained import SHIPPED
-from ...training import engine, train_tokenizer, train_var
+from ...training import train_tokenizer, train_var
 from ...training.presets import Preset, preset
 from . import text as demo_text
 from .page import Chapter, Picture, render
@@ -44,7 +45,7 @@ def run_demo(
     begin = time.perf_counter()
     log = _Log(out / "log.txt")
     runs = _tiny(preset("fashion")) if tiny else preset("fashion")
-    facts: dict[str, Any] = {"kind": KIND, "finished": True} | engine.provenance()
+    facts: dict[str, Any] = {"kind": KIND, "finished": True} | provenance()
     facts |= {"seed": SEED, "guidance": GUIDANCE}
     log(f"{facts['hardware']}; {facts['threads']} threads, {facts['precision']}, torch "
         f"{facts['torch']}; commit {facts['commit']}; seed {SEED}")  # fmt: skip

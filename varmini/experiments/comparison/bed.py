@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
+from ...runtime.distributed import progress
 from ...runtime.files import file_checksum, read_json, write_atomic
-from ...training import engine
+from ...runtime.machine import device
+from ...runtime.precision import autocast
 from ...training.configs import TokenizerTraining
+from ...training.run_folder import make_folder
 from ...training.train_tokenizer import perceptual_network
 from ...training.train_tokenizer import train as train_tokenizer
 from ...zoo.tokenizers.kl import KLAutoencoder, KLConfig
@@ -173,7 +176,7 @@ class Codes:
         folder = self.folder(kind)
         if not (folder / "model.safetensors").exists():
             raise ValueError(f"{folder} holds no model: run `varmini compare train` first")
-        return build.from_pretrained(folder).to(engine.device())
+        return build.from_pretrained(folder).to(device())
 
     def encoder(self, kind: str) -> Callable[[Tensor], Tensor]:
         """images -> codes: flat pyramids (B, L), token maps (B, side, side), or mean latents."""
@@ -215,10 +218,10 @@ class Codes:
             pass
         dataset, encode, codes, labels = self.images[split], self.encoder(kind), [], []
         stream, count = in_order(dataset, 250), min(count, len(dataset))
-        for _ in engine.progress(range(0, count, 250), f"codes {kind} {split}"):
+        for _ in progress(range(0, count, 250), f"codes {kind} {split}"):
             images, part = next(stream)
-            with torch.no_grad(), engine.autocast():
-                codes.append(encode(images.to(engine.device())).cpu())
+            with torch.no_grad(), autocast():
+                codes.append(encode(images.to(device())).cpu())
             labels.append(part)
         codes, labels = torch.cat(codes)[:count], torch.cat(labels)[:count]
         stored = codes.half() if kind == "kl" else codes.int()
@@ -242,5 +245,5 @@ def claim(out: Path, bed: Bed) -> None:
                     f"give the same, or choose another --out"
                 )
         return
-    engine.make_folder(path.parent, clear=False)
+    make_folder(path.parent, clear=False)
     write_atomic(path, (json.dumps(own, indent=1) + "\n").encode())

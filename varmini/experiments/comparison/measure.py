@@ -15,8 +15,9 @@ from ...evaluation.metrics import check_samples, extract, frechet_between, preci
 from ...model.sampler import sample
 from ...model.transformer import VAR
 from ...runtime.files import file_checksum
+from ...runtime.machine import device
+from ...runtime.precision import autocast
 from ...runtime.tables import Row, read_rows
-from ...training import engine
 from .bed import KINDS, Codes
 from .methods import (
     DRAWINGS,
@@ -159,8 +160,8 @@ def autoencoder_rows(codes: Codes, reference: Reference, n: int) -> list[Row]:
     for kind in KINDS:
         encode, decode, drawn = codes.encoder(kind), codes.decoder(kind), []
         for part in images.split(100):
-            with torch.no_grad(), engine.autocast():
-                drawn.append(decode(encode(part.to(engine.device()))).cpu())
+            with torch.no_grad(), autocast():
+                drawn.append(decode(encode(part.to(device()))).cpu())
         result = torch.cat(drawn).float().clamp(-1, 1)
         size = sum(p.numel() for p in codes.autoencoder(kind).parameters())
         rows.append({"autoencoder": kind, "parameters": size,
@@ -173,7 +174,7 @@ def autoencoder_rows(codes: Codes, reference: Reference, n: int) -> list[Row]:
 def load_method(codes: Codes, name: str, seed: int) -> nn.Module:
     """A finished network of the comparison, in evaluation mode."""
     built = METHODS[name].build(codes.bed, codes.num_classes)
-    return type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(engine.device())
+    return type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(device())
 
 
 def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
@@ -184,12 +185,12 @@ def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tenso
                     and d.name == (setting.drawing or d.name)), {})  # fmt: skip
     drawn = []
     for i, part in enumerate(labels.split(100)):
-        with torch.no_grad(), engine.autocast():
+        with torch.no_grad(), autocast():
             images = draw_images(
                 model,
                 tok,
                 codes.decoder(kind),
-                part.to(engine.device()),
+                part.to(device()),
                 bed=codes.bed,
                 guidance=setting.guidance,
                 filtered=setting.filtered,
@@ -234,8 +235,8 @@ def cost_rows(codes: Codes, guidance: float = 2.5) -> list[Row]:
 def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
     kind, bed = METHODS[d.method].kind, codes.bed
     model, tok, decode = network(codes, d.method), codes.autoencoder(kind), codes.decoder(kind)
-    label = torch.zeros(1, dtype=torch.long, device=engine.device())
-    x = codes.load(kind, "test")[0][:4].to(engine.device())
+    label = torch.zeros(1, dtype=torch.long, device=device())
+    x = codes.load(kind, "test")[0][:4].to(device())
     decoder = _counted(lambda: decode(x[:1]))
 
     def draw() -> Tensor:
@@ -262,7 +263,7 @@ def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
 def network(codes: Codes, name: str) -> nn.Module:
     """A method's network with random weights, in evaluation mode: time does not depend on them."""
     torch.manual_seed(0)
-    return METHODS[name].build(codes.bed, codes.num_classes).to(engine.device()).eval()
+    return METHODS[name].build(codes.bed, codes.num_classes).to(device()).eval()
 
 
 def speed_rows(
@@ -279,10 +280,10 @@ def speed_rows(
     rows = []
     for number in range(-1, rounds):  # round -1 warms up
         for batch in batches:
-            labels = torch.arange(batch, device=engine.device()) % codes.num_classes
+            labels = torch.arange(batch, device=device()) % codes.num_classes
             for d, model, tok, decode in calls:
                 begin = time.perf_counter()
-                with torch.no_grad(), engine.autocast():
+                with torch.no_grad(), autocast():
                     images = draw_images(
                         model,
                         tok,

@@ -7,7 +7,6 @@ loss, so that no method gets a better recipe than another.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...fast.quicken import quicken
+from ...runtime.machine import device
+from ...runtime.precision import autocast
 from ...runtime.tables import read_rows
-from ...training import checkpoint, engine
+from ...training.loop import Loop
+from ...training.optim import Updater, averaged, make_optimizers, set_rates
+from ...training.run_folder import check_folder
+from ...training.token_sets import row_batches
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,8 @@ def shuffled(data: Batch, batch_size: int, seed: int, start_step: int = 0) -> It
     Raises:
         ValueError: when a batch is larger than the set.
     """
-    count = len(data[0])
-    if batch_size > count:
-        raise ValueError(
-            f"batch_size is {batch_size}, expected at most the {count} images there are"
-        )
-    per_epoch, step = count // batch_size, start_step
-    while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-        order = torch.randperm(count, generator=generator)
-        for i in range(step % per_epoch, per_epoch):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            yield tuple(t[rows] for t in data)
-            step += 1
+    for rows, _ in row_batches(len(data[0]), batch_size, seed, start_step):
+        yield tuple(t[rows] for t in data)
 
 
 def log_steps(total: int, points: int) -> list[int]:
@@ -142,58 +136,37 @@ def train(
         ValueError: when `out` holds another run.
         SystemExit: with 128 + signal after SIGTERM or Ctrl-C; the state is saved by then.
     """
-    device, out = engine.device(), Path(out)
     torch.manual_seed(training.seed)
-    model = build().to(device)
+    model = quicken(build().to(device()))
     config = RunConfig(**dataclasses.asdict(training), model=model.config, data=data)
-    resume = (out / "run.json").exists()
-    out = engine.check_folder(out, config, overwrite=False, resume=resume)
+    resume = (Path(out) / "run.json").exists()
+    out = check_folder(out, config, overwrite=False, resume=resume)
     if finished(out, training):
         return out
-    optimizers = engine.make_optimizers(
-        model, training.lr, training.weight_decay, training.muon_lr
-    )
-    ema = engine.averaged(model, training.ema)
-    updater = engine.Updater(model, list(optimizers.values()), training.clip)
-    parts = {"model": model, "ema": ema, **optimizers}
-    out = engine.make_folder(out, clear=False)
-    start = checkpoint.restore(out / "state", parts) if resume else 0
-    run = engine.Run(out, config, start)
+    optimizers = make_optimizers(model, training.lr, training.weight_decay, training.muon_lr)
+    ema = averaged(model, training.ema)
+    updater = Updater(model, optimizers.values(), training.clip)
     total = training.images // training.batch_size
-    logged = log_steps(total, training.points)
-    batches = stream(start)
-    bar = engine.progress(range(start, total), out.name, start)
-    with engine.StopSignal() as stop:
-        for step in bar:
-            model.train()
-            share = engine.learning_rate_share(
-                step, total, training.warmup, training.decay, training.final
-            )
-            for group in (g for o in optimizers.values() for g in o.param_groups):
-                group["lr"] = group.get("peak", training.lr) * share
-            batch = tuple(t.to(device, non_blocking=True) for t in next(batches))
-            with engine.autocast():
+    state, logged = {"model": model, "ema": ema, **optimizers}, log_steps(total, training.points)
+    loop = Loop("", config, out, state, total=total, log_at=logged, resume=resume,
+                go_on="the same command goes on")  # fmt: skip
+    batches = stream(loop.start)
+    with loop:
+        for step in loop:
+            lr = set_rates(optimizers.values(), training, step, total)
+            batch = tuple(t.to(device(), non_blocking=True) for t in next(batches))
+            with autocast():
                 value = loss(model, *batch)
             value.backward()
             updater.step(value)
             ema.update_parameters(model)
-
-            done = step + 1
-            if done in logged:
+            loop.show(value)
+            if loop.logs:
                 measured = {}
                 if held_out is not None:
                     # What a measure draws must not change the training after it.
                     with torch.random.fork_rng(), torch.no_grad():
                         measured = held_out(ema.module.eval())
-                run.log(
-                    done,
-                    done * training.batch_size,
-                    {"lr": training.lr * share, "loss": value.item(), **measured,
-                     "skipped": updater.take_skipped()},
-                )
-            if done % training.checkpoint_every == 0 or done == total or stop.received:
-                checkpoint.save(out / "state", done, parts)
-            if stop.received:
-                print(f"stopped at step {done}; the same command goes on", file=sys.stderr)
-                raise SystemExit(128 + stop.received)
-    return ema.module.save_pretrained(out)
+                loop.log({"lr": lr, "loss": value.item(), **measured,
+                          "skipped": updater.take_skipped()})  # fmt: skip
+    return loop.finish(ema.module)

@@ -15,8 +15,10 @@ from ...model.sampler import sample
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...plots.images import image_grid, save
+from ...runtime.distributed import progress
+from ...runtime.machine import device
+from ...runtime.precision import autocast
 from ...runtime.tables import Row, origin, write_rows
-from ...training import engine
 from ...training.classifier import Classifier
 from ..comparison.measure import Reference
 from ..comparison.training import finished
@@ -29,9 +31,9 @@ SAMPLING = {"cfg": 1.5, "top_p": 0.96}
 def draw(var: VAR, tok: MultiScaleVQVAE, labels: Tensor) -> Tensor:
     """Pictures (B, C, H, W) of labels (B,), on the CPU, in parts of 100; always the same dice."""
     top_k, parts = round(tok.vocab_size * 900 / 4096), []
-    with torch.no_grad(), engine.autocast():
+    with torch.no_grad(), autocast():
         for i, part in enumerate(labels.split(100)):
-            images = sample(var, tok, part.to(engine.device()), top_k=top_k, seed=i, **SAMPLING)
+            images = sample(var, tok, part.to(device()), top_k=top_k, seed=i, **SAMPLING)
             parts.append(images.float().cpu())
     return torch.cat(parts)
 
@@ -52,19 +54,19 @@ def judge_pictures(
     Raises:
         ValueError: when there is no finished run, or too few pictures for a distance.
     """
-    tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(engine.device())
+    tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(device())
     test = fitted(sweep.data, "test", tok.image_size, tok.config.image_channels)
-    judge = Classifier.from_pretrained(classifier).to(engine.device())
+    judge = Classifier.from_pretrained(classifier).to(device())
     reference, classes = Reference(judge, test), len(test.classes)
     labels = torch.arange(classes).repeat_interleave(per_class)
     about: Row = {"per_class": per_class, **SAMPLING, "classifier": classifier} | origin()
     rows, shown, names = [], [], []
     pairs = [(depth, seed) for depth in sorted(sweep.depths) for seed in sweep.seeds]
-    for depth, seed in engine.progress(pairs, "pictures"):
+    for depth, seed in progress(pairs, "pictures"):
         folder = out / f"d{depth}-s{seed}"
         if not finished(folder, sweep.training(depth, seed)):
             continue
-        var = VAR.from_pretrained(folder).to(engine.device())
+        var = VAR.from_pretrained(folder).to(device())
         row = {"depth": depth, "seed": seed, "images": sweep.images}
         rows.append(row | reference.measure(draw(var, tok, labels), labels) | about)
         if seed == sweep.seeds[0]:

@@ -22,10 +22,11 @@ from ...data import fitted
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR, VARConfig
 from ...runtime.files import file_checksum, read_json
+from ...runtime.machine import device
 from ...runtime.pretrained import resolve_folder
 from ...runtime.tables import read_rows, write_rows
-from ...training import engine
 from ...training.flops import var_parameters, var_training_flops
+from ...training.run_folder import make_folder
 from ...training.token_sets import token_batches, token_set
 from ...training.train_var import held_out_terms
 from ..comparison.training import Training, finished, train
@@ -139,10 +140,10 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
     Raises:
         ValueError: on data or a tokenizer that is not there, or a folder with another sweep.
     """
-    out, csv = engine.make_folder(Path(out), clear=False), Path(csv)
+    out, csv = make_folder(Path(out), clear=False), Path(csv)
     source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
     checksum = file_checksum(source / "model.safetensors")
-    tok = MultiScaleVQVAE.from_pretrained(source).to(engine.device())
+    tok = MultiScaleVQVAE.from_pretrained(source).to(device())
     images = {split: fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
               for split in ("train", "test")}  # fmt: skip
     classes, folder, sets = len(images["train"].classes), out / "tokens", {}

@@ -1,17 +1,54 @@
-"""Codes that nobody uses any more are moved onto live data: the cure of codebook collapse."""
+"""Our additions to the paper: two cures of codebook collapse, one in the loss, one by force.
+
+Neither is in VAR. The entropy term is MAGVIT-v2's idea, the revival of dead codes RQ-VAE's; ours
+look at every scale by itself, because it is the coarse ones that collapse to few codes.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.quantizer import MultiScaleQuantizer
 from ..runtime import distributed
 
-if TYPE_CHECKING:
-    from ..model.quantizer import MultiScaleQuantizer
+
+def code_diversity(quantizer: MultiScaleQuantizer, f: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+    """How far the scales are from using all codes alike: sum_k w_k (log V - H(mean p_k)).
+
+    p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to
+    the nearest one; H is the entropy of its mean over the batch. A scale weighs in by the inverse
+    of its tokens. Gradients reach f alone.
+
+    Args:
+        f: (B, C, H, W) features with gradient.
+        tokens: their pyramid.
+
+    Returns:
+        Scalar in [0, log V].
+    """
+    weights = [1 / n for n in quantizer.schedule.tokens_per_scale]
+    total, cosine = f.new_zeros(()), quantizer.lookup == "cosine"
+    with torch.autocast(f.device.type, enabled=False):
+        with torch.no_grad():
+            before = [torch.zeros_like(f), *quantizer.cumulative(tokens)[:-1]]
+            codes = quantizer.codebook.weight.detach()
+            codes = F.normalize(codes, dim=1) if cosine else codes
+        for k, (f_hat, weight) in enumerate(zip(before, weights)):
+            z = quantizer.vectors(f.float() - f_hat, k)
+            z = F.normalize(z, dim=1) if cosine else z
+            distance = torch.addmm(codes.square().sum(1), z, codes.T, alpha=-2)
+            nearest = (distance.amin(1) + z.square().sum(1)).mean().detach()
+            nearest = distributed.mean(nearest)  # over the whole batch, as p's below
+            p = (-2 * distance / nearest.clamp(min=1e-8)).softmax(1)
+            mean = distributed.mean(p.mean(0)).clamp(min=1e-10)
+            missing = math.log(quantizer.vocab_size) + (mean * mean.log()).sum()
+            total = total + weight / sum(weights) * missing
+    return total
 
 
 class CodeRevival:
@@ -19,8 +56,7 @@ class CodeRevival:
 
     A code's use is an exponential average of its share of the tokens, counted for each scale. A
     code whose best scale falls below `threshold` times an even share is replaced by a vector that
-    some scale had to look up; scales take turns by how little of the codebook they use, because it
-    is the coarse ones that collapse (methods: lucidrains' and RQ-VAE's revival, here per scale).
+    some scale had to look up; scales take turns by how little of the codebook they use.
 
     Args:
         quantizer: whose codebook is watched.

@@ -1,86 +1,61 @@
-"""Attention between token maps: the formula, and the same written out for a quick training step.
+"""Quick attention over token maps: what the mask hides is not computed, backward is written out.
 
-What each quick form gains is measured by `varmini bench` and stands in results/bench/forms.csv.
+What each form gains is measured by `varmini bench`: results/bench/forms.csv.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .scales import ScaleSchedule
-
-if TYPE_CHECKING:
-    from .transformer import VAR
+from ..model.scales import ScaleSchedule
+from ..model.transformer import VAR, KVCache
+from .trial import trial
 
 Span = tuple[slice, int, Tensor | None]
 """Queries, number of keys that any of them sees, and who sees whom (None: all see all)."""
 
 
-def spans(schedule: ScaleSchedule, mask: Tensor, large: int = 128) -> list[Span]:
+def rectangles(schedule: ScaleSchedule, large: int = 32) -> list[tuple[slice, int, bool]]:
     """Cuts the block-causal mask into rectangles: all small scales together, each large one alone.
 
     A scale sees exactly what stands before its end, so alone it needs no mask, and what it may not
     see is not computed. Cutting small scales as well costs more in calls than it saves.
 
     Args:
-        mask: (L, L) bool of the schedule.
         large: tokens from which on a scale stands alone.
+
+    Returns:
+        Queries, number of keys that any of them sees, and whether a mask is needed.
     """
     counts = schedule.tokens_per_scale
     first = next((k for k, n in enumerate(counts) if k and n >= large), len(counts))
     stop = schedule.slices[first - 1].stop
-    inside = None if first == 1 else mask[:stop, :stop]
-    return [(slice(0, stop), stop, inside)] + [(s, s.stop, None) for s in schedule.slices[first:]]
+    alone = [(part, part.stop, False) for part in schedule.slices[first:]]
+    return [(slice(0, stop), stop, first > 1), *alone]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T) v: q (B, heads, L_q, d), k and v (B, heads, L_k, d) -> like q.
-
-    Args:
-        mask: (L_q, L_k) bool, True where a query may look; None for everywhere.
-    """
-    quick = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-    if quick and k.shape[2] >= 32:
-        # In bf16 on a CPU, plain products are quicker than the fused kernel (forms.csv), but for
-        # the first maps of few images, where the number of calls counts (32: tried, not in that
-        # table). The bound ignores the batch, so that a batch and its parts draw the same tokens.
-        scores = q @ k.mT
-        if mask is not None:
-            scores.masked_fill_(~mask, -math.inf)
-        return torch.softmax(scores, dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+def spans(parts: list[tuple[slice, int, bool]], mask: Tensor) -> list[Span]:
+    """`rectangles` with their piece of the mask (L, L) where they need it."""
+    return [(at, stop, mask[:stop, :stop] if masked else None) for at, stop, masked in parts]
 
 
-def block_causal(qkv: Tensor, temperature: Tensor | None, parts: list[Span]) -> Tensor:
-    """Attention of all scales at once, each seeing itself and all before it.
-
-    Args:
-        qkv: (B, L, 3, heads, d): queries, keys, values.
-        temperature: (heads, 1, 1): queries and keys get unit length, then queries this factor;
-            None: the official scale without normalisation, 1/4 d^-1/2.
-        parts: from `spans`.
-
-    Returns:
-        (B, L, heads d).
-    """
-    if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
-        # By hand: the fused kernel's bf16 backward is slow on a CPU (forms.csv).
-        return _BlockCausal.apply(qkv, temperature, parts)
-    qkv = qkv.permute(2, 0, 3, 1, 4)
-    q, k = normalised(qkv[:2], temperature)  # each (B, heads, L, d)
-    v = qkv[2].to(q.dtype)
-    mixed = [attend(q[:, :, at], k[:, :, :stop], v[:, :, :stop], m) for at, stop, m in parts]
-    return torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T) v without gradients: q (B, heads, l, d), k, v (B, heads, n, d) -> like q."""
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and k.shape[2] >= 32:
+        # In bf16 on a CPU, plain products are quicker than the fused kernel, but for the first
+        # scales of few images, where the number of calls counts. The bound ignores the batch, so
+        # that a batch and its parts draw the same tokens.
+        return torch.softmax(q @ k.mT, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def normalised(qk: Tensor, temperature: Tensor | None) -> Tensor:
-    """Queries and keys (2, B, heads, L, d) as attention multiplies them: s q/|q| and k/|k|.
+    """Queries and keys (2, B, heads, l, d) as attention multiplies them: s q/|q| and k/|k|.
 
     Args:
         temperature: s (heads, 1, 1); None: 1/4 d^-1/2 q and k as it is.
@@ -93,8 +68,14 @@ def normalised(qk: Tensor, temperature: Tensor | None) -> Tensor:
     return qk / norms
 
 
-class _BlockCausal(torch.autograd.Function):
-    """`block_causal` with its backward written out, one pass over memory a line."""
+class BlockCausal(torch.autograd.Function):
+    """Attention of all scales at once, each seeing itself and all before it.
+
+    `apply(qkv, temperature, parts)` takes queries, keys and values (B, L, 3, heads, d), s
+    (heads, 1, 1) or None as in `normalised`, and `spans`; it returns (B, L, heads d). Forward and
+    backward are written out, one pass over memory a line: on a CPU the fused kernel's backward is
+    slow, and it computes what the mask hides.
+    """
 
     @staticmethod
     def forward(ctx, qkv: Tensor, temperature: Tensor | None, parts: list[Span]) -> Tensor:
@@ -154,22 +135,32 @@ class _BlockCausal(torch.autograd.Function):
         return grad_qkv, grad_scale, None
 
 
-class KVCache:
-    """Keys and values of the scales drawn so far, allocated once for all L tokens.
+class QuickCache(KVCache):
+    """Keys and values in memory that is allocated once for all L tokens."""
 
-    Args:
-        batch: images drawn together, both guidance halves counted.
-    """
+    def __init__(self, var: VAR) -> None:
+        super().__init__()
+        self.part, self.total = slice(0), var.schedule.num_tokens
+        self.modulations: Tensor | None = None
+        self.split: list[tuple[Tensor, ...]] = []
 
-    def __init__(self, var: VAR, batch: int, dtype: torch.dtype = torch.float32) -> None:
-        c = var.config
-        shape = (c.depth, batch, c.heads, var.schedule.num_tokens, c.width // c.heads)
-        self.keys = torch.empty(shape, dtype=dtype, device=var.head.weight.device)
-        self.values = torch.empty_like(self.keys)
-
-    def append(self, block: int, part: slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores k, v (B, heads, l, d) of one scale; returns those of all scales up to it."""
-        keys, values = self.keys[block, :, :, : part.stop], self.values[block, :, :, : part.stop]
-        keys[:, :, part.start :] = k
-        values[:, :, part.start :] = v
+    def append(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `KVCache`, at `part`, the tokens of the scale that is drawn now."""
+        if block not in self.keys:
+            shape = (len(k), k.shape[1], self.total, k.shape[3])
+            with torch.inference_mode(False):  # a graph writes to it outside of that mode, too
+                self.keys[block], self.values[block] = k.new_empty(shape), v.new_empty(shape)
+        keys, values = (t[block][:, :, : self.part.stop] for t in (self.keys, self.values))
+        keys[:, :, self.part.start :], values[:, :, self.part.start :] = k, v
         return keys, values
+
+
+@trial("attention")
+def _try_attention(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    schedule = ScaleSchedule((1, 2))
+    qkv, mask = torch.randn(2, 5, 3, 2, 8).to(dtype), schedule.mask()
+    quick = BlockCausal.apply(qkv, torch.full((2, 1, 1), 2.0), spans(rectangles(schedule, 4), mask))
+    q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
+    q, k = 2 * F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    plain = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    return quick, plain.transpose(1, 2).flatten(2)

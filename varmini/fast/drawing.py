@@ -1,0 +1,182 @@
+"""`varmini.sample` and `varmini.inpaint`: those of `model.sampler`, by quick forms."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.checks import as_labels, as_mask, check_drawing, check_filter
+from ..model.filters import rule_out
+from ..model.sampler import Noise, forced, generate
+from ..model.tokenizer import MultiScaleVQVAE
+from ..model.transformer import VAR
+from ..runtime.machine import check_memory
+from ..runtime.precision import autocast
+from .copies import ready
+from .quicken import twin
+
+CACHE_BYTES = 1 << 30
+"""Memory for keys and values that decides how many images are drawn together."""
+
+
+def sample(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    labels: Tensor | Iterable[int],
+    *,
+    cfg: float = 1.5,
+    top_k: int = 900,
+    top_p: float = 0.96,
+    seed: int | None = None,
+    smooth: bool = False,
+    return_tokens: bool = False,
+    batch_size: int | None = None,
+    first: int = 0,
+) -> Tensor | tuple[Tensor, list[Tensor]]:
+    """Draws one picture a label, coarse to fine, one step a scale (VAR, section 3.2).
+
+    Image i draws from its own random stream, a function of (seed, i) alone, so a batch may be split
+    in any way; the tokens then agree as far as the machine's matrix products do not depend on the
+    batch. Arithmetic follows the surrounding `torch.autocast`. Without one it is bfloat16 where the
+    machine is quick at it (`runtime.precision`; VARMINI_PRECISION=float32 turns that off), but
+    float32 for greedy drawing, top_k=1, and the models' own type where they were cast.
+
+    Args:
+        labels: (B,) classes in [0, num_classes), or num_classes for "no class".
+        cfg: guidance at the last scale, ramped from 0 at the first; 0 turns guidance off.
+        top_k, top_p: see `filter_logits`; top_k=1 takes the likeliest token.
+        seed: for repeatable pictures; None draws a fresh one.
+        smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
+        return_tokens: also return the token pyramid.
+        batch_size: images drawn together; None takes as many as a key-value cache of 1 GiB holds.
+        first: number of the first image, for a part of a larger draw: it gives what images first,
+            first + 1, ... of that draw would be.
+
+    Returns:
+        Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
+
+    Raises:
+        ValueError: when the two models do not fit, an argument is out of range, or on a CPU the
+            memory does not hold the batch.
+    """
+    check_drawing(var, tok, cfg, top_k, top_p, seed)
+    if seed is None and first:
+        raise ValueError(f"first is {first} without a seed: a part of a draw needs the draw's seed")
+    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth}
+    labels = as_labels(labels, var.config.num_classes, look=True)
+    images, pyramids = [], []
+    with torch.inference_mode():  # less to keep track of than without gradients alone
+        for at, part in _parts(var, labels, batch_size):
+            with arithmetic(var, greedy=top_k == 1):
+                noise = Noise(seed, first + at, len(part), part.device)
+                scales = list(_generate(var, tok, part, noise, **options))
+                images.append(twin(tok).decode_features(scales[-1][1]).clamp(-1, 1))
+                pyramids.append([tokens for tokens, _ in scales])
+    images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
+    if not return_tokens:
+        return images
+    return images, [torch.cat(maps) for maps in zip(*pyramids)]
+
+
+def inpaint(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    images: Tensor,
+    mask: Tensor,
+    labels: Tensor | Iterable[int] | None = None,
+    *,
+    cfg: float = 1.5,
+    top_k: int = 900,
+    top_p: float = 0.96,
+    seed: int | None = None,
+    smooth: bool = False,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Redraws the masked part of images; everything else is forced to their own tokens.
+
+    The protocol is that of `model.sampler.forced`. The image is encoded in the caller's
+    arithmetic, and drawn and decoded in that of `sample`.
+
+    Args:
+        images: (B, C, H, W) in [-1, 1].
+        mask: (H, W), (B, H, W) or (B, 1, H, W) bool, True where a picture is to be drawn.
+        labels: (B,) classes for class-conditional editing; None for the null class.
+        cfg, top_k, top_p, seed, smooth, batch_size: as in `sample`.
+
+    Returns:
+        Images (B, C, H, W) in [-1, 1], decoded from the mixed tokens.
+
+    Raises:
+        ValueError: on a mask of another shape or type, and as `sample` does.
+    """
+    check_drawing(var, tok, cfg, top_k, top_p, seed)
+    tok.check_images(images)
+    keep = ~as_mask(mask, images)
+    labels = [var.config.num_classes] * len(images) if labels is None else labels
+    labels = as_labels(labels, var.config.num_classes, look=True)
+    if len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images: expected one each")
+    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth}
+    drawn = []
+    with torch.no_grad():
+        for at, part in _parts(var, labels, batch_size):
+            rows = slice(at, at + len(part))
+            replace = forced(tok, images[rows], keep[rows])
+            with arithmetic(var, greedy=top_k == 1):
+                noise = Noise(seed, at, len(part), part.device)
+                for _, f_hat in _generate(var, tok, part, noise, replace=replace, **options):
+                    pass
+                drawn.append(twin(tok).decode_features(f_hat).clamp(-1, 1))
+    return torch.cat(drawn)
+
+
+def _generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, noise: Noise, **options):
+    return generate(ready(twin(var)), tok, labels, noise, keep=filter_logits, **options)
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
+    """`model.filters.filter_logits`; numpy sorts with vector instructions, torch does not."""
+    check_filter(top_k, top_p)
+    if not (0 < top_k < logits.shape[-1] or 0 < top_p < 1):
+        return logits
+    if logits.device.type != "cpu" or logits.dtype is not torch.float32:
+        ordered = logits.sort(dim=-1).values
+    else:
+        ordered = torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1))
+    return rule_out(logits, ordered, top_k, top_p)
+
+
+def arithmetic(var: VAR, greedy: bool) -> contextlib.AbstractContextManager:
+    """The arithmetic of `sample` and `inpaint`: the caller's autocast, or ours without one.
+
+    Greedy drawing is float32, so that its tokens do not hang on rounding.
+    """
+    weight = var.head.weight
+    cast = weight.dtype is not torch.float32
+    if torch.is_autocast_enabled(weight.device.type) or greedy or cast:
+        return contextlib.nullcontext()
+    return autocast(weight.device.type)
+
+
+def _parts(var: VAR, labels: Tensor, batch_size: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Number of the first image and labels of every batch, on the model's device.
+
+    Raises:
+        ValueError: when batch_size is below 1, or on a CPU the memory does not hold a batch.
+    """
+    # Keys and values of both guidance halves, in float32.
+    per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
+    # ... and some six copies of the last scale's logits.
+    per_image += 24 * max(var.schedule.tokens_per_scale) * var.config.vocab_size
+    if batch_size is None:
+        batch_size = min(256, max(1, CACHE_BYTES // per_image))
+    elif batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1, or None")
+    device = var.head.weight.device
+    check_memory("images at a time", "batch_size", min(batch_size, len(labels)), per_image)
+    for first in range(0, max(1, len(labels)), batch_size):
+        yield first, labels[first : first + batch_size].to(device)
