@@ -139,7 +139,7 @@ def test_crop_equals_resize_then_crop(width, height, size, at_random):
 def test_batches_resume(total, batch, start, seed, flip):
     dataset = random_set(total)
     if batch > total:
-        assert f"batch_size {batch}" in message(batches, dataset, batch, seed=seed)
+        assert f"batch_size {batch}" in message(next, batches(dataset, batch, seed=seed))
         return
     whole = list(itertools.islice(batches(dataset, batch, seed=seed, flip=flip), start + 5))
     later = batches(dataset, batch, seed=seed, flip=flip, start_step=start)
@@ -335,7 +335,7 @@ def test_bad_names_and_options(tmp_path, monkeypatch):
         text = message(load_images, name)
         assert f"not under $VARMINI_DATA ({tmp_path}), and the hub's" in text
     for options, text in (({"seed": -1}, "seed -1"), ({"seed": 0, "start_step": -2}, "step -2")):
-        assert text in message(batches, random_set(4), 2, **options)
+        assert text in message(next, batches(random_set(4), 2, **options))
 
 
 def test_image_set_checks_itself():

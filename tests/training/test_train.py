@@ -451,7 +451,7 @@ def test_losses_fall(tokenizer_config, var_config, tmp_path):
     usual = dict(adversarial=0.0, perceptual_network="", checkpoint_every=99)
     config = replace(tokenizer_config, images=240, log_every=4, lr=3e-3, **usual)
     rows = log_rows(train_tokenizer.train(config, tmp_path / "a"))
-    assert float(rows[-1]["reconstruction"]) < 0.75 * float(rows[0]["reconstruction"])
+    assert float(rows[-1]["reconstruction"]) < 0.85 * float(rows[0]["reconstruction"])
     assert float(rows[-1]["psnr"]) > float(rows[0]["psnr"]) + 0.5
     shape = replace(var_config.model, drop_path=0.0, label_dropout=0.1)
     config = replace(var_config, images=200, log_every=5, lr=1e-2, tokenizer=str(tmp_path / "a"),

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -24,18 +23,25 @@ def check_batch_size(batch_size: int, images: int) -> None:
 
 def batch_order(
     total: int, batch_size: int, seed: int, start: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each batch, without end: its rows, a seed for each crop, mirrored or not; each (B,).
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each batch, without end: its rows, mirrored (1) or not (0), a seed for each crop: (B,).
 
     An epoch is a permutation of range(total); an incomplete last batch is dropped. All three are
     functions of (seed, epoch), so `start=n` goes on as an uninterrupted run would after n batches.
+
+    Raises:
+        ValueError: when a batch is larger than the set, or seed or start are negative.
     """
+    check_batch_size(batch_size, total)
+    if seed < 0 or start < 0:
+        raise ValueError(f"seed {seed}, first step {start}: expected at least 0")
     epoch, first = divmod(start, total // batch_size)
     while True:
-        rng = np.random.default_rng((seed, epoch))
-        columns = rng.permutation(total), rng.integers(2**62, size=total), rng.random(total) < 0.5
-        for step in range(first, total // batch_size):
-            yield tuple(c[step * batch_size : (step + 1) * batch_size] for c in columns)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        rows = torch.randperm(total, generator=generator)
+        mirrored, crops = (torch.randint(n, (total,), generator=generator) for n in (2, 2**62))
+        for batch in rows.split(batch_size)[first : total // batch_size]:
+            yield batch, mirrored[batch], crops[batch]
         epoch, first = epoch + 1, 0
 
 
@@ -71,11 +77,8 @@ def batches(
     in `part` are read and yielded. `on_device` moves the bytes, and makes the images there.
 
     Raises:
-        ValueError: when a batch is larger than the set, or seed or start_step are negative.
+        ValueError: with the first batch, as `batch_order`.
     """
-    check_batch_size(batch_size, len(dataset))
-    if seed < 0 or start_step < 0:
-        raise ValueError(f"seed {seed}, start_step {start_step}: expected at least 0")
     if isinstance(dataset, StreamedImages):
         plan = _streamed_order(dataset, batch_size, seed, start_step)
     else:
@@ -95,7 +98,7 @@ def in_order(
     rows = range(len(dataset)) if rows is None else rows
     cells = dataset.walk(skip=rows.start) if isinstance(dataset, StreamedImages) else iter(rows)
     parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    plan = ((list(islice(cells, len(part))), [(0, i) for i in part], None) for part in parts)
+    plan = ((list(islice(cells, len(part))), None, [(0, i) for i in part]) for part in parts)
     return _loaded(dataset, plan, workers)
 
 
@@ -106,7 +109,7 @@ class _Planned(Dataset):
         self.dataset = dataset
 
     def __getitem__(self, batch: tuple):
-        rows, seeds, mirrored = batch
+        rows, mirrored, seeds = batch
         try:
             return *self.dataset.fetch(rows, seeds), mirrored
         except ValueError as error:
@@ -117,7 +120,7 @@ def _loaded(
     dataset: ImageSet | LazyImages, plan: Iterator, workers: int, flip=False, on_device=False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if isinstance(dataset, ImageSet):
-        rows = ((torch.as_tensor(rows), mirrored) for rows, _, mirrored in plan)
+        rows = ((torch.as_tensor(rows), mirrored) for rows, mirrored, _ in plan)
         read = ((dataset.images[i], dataset.labels[i], [], mirrored) for i, mirrored in rows)
     else:
         read = DataLoader(
@@ -136,7 +139,7 @@ def _loaded(
             dataset.note_broken(broken)
         images = to_device(images) if on_device else images
         if flip:
-            where = torch.as_tensor(mirrored, device=images.device)[:, None, None, None]
+            where = mirrored.bool().to(images.device)[:, None, None, None]
             images = torch.where(where, images.flip(-1), images)
         yield to_float(images), labels
 

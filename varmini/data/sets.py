@@ -160,6 +160,7 @@ class LazyImages(Dataset):
         images, labels, broken = [], [], {}
         for at, seed in enumerate(seeds):
             picture, label = self._decoded(batch, at, self.channels, broken)
+            seed = seed if isinstance(seed, tuple) else int(seed)
             rng = np.random.default_rng(seed) if self.train else None
             images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
             labels.append(label)
