@@ -23,7 +23,7 @@ import varmini
 from varmini.cli import main as cli
 from varmini.cli.demo.page import Chapter, Picture, render
 from varmini.cli.draw import class_names
-from varmini.data.sets import load_images
+from varmini.data import load_images
 from varmini.evaluation import fid, npz
 from varmini.evaluation import samples as sampling_run
 from varmini.evaluation.evaluators import Evaluator
@@ -169,7 +169,7 @@ def test_a_notebook_handed_in_is_read_not_run(victim, tmp_path):
 
 
 def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    from varmini.data.sources import decode
+    from varmini.data.pictures import decode
 
     buffer = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(buffer, "PNG")

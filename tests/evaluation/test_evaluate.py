@@ -21,7 +21,7 @@ from tiny import make_tokenizer, make_var
 from varmini import ScaleSchedule, sample
 from varmini.cli import evaluate
 from varmini.cli import main as cli
-from varmini.data.sources import to_uint8
+from varmini.data import to_uint8
 from varmini.evaluation import evaluators, fid, npz
 from varmini.evaluation import samples as sampling_run
 from varmini.evaluation.evaluators import Evaluator

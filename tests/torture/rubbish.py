@@ -35,7 +35,7 @@ import varmini
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule
 from varmini.cli import draw, evaluate
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet, load_images, to_float
+from varmini.data import ImageSet, load_images, to_float
 from varmini.evaluation import evaluators, fid, npz
 from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official, to_official

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import make_tokenizer
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.runtime.machine import precision
 from varmini.training import classifier, train_tokenizer, train_var
 from varmini.training.classifier import Classifier

@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..data.sets import class_names as known_names
+from ..data import class_names as known_names
 from ..fast.drawing import inpaint as redraw
 from ..fast.drawing import sample as draw
 from ..model.tokenizer import MultiScaleVQVAE
@@ -128,7 +128,7 @@ def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
     """
     from PIL import Image, ImageOps
 
-    from ..data.sources import convert, decode, to_float, to_tensor
+    from ..data import convert, decode, to_float, to_tensor
 
     height, width = tok.image_size
     pictures = []

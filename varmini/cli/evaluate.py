@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..data.lazy import LazyImages
-from ..data.sets import in_order, load_images
+from ..data import LazyImages, in_order, load_images
 from ..evaluation import npz
 from ..evaluation.evaluators import Evaluator, load_evaluator
 from ..evaluation.fid import Reference, load_reference, measure, reference_of, to_channels_first

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ... import plots
-from ...data.sets import ImageSet, load_images, to_float
+from ...data import ImageSet, load_images, to_float
 from ...evaluation.fid import evaluate_tokenizer
 from ...fast.drawing import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data import batch_order
 from ...fast.quicken import quicken
 from ...runtime.machine import autocast, device
 from ...runtime.tables import read_rows
 from ...training.loop import Loop
 from ...training.optim import Updater, averaged, make_optimizers, set_rates
 from ...training.run_folder import check_folder
-from ...training.token_sets import row_batches
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def shuffled(data: Batch, batch_size: int, seed: int, start_step: int = 0) -> It
     Raises:
         ValueError: when a batch is larger than the set.
     """
-    for rows, _ in row_batches(len(data[0]), batch_size, seed, start_step):
+    for rows, *_ in batch_order(len(data[0]), batch_size, seed, start_step):
         yield tuple(t[rows] for t in data)
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import inpaint, sample
-from ...model.sampler import _Noise, generate
+from ...fast.drawing import quick_generate
+from ...model.checks import as_pyramid
+from ...model.sampler import Noise
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 
@@ -171,14 +173,15 @@ def draw_with(
     Raises:
         ValueError: on maps that do not fit.
     """
-    tok.schedule.check(forced, tok.vocab_size, len(forced))
+    if forced:
+        forced = as_pyramid(forced, tok.schedule, tok.vocab_size, len(forced))
 
     def force(k: int, codes: Tensor, f_hat: Tensor) -> Tensor:
         return tok.quantizer.embed(forced[k]) if k < len(forced) else codes
 
-    noise = _Noise(seed, 0, len(labels), labels.device)
-    loop = generate(var, tok, labels, cfg, top_k, top_p, noise, replace=force)
-    drawn = [tokens for _, _, tokens, _ in loop]
+    noise = Noise(seed, 0, len(labels), labels.device)
+    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "replace": force}
+    drawn = [tokens for tokens, _ in quick_generate(var, tok, labels, noise, **options)]
     return [*forced, *drawn[len(forced) :]]
 
 
