@@ -128,12 +128,12 @@ def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
     """
     from PIL import Image, ImageOps
 
-    from ..data import convert, decode, to_float, to_tensor
+    from ..data.pictures import decode, to_float, to_tensor
 
     height, width = tok.image_size
     pictures = []
     for path in paths:
-        picture = convert(decode(str(path), str(path)), tok.config.image_channels)
+        picture = decode(str(path), str(path), tok.config.image_channels)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
         pictures.append(to_float(to_tensor(picture)))
     return torch.stack(pictures)
