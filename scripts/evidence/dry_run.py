@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from varmini import VAR, MultiScaleVQVAE, sample
+from varmini.runtime.machine import provenance
+from varmini.runtime.precision import autocast, precision
 from varmini.runtime.tables import write_rows
-from varmini.training import engine
 from varmini.training.flops import exact_parameters
 from varmini.training.planner import var_memory
 from varmini.training.presets import PRESETS, Preset
@@ -85,7 +86,7 @@ def on_cpu(name: str, run: Preset) -> Iterator[dict[str, Any]]:
     var = VAR(run.var.model)
     images, labels = torch.rand(1, 3, *tok.image_size) * 2 - 1, torch.tensor([207])
     weights = 4 * (exact_parameters(tok.config) + exact_parameters(var.config))
-    bf16 = engine.precision() is torch.bfloat16
+    bf16 = precision() is torch.bfloat16
     step = var_memory(var.config, 1, bf16=bf16, cpu=True)
     parts = ("gradients", "bf16 copies", "activations", "logits")
     expected = weights + sum(step[part] for part in parts)
@@ -93,7 +94,7 @@ def on_cpu(name: str, run: Preset) -> Iterator[dict[str, Any]]:
     def measured(what: str, expected: float | None, work: Callable[[], dict]) -> dict[str, Any]:
         forget_peak()
         begin = time.process_time()
-        with engine.autocast():
+        with autocast():
             found = work()
         seconds = time.process_time() - begin
         row = {"preset": name, "what": what, "device": "cpu", "images": 1, **found}
@@ -142,7 +143,7 @@ def main() -> None:
         rows += on_meta(name, run)
     if not options.meta_only:
         rows += on_cpu("imagenet256-d16", presets["imagenet256-d16"])
-    source = engine.provenance()
+    source = provenance()
     columns = ["preset", "what", "device", "images", "output", "loss", "parameters", "cpu_seconds"]
     columns += ["peak_gb", "planned_gb", *source]
     write_rows(options.out, [dict.fromkeys(columns, "") | source | row for row in rows])

@@ -31,7 +31,7 @@ from varmini.runtime.tables import (
     with_error,
     write_rows,
 )
-from varmini.training import engine, train_tokenizer
+from varmini.training import train_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 BED = Bed(data="toy", images=48, autoencoder_images=64, sizes=(1, 2, 4), vocab_size=32,
@@ -57,7 +57,6 @@ def tiny_world():
         precision.cache_clear()
         for module in (bed_file, train_tokenizer):
             patch.setattr(module, "fitted", image_set)
-        patch.setattr(engine, "provenance", functools.cache(engine.provenance))
         short = replace(DRAWINGS[-1], options={"steps": 50})  # for 250 steps take long
         patch.setattr(measure, "DRAWINGS", (*DRAWINGS[:-1], short))
         yield
