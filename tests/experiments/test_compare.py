@@ -22,7 +22,6 @@ from varmini.experiments.comparison import measure, report
 from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
 from varmini.experiments.comparison.measure import jackknife, measure_against, network
 from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
-from varmini.runtime import machine
 from varmini.runtime.machine import precision
 from varmini.runtime.tables import (
     NOT_MEASURED,
@@ -58,7 +57,6 @@ def tiny_world():
         precision.cache_clear()
         for module in (bed_file, train_tokenizer):
             patch.setattr(module, "fitted", image_set)
-        patch.setattr(machine, "provenance", functools.cache(machine.provenance))
         short = replace(DRAWINGS[-1], options={"steps": 50})  # for 250 steps take long
         patch.setattr(measure, "DRAWINGS", (*DRAWINGS[:-1], short))
         yield

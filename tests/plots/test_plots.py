@@ -103,14 +103,6 @@ def test_grid_labels_images_or_columns() -> None:
         plots.image_grid(images, 2, labels=["a", "b", "c"])
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (0, 1, 8, 8), (1, 2, 8, 8)])
-def test_grid_refuses_what_is_no_image(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        plots.image_grid(torch.zeros(shape))
-    with pytest.raises(ValueError, match="float"):
-        plots.image_grid(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-
-
 def test_scale_by_scale_ends_with_the_original() -> None:
     images = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).repeat(2, 1, 1, 1)
     figure = plots.scale_by_scale(FakeTokenizer(), images)

@@ -11,7 +11,7 @@ from tiny import redraw
 
 from varmini import ScaleSchedule, VARConfig, quicken
 from varmini.runtime.machine import precision
-from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
+from varmini.zoo.generators.dit import DiT, DiTConfig
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR
 from varmini.zoo.generators.raster_ar import RasterAR, RasterARConfig, rotary_table, rotate
@@ -137,18 +137,6 @@ def test_raster_ar_with_a_cache_equals_without(ar):
         assert ar.generate(LABELS, **options).equal(ar.generate(LABELS, **options, cached=False))
 
 
-def test_raster_ar_draws_by_seed_and_class(ar):
-    drawn = ar.generate(LABELS, seed=1)
-    assert drawn.shape == (4, 3, 3) and drawn.equal(ar.generate(LABELS, seed=1))
-    assert not drawn.equal(ar.generate(LABELS, seed=2))
-    assert not drawn.equal(ar.generate((LABELS + 1) % 4, seed=1))
-    null = torch.full((4,), 3)  # guidance away from the null class towards it changes nothing
-    assert ar.generate(null, guidance=3.0).equal(ar.generate(null))
-    greedy = ar.generate(LABELS, top_k=1, seed=5)
-    assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
-    assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
-
-
 def test_rotary_attention_depends_on_offsets_alone():
     side, dim = 4, 16
     cos, sin = rotary_table(side, dim)
@@ -165,11 +153,6 @@ def test_rotary_attention_depends_on_offsets_alone():
         assert max(values) - min(values) < 1e-4
     assert len({round(v[0], 3) for v in by_offset.values()}) > 30
     assert torch.allclose(rotate(q, cos, sin)[0, 0, 1:].norm(dim=1), q[0, 0, 1:].norm(dim=1))
-
-
-def test_raster_ar_starts_from_even_odds():
-    model = RasterAR(RasterARConfig(**SHAPE, vocab_size=12))
-    assert model.training_loss(tokens(), LABELS).item() == pytest.approx(math.log(12), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ MaskGIT
@@ -231,15 +214,6 @@ def test_maskgit_keeps_what_it_has_revealed(maskgit, monkeypatch, rounds):
         assert ((after != maskgit.mask_id).sum(1) > known.sum(1)).all()
 
 
-def test_maskgit_draws_by_seed_class_and_guidance(maskgit):
-    drawn = maskgit.generate(LABELS, seed=1)
-    assert drawn.equal(maskgit.generate(LABELS, seed=1))
-    assert not drawn.equal(maskgit.generate(LABELS, seed=2))
-    assert not drawn.equal(maskgit.generate(LABELS, seed=1, guidance=4.0))
-    null = torch.full((4,), 3)
-    assert maskgit.generate(null, guidance=3.0).equal(maskgit.generate(null))
-
-
 def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeypatch):
     # At place i, 9 - i codes are equally likely: whichever is drawn, place 8 is the surest.
     logits = torch.full((4, 9, 12), -1e9)
@@ -255,19 +229,6 @@ def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeyp
 # ---------------------------------------------------------------------------------------------- DiT
 
 
-def test_noise_levels_run_from_almost_clean_to_almost_nothing():
-    abar = signal_levels(1000)
-    assert abar[0].item() == pytest.approx(1 - 1e-4) and abar[-1].item() < 5e-5
-    assert (abar[1:] < abar[:-1]).all()
-
-
-def test_time_waves_tell_times_apart():
-    w = waves(torch.arange(1000.0), 256)
-    assert w.shape == (1000, 256) and torch.allclose(w.square().sum(1), torch.tensor(128.0))
-    near = torch.cdist(w, w).fill_diagonal_(9).amin()
-    assert near > 0.1
-
-
 def test_a_new_dit_is_the_identity_and_predicts_no_noise():
     torch.manual_seed(0)
     model = DiT(DiTConfig(**SHAPE, channels=2))
@@ -278,15 +239,6 @@ def test_a_new_dit_is_the_identity_and_predicts_no_noise():
     many = torch.randn(200, 2, 3, 3)
     loss = model.training_loss(many, torch.zeros(200, dtype=torch.long)).item()
     assert loss == pytest.approx(1, abs=0.1)  # E |epsilon|^2
-
-
-def test_noised_latents_keep_unit_variance(dit):
-    torch.manual_seed(0)
-    z, noise = torch.randn(2, 500, 2, 3, 3)
-    for t in (0, 300, 999):
-        mixed = dit.noised(z, torch.full((500,), t), noise)
-        assert mixed.std().item() == pytest.approx(1, abs=0.05)
-    assert torch.allclose(dit.noised(z, torch.zeros(500).long(), noise), z, atol=0.06)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 25])
@@ -302,17 +254,6 @@ def test_ddim_with_the_true_noise_finds_the_image(dit, monkeypatch, steps):
     dit.latent_std.fill_(2.0)
     drawn = dit.generate(LABELS, steps=steps, guidance=1.5, seed=1)
     assert torch.allclose(drawn, 2 * truth, atol=1e-2)
-
-
-def test_ddim_is_deterministic_given_its_first_noise(dit):
-    drawn = dit.generate(LABELS, steps=5, seed=1)
-    torch.manual_seed(9)
-    assert drawn.equal(dit.generate(LABELS, steps=5, seed=1))
-    assert not drawn.equal(dit.generate(LABELS, steps=5, seed=2))
-    assert not drawn.equal(dit.generate((LABELS + 1) % 4, steps=5, seed=1))
-    null = torch.full((4,), 3)
-    both = dit.generate(null, steps=5, guidance=3.0)
-    assert torch.allclose(both, dit.generate(null, steps=5), rtol=1e-3, atol=1e-3)
 
 
 def test_dit_divides_latents_by_their_spread(dit):
@@ -382,6 +323,31 @@ def test_plain_var_is_not_modulated_by_the_class():
     assert model.modulation.gain_and_bias.grad.abs().sum() > 0
 
 
+# -------------------------------------------------------------------------------- all that draw
+
+
+@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
+def test_each_draws_by_seed_and_class(name, request):
+    model = request.getfixturevalue(name)
+    options = {"steps": 5} if name == "dit" else {}
+    drawn = model.generate(LABELS, seed=1, **options)
+    torch.manual_seed(9)
+    assert drawn.equal(model.generate(LABELS, seed=1, **options))
+    assert not drawn.equal(model.generate(LABELS, seed=2, **options))
+    assert not drawn.equal(model.generate((LABELS + 1) % 4, seed=1, **options))
+    assert not drawn.equal(model.generate(LABELS, seed=1, guidance=4.0, **options))
+    # Guidance away from the null class towards the null class changes nothing.
+    null = torch.full((4,), 3)
+    both = model.generate(null, guidance=3.0, **options)
+    assert torch.allclose(both, model.generate(null, **options), rtol=1e-3, atol=1e-3)
+
+
+def test_a_greedy_raster_takes_the_likeliest_token(ar):
+    greedy = ar.generate(LABELS, top_k=1, seed=5)
+    assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
+    assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
+
+
 # ---------------------------------------------------------------------------------------- bad input
 
 
@@ -395,6 +361,9 @@ def test_plain_var_is_not_modulated_by_the_class():
         (lambda: DiT(DiTConfig(timesteps=0)), "timesteps is 0"),
         (lambda: DiT(DiTConfig(width=6, heads=3)), "width is 6, expected a multiple of 4"),
         (lambda: KLAutoencoder(KLConfig(latent_channels=0)), "latent_channels is 0"),
+        (lambda: MaskGIT(MaskGITConfig(side=3)).generate(LABELS, rounds=10), "expected 1 to 9"),
+        (lambda: MaskGIT(MaskGITConfig()).generate(LABELS, temperature=-1.0), "temperature is -1"),
+        (lambda: DiT(DiTConfig()).generate(LABELS, steps=1001), "steps is 1001, expected 1 to"),
     ],
 )
 def test_bad_settings_are_named(make, message):
@@ -419,13 +388,3 @@ def test_bad_calls_are_named(name, request):
     if name != "dit":
         with pytest.raises(ValueError, match=r"tokens span 0 to 12, expected \[0, 12\)"):
             model.training_loss(torch.tensor([0, 12] + 7 * [0]).view(1, 3, 3), LABELS[:1])
-
-
-def test_bad_numbers_of_steps_are_named(maskgit, dit):
-    for rounds in (0, 10):
-        with pytest.raises(ValueError, match=f"rounds is {rounds}, expected 1 to 9"):
-            maskgit.generate(LABELS, rounds=rounds)
-    with pytest.raises(ValueError, match="temperature is -1"):
-        maskgit.generate(LABELS, temperature=-1.0)
-    with pytest.raises(ValueError, match="steps is 1001, expected 1 to 1000"):
-        dit.generate(LABELS, steps=1001)

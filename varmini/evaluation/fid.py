@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import quicken
 from ..data import in_order
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
@@ -209,7 +210,7 @@ def evaluate_tokenizer(
     """
     if not len(dataset):
         raise ValueError("evaluate_tokenizer got an empty dataset: give at least one image")
-    tok.eval()
+    tok = quicken(tok.eval())
     values, errors, pyramids, labels, real, fake = [], [], [], [], [], []
     for images, target in in_order(dataset, batch_size, workers):
         tokens = tok.encode(images.to(device()))

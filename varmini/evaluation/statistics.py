@@ -32,18 +32,16 @@ def t_tail(t: float, df: float) -> float:
 
 def t_quantile(level: float, df: float) -> float:
     """The t with P(|T| <= t) = level, by bisection: 12.71 for 95 % and one degree of freedom."""
-    low, high = 0.0, 1.0
-    while t_tail(high, df) > 1 - level:
-        low, high = high, 2 * high
-    for _ in range(60):
+    low, high = 0.0, 1e4
+    for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, df) > 1 - level else (low, middle)
     return high
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of at least two independent values, such as runs of several seeds."""
-    half = t_quantile(level, len(values) - 1) * math.sqrt(variance(values) / len(values))
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of at least two independent values, such as runs of seeds."""
+    half = t_quantile(0.95, len(values) - 1) * math.sqrt(variance(values) / len(values))
     return fmean(values) - half, fmean(values) + half
 
 
@@ -70,7 +68,7 @@ class Difference:
                 f"with {self.seeds[0]} and {self.seeds[1]} seeds, p = {self.p:.2g}")  # fmt: skip
 
 
-def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
+def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
     """mean(a) - mean(b) without assuming equal variances; one value a side says nothing.
 
     Source: Welch 1947; degrees of freedom of Satterthwaite 1946:
@@ -84,7 +82,7 @@ def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Differ
         return Difference(value, value, value, sum(seeds) - 2, float(value == 0), seeds)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     error = math.sqrt(va + vb)
-    half = t_quantile(level, df) * error
+    half = t_quantile(0.95, df) * error
     return Difference(value, value - half, value + half, df, t_tail(value / error, df), seeds)
 
 
@@ -101,10 +99,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_interval(
-    measure: Callable[[np.ndarray], float], count: int, draws: int = 200, level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:  # fmt: skip
-    """Interval of a measure of `count` samples, such as a Frechet distance, over its samples.
+    measure: Callable[[np.ndarray], float], count: int, draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a measure of `count` samples, such as a Frechet distance, over its samples.
 
     measure: row numbers (count,) -> number. Repeated samples make a Frechet distance larger, by
     about as much as finite samples already did; the basic interval 2 x - quantiles takes both off,
@@ -113,5 +110,5 @@ def bootstrap_interval(
     """
     random, value = np.random.default_rng(seed), measure(np.arange(count))
     drawn = [measure(random.integers(count, size=count)) for _ in range(draws)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return float(2 * value - high), float(2 * value - low)

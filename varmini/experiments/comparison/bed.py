@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ... import quicken
 from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...runtime.distributed import progress
@@ -164,7 +165,7 @@ class Codes:
         folder = self.folder(kind)
         if not (folder / "model.safetensors").exists():
             raise ValueError(f"{folder} holds no model: run `varmini compare train` first")
-        return build.from_pretrained(folder).to(device())
+        return quicken(build.from_pretrained(folder).to(device()))
 
     def encoder(self, kind: str) -> Callable[[Tensor], Tensor]:
         """images -> codes: flat pyramids (B, L), token maps (B, side, side), or mean latents."""

@@ -161,7 +161,7 @@ class RasterAR(nn.Module, Pretrained):
         seed: int = 0,
         cached: bool = True,
     ) -> Tensor:
-        """Draws N tokens in N sequential steps.
+        """Draws N tokens in N sequential steps: a LongTensor (B, side, side).
 
         Args:
             labels: (B,) in [0, num_classes].
@@ -169,9 +169,6 @@ class RasterAR(nn.Module, Pretrained):
             top_k, top_p: as in `varmini.model.filters.filter_logits`.
             seed: the same seed and batch give the same tokens.
             cached: keep keys and values; otherwise every step computes all positions anew.
-
-        Returns:
-            (B, side, side) LongTensor.
 
         Raises:
             ValueError: on labels or guidance out of range.
