@@ -45,7 +45,7 @@ def imagenet(
             perceptual=0.5, perceptual_network="lpips",
             adversarial=0.5, adversarial_start=0.05, discriminator_layers=3,
             recompute=True, workers=8, log_every=500, checkpoint_every=5000,
-        ),  # fmt: skip
+        ),
         var=VARTraining(
             data="imagenet",
             # One tokenizer serves all depths.
@@ -53,7 +53,7 @@ def imagenet(
             model=VARConfig(
                 depth=depth, width=64 * depth, heads=depth, sizes=sizes, shared_adaln=large,
                 drop_path=0.1 * depth / 24, label_dropout=0.1, init_gamma=init_gamma,
-            ),  # fmt: skip
+            ),
             images=epochs * IMAGENET_IMAGES,
             batch_size=batch_size,
             # What eight GPUs of 80 GB need: `varmini plan`
@@ -74,7 +74,7 @@ def imagenet(
             log_every=500,
             checkpoint_every=5000,
         ),
-    )
+    )  # fmt: skip
 
 
 PRESETS: dict[str, Preset] = {
