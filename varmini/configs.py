@@ -74,6 +74,8 @@ class TokenizerTraining(_Checked):
     """Peak learning rate of AdamW (0.9, 0.99)."""
     quantizer_lr: float = 1.0
     """Learning rate of codebook and phi, in units of `lr`: codes must follow moving features."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the kernels of encoder and decoder; 0: AdamW for all."""
     warmup: float = 0.02
     """Share of the run in which the learning rate rises."""
     decay: float = 0.4

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import distributed
 from .machine import batch_for, can_compile, device, provenance, to_device
+from .muon import Muon
 from .precision import autocast, precision
 from .run_folder import Run, check_folder, make_folder
 from .updater import Updater
@@ -91,7 +92,7 @@ def make_optimizers(
     group = {"params": matrices, "peak": muon_lr}
     return {
         "optimizer": adamw,
-        "muon": torch.optim.Muon([group], lr=muon_lr, weight_decay=weight_decay),
+        "muon": Muon([group], lr=muon_lr, weight_decay=weight_decay),
     }
 
 

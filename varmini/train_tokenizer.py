@@ -15,6 +15,7 @@ from .classifier import Classifier
 from .configs import TokenizerTraining
 from .data import batches, check_batch_size, fitted
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, hinge_loss
+from .muon import Muon
 from .planner import check_batch, tokenizer_memory
 from .quantizer import CodeRevival, MultiScaleQuantizer
 from .symptoms import Symptoms
@@ -73,6 +74,13 @@ def has_idle_phi(quantizer: MultiScaleQuantizer) -> bool:
     """Whether some phi serves no scale, so that no gradient will ever reach it."""
     phis, scales = len(quantizer.phis), range(len(quantizer.schedule))
     return phis > 0 and len({quantizer.phi_index(k) for k in scales}) < phis
+
+
+def muon_kernels(model: MultiScaleVQVAE) -> list[nn.Parameter]:
+    """The kernels inside encoder and decoder: all but those next to pixels or codes."""
+    coders = model.encoder, model.decoder
+    layers = [layer for coder in coders for layer in (coder.levels, coder.middle)]
+    return [p for layer in layers for p in layer.parameters() if p.ndim > 1 and p.requires_grad]
 
 
 def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:
@@ -148,8 +156,14 @@ def train(
     ).to(device)
     codes = list(model.quantizer.parameters())
     quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
-    groups = [*engine.decay_groups(model, config.weight_decay, apart=codes), quick]
+    kernels = muon_kernels(model) if config.muon_lr else []
+    apart = [*codes, *kernels]
+    groups = [*engine.decay_groups(model, config.weight_decay, apart=apart), quick]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+    optimizers = {"optimizer": optimizer}
+    if kernels:
+        group = {"params": kernels, "scale": config.muon_lr / config.lr}
+        optimizers["muon"] = Muon([group], lr=config.muon_lr, weight_decay=config.weight_decay)
     adversary = torch.optim.AdamW(
         discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0, fused=True
     )
@@ -159,7 +173,7 @@ def train(
     engine.blockwise(layers, recompute=config.recompute, compile=False)
     network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
     judge = distributed.replicate(discriminator)
-    updater = engine.Updater(model, [optimizer], config.clip)
+    updater = engine.Updater(model, list(optimizers.values()), config.clip)
     judge_updater = engine.Updater(discriminator, [adversary], math.inf)
     symptoms = Symptoms(config.lr)
     around = held_out - held_out.mean()
@@ -169,7 +183,7 @@ def train(
         "model": model,
         "ema": ema,
         "discriminator": discriminator,
-        "optimizer": optimizer,
+        **optimizers,
         "adversary": adversary,
         "revival": revival,
     }
@@ -200,7 +214,7 @@ def train(
             share = engine.learning_rate_share(
                 step, total, config.warmup, config.decay, config.final
             )
-            for group in (*optimizer.param_groups, *adversary.param_groups):
+            for group in (g for o in (*optimizers.values(), adversary) for g in o.param_groups):
                 group["lr"] = config.lr * share * group.get("scale", 1.0)
 
             with engine.autocast():
