@@ -70,7 +70,8 @@ def train(
     with loop:
         for step in loop:
             images = next(stream)[0]
-            lr = set_rates([*stage.optimizers.values(), stage.adversary.optimizer], config, step, total)
+            optimizers = *stage.optimizers.values(), stage.adversary.optimizer
+            lr = set_rates(optimizers, config, step, total)
             if step == 0 and not config.decoder_of:
                 stage.move_codes(images, stage.revival.start)
             terms = stage.step(images, with_adversary=step >= int(config.adversarial_start * total))
