@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..runtime.tables import read_cells
 from .sources import HELD_OUT, SPLITS, SUFFIXES
 
 ILSVRC = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -54,9 +54,8 @@ def solved(part: Path, table: Path) -> dict[str, list[str]]:
         ValueError: when the table cannot be read or names none of the pictures.
     """
     try:
-        with open(table, newline="") as file:
-            rows = {r["ImageId"]: r["PredictionString"].split()[0] for r in csv.DictReader(file)}
-    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error):
+        rows = {r["ImageId"]: r["PredictionString"].split()[0] for r in read_cells(table)}
+    except (ValueError, KeyError, IndexError):
         raise ValueError(
             f"{table}: expected the columns ImageId and PredictionString, the class first"
         ) from None

@@ -8,7 +8,7 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
 from ..runtime.files import read_json
-from ..runtime.pretrained import build_config, build_unfilled
+from ..runtime.pretrained import build
 from . import checkpoint
 
 AVERAGES = "/parts/ema/module."
@@ -52,10 +52,7 @@ def consolidate(run: Path) -> Path:
         source = f"{run}/run.json"
         weights = checkpoint.read(path, prefix=AVERAGES)[1]
         weights = {name.removeprefix(AVERAGES): t for name, t in weights.items()}
-        shapes = {name: tuple(t.shape) for name, t in weights.items()}
-        config = build_config(cls.config_class, values, source)
-        model = build_unfilled(cls, config, shapes, str(path), source)
-        model.load_state_dict(weights, assign=True)
+        model = build(cls, values, weights, source, str(path))
         model.save_pretrained(run)
     distributed.wait()
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 from ..runtime import distributed
 from ..runtime.files import read_json, write_atomic
 from ..runtime.machine import provenance
-from ..runtime.tables import write_rows
+from ..runtime.tables import read_cells, write_rows
 
 FREE_ON_RESUME = {
     "images", "accumulate", "log_every", "checkpoint_every", "held_out", "workers", "compile",
@@ -122,11 +121,10 @@ def _make_folder(out: Path, clear: bool) -> None:
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
     """The rows of a log up to a step; ValueError when it is damaged."""
     try:
-        with open(path, newline="") as file:
-            rows = [r for r in csv.DictReader(file, strict=True) if int(r["step"]) <= step]
-        if any(None in r or None in r.values() or float(r["seconds"]) < 0 for r in rows):
-            raise ValueError("a row has too many or too few cells")
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        rows = [r for r in read_cells(path) if int(r["step"]) <= step]
+        if any(float(r["seconds"]) < 0 for r in rows):
+            raise ValueError("seconds are negative")
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): the weights are intact; move this file away to go on "
             f"with a new log"
