@@ -97,7 +97,11 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
 
 
 def build(
-    cls: type, values: Mapping[str, Any], tensors: dict[str, torch.Tensor], source: str, weights: str
+    cls: type,
+    values: Mapping[str, Any],
+    tensors: dict[str, torch.Tensor],
+    source: str,
+    weights: str,
 ) -> Any:
     """The model that a JSON dictionary describes, with these tensors, in evaluation mode.
 
