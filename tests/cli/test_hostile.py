@@ -28,7 +28,7 @@ from varmini.evaluation import fid, npz
 from varmini.evaluation import samples as sampling_run
 from varmini.evaluation.judges import Judge
 from varmini.grade.submission import read_submission
-from varmini.official.checkpoints import load_official
+from varmini.official import load_official
 from varmini.plots.images import image_grid, save
 from varmini.training import checkpoint, engine
 from varmini.training.consolidate import consolidate

@@ -38,7 +38,7 @@ from varmini.cli import main as cli
 from varmini.data.sets import ImageSet, load_images, to_float
 from varmini.evaluation import fid, judges, npz
 from varmini.grade.submission import read_submission
-from varmini.official.checkpoints import load_official, to_official
+from varmini.official import load_official, to_official
 from varmini.plots import charts
 from varmini.runtime import tables as results
 from varmini.training import checkpoint, engine, token_sets
