@@ -13,8 +13,8 @@ import tyro
 from ..training.configs import ClassifierTraining, TokenizerTraining, VARTraining
 from ..training.presets import PRESETS, preset
 from .main import parse
+from .models import Flat
 
-Flat = tyro.conf.arg(name="")
 PresetName = Annotated[
     str, tyro.conf.arg(help=f"Where the defaults below come from: {', '.join(PRESETS)}.")
 ]
@@ -85,7 +85,7 @@ def _name_files(folder: Path) -> None:
 def _run(train: Callable[..., Path], config: Any, out: Path, **options: bool) -> None:
     """Trains; tells where, in which arithmetic, and what it left (one process does)."""
     from ..runtime import distributed
-    from ..training.engine import provenance
+    from ..runtime.machine import provenance
 
     folder = train(config, out, **options)
     if distributed.is_main():
@@ -143,7 +143,7 @@ def consolidate(args: Sequence[str], prog: str) -> None:
 class Demo:
     """Trains both stages on Fashion-MNIST, samples, and shows the shipped CIFAR-10 models.
 
-    About five minutes on two CPU cores. The line printed last names the page to open.
+    Its first line says how long that takes here; its last names the page to open.
     """
 
     out: Path = Path("out/demo")

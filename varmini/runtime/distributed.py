@@ -13,7 +13,7 @@ import datetime
 import gc
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -147,6 +147,14 @@ def largest(value: int) -> int:
 def wait() -> None:
     """Waits until all processes are here."""
     largest(0)
+
+
+def progress(steps: Sequence[Any], name: str, done: int = 0) -> Any:
+    """A tqdm bar over `steps`, of which `done` were made before; the first process shows it."""
+    from tqdm.auto import tqdm
+
+    look = {"unit": "step", "mininterval": 0.5, "dynamic_ncols": True}
+    return tqdm(steps, name, done + len(steps), initial=done, disable=not is_main(), **look)
 
 
 @contextlib.contextmanager
