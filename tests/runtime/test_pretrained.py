@@ -93,8 +93,11 @@ def test_a_hub_id(monkeypatch, folder, tok):
     def fails(*args, **kwargs):
         raise ConnectionError("many\nlines")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                        lambda repo, **kwargs: asked.append((repo, kwargs)) or str(folder))  # fmt: skip
+    def finds(repo, **kwargs):
+        asked.append((repo, kwargs))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", finds)
     assert MultiScaleVQVAE.from_pretrained("somebody/model").config == tok.config
     assert asked[0][0] == "somebody/model"
     assert set(asked[0][1]["allow_patterns"]) == {"config.json", "model.safetensors"}

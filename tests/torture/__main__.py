@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m torture [SECTION ...] [--seed N] [--kills N] [--cases N] [--out FILE]
 
-Sections: kill signal rubbish starved tests. Exit code 1 when anything failed.
+Sections: kill signal rubbish starved. Exit code 1 when anything failed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 os.environ.setdefault("VARMINI_PRECISION", "float32")
@@ -27,44 +25,10 @@ import torch
 from . import kills, rubbish, starved, stops
 from .table import Tried, write
 
-TESTS = Path(__file__).resolve().parent.parent
-SUITES = {
-    "nothing executes": ["cli/test_hostile.py", "grade/test_grade_isolation.py"],
-    "numbers that go wrong": ["runtime/test_wrong_numbers.py"],
-    "the same again, one and two processes": ["runtime/test_same_again.py"],
-    "checkpoints, damaged or cut short": ["runtime/test_checkpoint.py",
-                                          "runtime/test_pretrained.py"],
-    "one process goes on as two, two as one": ["runtime/test_distributed.py"],
-}  # fmt: skip
-"""What is tested by name and counted here."""
-
-
-def suites() -> list[Tried]:
-    """Runs the tests that belong here; every test is one try."""
-    lines = []
-    for what, files in SUITES.items():
-        line = Tried("tests", what, seed=0, note=", ".join(files))
-        with tempfile.TemporaryDirectory() as place:
-            report = Path(place, "report.xml")
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-            command += ["--junitxml", str(report), *(str(TESTS / file) for file in files)]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-            for case in ElementTree.parse(report).iter("testcase"):
-                skipped = case.find("skipped") is not None
-                line.tried += not skipped
-                line.note += f"; skipped: {case.get('name')}" if skipped else ""
-                for bad in (*case.iter("failure"), *case.iter("error")):
-                    line.fail(f"{case.get('name')}: {bad.get('message')}")
-        if not line.tried:
-            line.fail("no test was found")
-        line.say()
-        lines.append(line)
-    return lines
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m torture")
-    known = ("kill", "signal", "rubbish", "starved", "tests")
+    known = ("kill", "signal", "rubbish", "starved")
     parser.add_argument("sections", nargs="*", choices=[[], *known], default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=120, help="at least so many SIGKILLs")
@@ -77,7 +41,6 @@ def main() -> int:
         "signal": lambda: stops.stop(o.seed),
         "rubbish": lambda: rubbish.throw_rubbish(o.seed, o.cases),
         "starved": lambda: starved.starve(o.seed),
-        "tests": suites,
     }
     lines, begin = [], time.monotonic()
     for name in o.sections or known:

@@ -25,10 +25,9 @@ import toy_world
 from safetensors import safe_open
 from tiny import make_tokenizer, make_var
 
-import varmini.cli.scaling  # noqa: F401  loaded before the forks
-import varmini.cli.train  # noqa: F401
 from varmini.cli import evaluate as evaluation
 from varmini.cli import main as cli
+from varmini.cli import scaling, train  # noqa: F401  loaded before the forks
 from varmini.evaluation import samples as sampling_run
 from varmini.experiments.scaling import sweep
 from varmini.model.scales import ScaleSchedule

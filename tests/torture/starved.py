@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import resource
 import shutil
@@ -25,6 +24,7 @@ from PIL import Image
 from varmini.cli import main as cli
 from varmini.data.sets import batches, load_images
 from varmini.runtime import machine
+from varmini.runtime.files import read_json
 from varmini.runtime.pretrained import read_tensors
 from varmini.runtime.tables import read_cells
 from varmini.training import checkpoint, planner
@@ -37,17 +37,21 @@ SIZES = (8, 40, 100, 200, 300, 450, 700)
 """Kilobytes of the small disk."""
 
 
+class NoDisk(Exception):
+    """This process may not mount anything."""
+
+
 @contextlib.contextmanager
 def disk(folder: Path, kilobytes: int) -> Iterator[None]:
     """A small file system of its own at `folder`, which goes at the end.
 
     Raises:
-        PermissionError: where mounting is not allowed.
+        NoDisk: where mounting is not allowed.
     """
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        raise PermissionError("no right to mount")
+        raise NoDisk
     try:
         yield
     finally:
@@ -77,8 +81,8 @@ def wrong_end(code: int, told: str, *wanted: str) -> str:
 
 def damaged(out: Path) -> list[str]:
     """Files under a final name that are not whole, and temporary files left behind."""
-    readers = {".safetensors": read_tensors, ".csv": read_cells, ".npz": lambda p: np.load(p)["arr_0"],
-               ".json": lambda p: json.loads(p.read_text())}  # fmt: skip
+    readers = {".safetensors": read_tensors, ".csv": read_cells, ".json": read_json}
+    readers[".npz"] = lambda path: np.load(path)["arr_0"]
     found = [str(path.relative_to(out)) for path in out.rglob("*.tmp")]
     for path in (p for p in out.rglob("*") if p.suffix in readers):
         try:
@@ -106,8 +110,8 @@ def starve(seed: int) -> list[Tried]:
             line = Tried("starved", what, seed=seed)
             try:
                 case(line, tasks, folder)
-            except PermissionError as error:
-                line.note = f"not tried: {error}"
+            except NoDisk:
+                line.note = "not tried: no right to mount"
             line.say()
             lines.append(line)
     return lines
