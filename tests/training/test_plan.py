@@ -321,7 +321,6 @@ def test_one_small_gpu_is_told_what_would_fit(capsys) -> None:
         (["imagenet256-d16", "--gpus", "7"], "7 GPUs cannot share a batch of 256 evenly"),
         (["imagenet256-d16", "--utilisation", "1.5"], "utilisation is 1.5"),
         (["imagenet256-d16", "--price", "-1"], "price is -1.0"),
-        ([], "PRESET"),
     ],
 )
 def test_bad_input_is_one_line(args, message, capsys) -> None:
