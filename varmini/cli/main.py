@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import importlib
 import io
+import os
 import re
 import sys
 import typing
@@ -142,7 +143,8 @@ def _usage(prog: str, known: dict[str, str], title: str) -> str:
     rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
     return (
         f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
-        f"{prog} <command> --help shows the options with their defaults and units."
+        f"{prog} <command> --help shows the options with their defaults and units.\n"
+        f"All take --device cuda, mps or cpu; by default the first of them that is here."
     )
 
 
@@ -159,6 +161,18 @@ def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -
     return args[0]
 
 
+def _take_device(args: Sequence[str]) -> list[str]:
+    """`args` without `--device NAME`, which all commands know; `runtime.machine` reads it."""
+    others, words = [], iter(args)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "--device":
+            os.environ["VARMINI_DEVICE"] = value or next(words, "") or "missing"
+        else:
+            others.append(word)
+    return others
+
+
 def run(args: Sequence[str]) -> None:
     """Does what `args` (without the program's name) say.
 
@@ -173,7 +187,7 @@ def run(args: Sequence[str]) -> None:
     name = _choose("varmini", args, COMMANDS, "Visual AutoRegressive modeling, made to be read.")
     if name is None:
         return
-    prog, rest = f"varmini {name}", list(args[1:])
+    prog, rest = f"varmini {name}", _take_device(args[1:])
     if name in TARGETS:
         target = _choose(prog, rest, TARGETS[name], COMMANDS[name].capitalize() + ".")
         if target is None:
@@ -192,6 +206,12 @@ def fail(message: str, code: int = 2) -> int:
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"varmini: error: {line}", file=sys.stderr)
     return code
+
+
+def _what_is_missing(error: Exception) -> str:
+    from ..runtime.machine import what_is_missing  # loads torch
+
+    return what_is_missing(error)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -213,7 +233,9 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
-    except (MemoryError, RuntimeError, ImportError) as error:
+    except (MemoryError, RuntimeError, ImportError, TypeError) as error:
+        if missing := _what_is_missing(error):
+            return fail(missing)
         if str(error).startswith("DataLoader worker"):  # noticed in the middle of a step
             return fail(
                 "a process that decodes pictures died, perhaps for want of memory: lower "

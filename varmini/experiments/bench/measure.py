@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...fast.layers import Linear
+from ...fast.layers import QuickLinear
 from ...runtime.machine import device, precision
 
 Run = Callable[[], Any]
@@ -21,6 +21,11 @@ Run = Callable[[], Any]
 def name_of(dtype: torch.dtype) -> str:
     """ "bfloat16" of torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
+
+
+def short(value: float | None) -> str:
+    """Four digits; nothing where nothing was measured."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def clock(kind: str) -> float:
@@ -111,14 +116,9 @@ def ceilings(kind: str, side: int = 2048, rounds: int = 5) -> dict[str, float]:
     for dtype in dict.fromkeys((torch.float32, precision(where.type))):
         a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
         runs: dict[str, Run] = {"torch": lambda a=a, b=b: F.linear(a, b)}
-        if where.type == "cpu" and torch.backends.mkldnn.is_available():
-            if dtype is torch.bfloat16:
-                layer = Linear(side, side).to(where).eval()
-                layer.lay_out("cpu")
-                runs["packed"] = lambda a=a, layer=layer: layer(a)
-            else:
-                dense, packed = a.to_mkldnn(), b.to_mkldnn()
-                runs["packed"] = lambda d=dense, p=packed: torch.ops.aten.mkldnn_linear(d, p, None)
+        layer = QuickLinear(side, side).to(where)
+        layer.lay_out(where.type, dtype)  # where oneDNN's product works, weights in its order
+        runs["packed"] = lambda a=a, layer=layer: layer(a)
         in_turn(runs, 1, 0, kind)
         seconds = in_turn(runs, rounds, 60, kind)
         found[name_of(dtype)] = 2 * side**3 / min(min(s) for s in seconds.values())
