@@ -9,7 +9,7 @@ import torch
 from tiny import make_tokenizer
 
 from varmini import MultiScaleVQVAE, VARConfig
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.training import run_folder, train_tokenizer, train_var
 from varmini.training.classifier import Classifier
 from varmini.training.codebook import CodeRevival

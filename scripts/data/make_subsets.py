@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from varmini.data.sets import EMBEDDED, SUBSETS, find_parquet
-from varmini.data.sources import decode, find_columns, picture_bytes, read_labels, read_parquet
+from varmini.data import EMBEDDED
+from varmini.data.loading import SUBSETS, find_parquet
+from varmini.data.pictures import decode
+from varmini.data.tables import encoded, find_columns, read_labels, read_parquet
 
 COUNTS = {  # images a class
     "fashion-subset": {"train": 1000, "test": 200},
@@ -26,13 +28,13 @@ COUNTS = {  # images a class
 }
 
 
-def cut(table: pa.Table, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.Table:
-    """`per_class` rows of each class; their pixels' checksums are added to `taken`."""
-    image, label = find_columns(table.schema, source)
-    labels, classes = read_labels(table[label], table.schema, label, source)
-    keys = []
+def cut(rows, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.Table:
+    """`per_class` of the rows of each class; their pixels' checksums are added to `taken`."""
+    image, label = find_columns(rows.features, source)
+    labels, classes = read_labels(rows, label, source)
+    keys, table = [], rows.data.table
     for row, cell in enumerate(table[image].to_pylist()):
-        picture = decode(picture_bytes(cell), f"{source}, row {row}")
+        picture = decode(encoded(cell), f"{source}, row {row}")
         pixels = hashlib.sha256(f"{picture.mode} {picture.size} {seed} ".encode())
         keys.append((pixels.update(picture.tobytes()), pixels.digest())[1])
     chosen, left = [], dict.fromkeys(range(len(classes)), per_class)
@@ -63,13 +65,13 @@ def make(source: Path, out: Path, seed: int, counts: dict[str, dict[str, int]] =
     """Cuts every subset in `counts` from `source` into `out`, and lists them in SHA256SUMS."""
     sums = []
     for name, parts in counts.items():
-        full, folder = SUBSETS[name]
+        full = name.removesuffix("-subset")
         taken: set[bytes] = set()
         for split, per_class in parts.items():
-            tables = [read_parquet(f) for f in find_parquet(full, split, source)]
-            table = cut(pa.concat_tables(tables), per_class, seed, taken, f"{full} {split}")
-            file = out / folder / f"{split}.parquet"
-            sums.append(f"{write(table, file)}  {folder}/{split}.parquet")
+            rows = read_parquet(find_parquet(full, split, source))
+            table = cut(rows, per_class, seed, taken, f"{full} {split}")
+            file = out / SUBSETS[name] / f"{split}.parquet"
+            sums.append(f"{write(table, file)}  {SUBSETS[name]}/{split}.parquet")
             print(f"{file}: {len(table)} images, {file.stat().st_size / 1e6:.2f} MB")
     listing = out / "SHA256SUMS"
     part = listing.with_name("SHA256SUMS.part")

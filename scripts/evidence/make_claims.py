@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import math
 import re
 import sys
 import tomllib
@@ -20,9 +19,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from varmini.evaluation.statistics import welch
 from varmini.model.scales import ScaleSchedule
 from varmini.runtime.files import write_atomic
-from varmini.runtime.tables import Row, error_of, read_rows, write_rows
+from varmini.runtime.tables import Row, read_rows, write_rows
 from varmini.training.flops import exact_parameters, paper_parameters, visible_pairs
 from varmini.training.presets import PRESETS
 
@@ -37,7 +37,7 @@ MEANINGS = (
     "exact, or counted, and tested",
     "the same direction on CIFAR-10 with models of a few million parameters; not the figure itself",
     "what was found here speaks against it",
-    "needs data or hardware that this project does not have, or no difference was measured",
+    "needs data, hardware or more seeds than this project has, or no difference was measured",
 )
 SIDES = {
     "above": lambda value, bound: value > bound,
@@ -65,7 +65,7 @@ class Claim:
     figures: tuple[dict[str, Any], ...] = ()
     """csv, where (column: value), text with {columns}; mean = true for the mean of several rows."""
     verdict: dict[str, Any] | None = None
-    """What decides the status instead of a word: see `judged`."""
+    """What decides the status instead of a word: see `decided`."""
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -77,8 +77,8 @@ def read_claims(path: Path) -> list[Claim]:
     found = []
     for number, entry in enumerate(tomllib.loads(path.read_text())["claim"], 1):
         name = f"claim {number} ({entry.get('source', '?')})"
-        judged_by = "verdict" if "verdict" in entry else "status"
-        for field in ("source", "part", "claim", judged_by, "taught", "tests"):
+        decided_by = "verdict" if "verdict" in entry else "status"
+        for field in ("source", "part", "claim", decided_by, "taught", "tests"):
             if not entry.get(field):
                 raise ValueError(f"{name} has no {field}")
         if "status" in entry and "verdict" in entry:
@@ -93,7 +93,7 @@ def read_claims(path: Path) -> list[Claim]:
             if digits := re.search(r"\d[\d.,]*", re.sub(r"\{.*?\}", "", words)):
                 raise ValueError(f"{name}: {digits[0]} is typed in {words!r}: read it from a CSV")
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        taught = tuple(tuple(place) for place in values["taught"])
+        taught = tuple(tuple(cell) for cell in values["taught"])
         found.append(Claim(**{"why": "", **values, "taught": taught}))
     return found
 
@@ -134,7 +134,7 @@ def check_test(root: Path, name: str) -> str:
     return path.relative_to(root).as_posix()
 
 
-def rows_of(root: Path, csv: str, where: dict[str, Any]) -> list[Row]:
+def rows_where(root: Path, csv: str, where: dict[str, Any]) -> list[Row]:
     """The rows of a CSV file whose columns have these values.
 
     Raises:
@@ -153,7 +153,7 @@ def figure_of(root: Path, spec: dict[str, Any]) -> str:
     Raises:
         ValueError: when the file, the row or a column is missing, or the row is not the only one.
     """
-    rows = rows_of(root, spec["csv"], spec["where"])
+    rows = rows_where(root, spec["csv"], spec["where"])
     if len(rows) > 1 and not spec.get("mean"):
         raise ValueError(f"{len(rows)} rows of {spec['csv']} have {spec['where']}, expected one")
     shared = set.intersection(*(set(row) for row in rows))
@@ -165,11 +165,11 @@ def figure_of(root: Path, spec: dict[str, Any]) -> str:
         raise ValueError(f"{spec['csv']} {spec['where']}: {error} in {spec['text']!r}") from None
 
 
-def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
+def decided(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
     """Status of a claim from the figures alone, and a sentence on it. One of three rules:
 
-    {csv, column, lower, than}: row `lower` has less in `column` than row `than`; several rows are
-    runs of one thing. Two standard errors ({column}_se) decide; less is no difference.
+    {csv, column, lower, than}: the rows `lower`, a run each, have less in `column` than the rows
+    `than`, by Welch's test at the 5 % level; with fewer than five seeds a side nothing is decided.
     {csv, where, columns, above, below or within[, times]}: in all such rows all columns lie above,
     or below, or no further from zero than a number, or another column, `times` it.
     {csv, where, falls = [low, high]}: the interval lies below zero; around zero it says nothing.
@@ -177,11 +177,11 @@ def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
     try:
         if "lower" in rule:
             return _lower(root, rule)
-        rows = rows_of(root, rule["csv"], rule["where"])
+        rows = rows_where(root, rule["csv"], rule["where"])
         if "falls" in rule:
             low, high = ([row[name] for row in rows] for name in rule["falls"])
             if max(high) < 0:
-                return TREND, f"Judged by: `{rule['falls'][1]}` below zero"
+                return TREND, f"Decided by: `{rule['falls'][1]}` below zero"
             return (CONTRADICTED, "") if min(low) > 0 else (NOT_HERE, "No fall was measured")
         side = next(side for side in SIDES if side in rule)
         bound, times = rule[side], rule.get("times", 1)
@@ -194,19 +194,15 @@ def judged(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
     names = " and ".join(f"`{name}`" for name in rule["columns"])
     against = f"`{bound}`" if isinstance(bound, str) else f"{bound:g}"
     against = f"{times:g} × {against}" if times != 1 else against
-    return TREND if holds else CONTRADICTED, f"Judged by: {names} {side} {against}"
+    return TREND if holds else CONTRADICTED, f"Decided by: {names} {side} {against}"
 
 
 def _lower(root: Path, rule: dict[str, Any]) -> tuple[str, str]:
-    column, found = rule["column"], []
-    for side in ("lower", "than"):
-        rows = rows_of(root, rule["csv"], rule[side])
-        found.append((mean(row[column] for row in rows), error_of(rows, column)))
-    (low, low_se), (high, high_se) = found
-    z = (high - low) / math.hypot(low_se, high_se)
-    if abs(z) < 2:
-        return NOT_HERE, f"No difference was measured: {abs(z):.1f} standard errors"
-    return (TREND if z > 0 else CONTRADICTED), f"{abs(z):.1f} standard errors apart"
+    found = welch(*([row[rule["column"]] for row in rows_where(root, rule["csv"], rule[side])]
+                    for side in ("lower", "than")))  # fmt: skip
+    if not found.enough or found.p >= 0.05:
+        return NOT_HERE, f"Not decided: {found}"
+    return (TREND if found.value < 0 else CONTRADICTED), f"Decided by: {found}"
 
 
 def counts() -> list[Row]:
@@ -249,7 +245,7 @@ def ledger(root: Path) -> str:
     claims = read_claims(root / "results" / "claims.toml")
     for i, claim in enumerate(claims):
         if claim.verdict:
-            status, sentence = judged(root, claim.verdict)
+            status, sentence = decided(root, claim.verdict)
             why = ". ".join(filter(None, [sentence, claim.why]))
             claims[i] = replace(claim, status=status, why=why)
     text = "# The claims, one by one\n\nMade by `make results` from claims.toml: what the paper "
@@ -266,11 +262,11 @@ def ledger(root: Path) -> str:
         text += f"\n## Of {part}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n"
         for c in (c for c in claims if c.part == part):
             number += 1
-            places = []
+            cells = []
             for notebook, quoted in c.taught:
                 cell, heading = cell_of(root, notebook, quoted)
                 name = f"{notebook[:2]} · {heading}" if heading else notebook[:2]
-                places.append(f"[{name}](../notebooks/{notebook}.ipynb#cell-id={cell})")
+                cells.append(f"[{name}](../notebooks/{notebook}.ipynb#cell-id={cell})")
             tests = (f"[{t.split('::')[1][5:].replace('_', ' ')}](../{check_test(root, t)})"
                      for t in c.tests)  # fmt: skip
             found: dict[str, list[str]] = {}
@@ -278,7 +274,7 @@ def ledger(root: Path) -> str:
                 found.setdefault(spec["csv"], []).append(figure_of(root, spec))
             told = [f"{'; '.join(words)} ([CSV](../{csv}))" for csv, words in found.items()]
             found_here = ". ".join([*told, *filter(None, [c.why])])
-            links = ("<br>".join(places), "<br>".join(tests))
+            links = ("<br>".join(cells), "<br>".join(tests))
             row = (str(number), c.source, c.claim, f"**{c.status}**", found_here, *links)
             text += f"| {' | '.join(row)} |\n"
     return text

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from varmini.evaluation.statistics import welch
 from varmini.experiments import figures as result_plots
 from varmini.experiments.bench.cost import exponents
 from varmini.experiments.bench.cost_plot import cost_growth
 from varmini.experiments.comparison.report import ablation, comparison
 from varmini.experiments.scaling.fits import fit_power_law
-from varmini.experiments.scaling.sweep import laws, second_half
+from varmini.experiments.scaling.laws import laws, second_half
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import (
@@ -97,7 +98,10 @@ def _pictures(folder: Path) -> str:
         of = [r for r in rows if r["depth"] == depth]
         cells.append([str(depth), with_error(of, "frechet"), with_error(of, "accuracy", 1, 100),
                       with_error(of, "precision"), with_error(of, "recall")])  # fmt: skip
-    text += table(heads, cells) + "\n"
+    text += table(heads, cells) + "\nFrechet distance at the largest size against the smallest: "
+    ends = ([r["frechet"] for r in rows if r["depth"] == end(r["depth"] for r in rows)]
+            for end in (max, min))  # fmt: skip
+    text += f"{welch(*ends)}.\n\n"
     if (folder / "pictures.png").exists():
         text += "![pictures of every size](scaling/pictures.png)\n\n"
     return text + provenance(rows)

@@ -23,10 +23,10 @@ import varmini
 from varmini.cli import main as cli
 from varmini.cli.demo.page import Chapter, Picture, render
 from varmini.cli.draw import class_names
-from varmini.data.sets import load_images
+from varmini.data import load_images
 from varmini.evaluation import fid, npz
 from varmini.evaluation import samples as sampling_run
-from varmini.evaluation.judges import Judge
+from varmini.evaluation.evaluators import Evaluator
 from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official
 from varmini.plots.images import image_grid, save
@@ -74,9 +74,9 @@ def test_object_arrays_are_neither_samples_nor_a_reference(victim, tmp_path, tok
     np.save(tmp_path / "part-000000-000003.npy", array, allow_pickle=True)
     assert not sampling_run._finished(tmp_path, part)
     np.savez(tmp_path / "stats.npz", mu=array, sigma=array)
-    judge = Judge("j", "j", 3, lambda x: (x, x))
+    evaluator = Evaluator("j", "j", 3, lambda x: (x, x))
     with pytest.raises(ValueError, match=r"stats.npz"):
-        fid.load_reference(tmp_path / "stats.npz", judge)
+        fid.load_reference(tmp_path / "stats.npz", evaluator)
     with pytest.raises(ValueError, match="cannot read mu"):
         npz.read_array(tmp_path / "stats.npz", "mu", (3,))
     # A draw that finds such a shard draws it again.
@@ -169,7 +169,7 @@ def test_a_notebook_handed_in_is_read_not_run(victim, tmp_path):
 
 
 def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    from varmini.data.sources import decode
+    from varmini.data.pictures import decode
 
     buffer = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(buffer, "PNG")

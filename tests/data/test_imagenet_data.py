@@ -1,59 +1,34 @@
-"""ImageNet's data: layouts, streams, fingerprints, crops, and headers that promise too much."""
+"""Folders and streams: layouts, workers, broken pictures, fingerprints, headers that lie."""
 
-import io
 import itertools
-import json
+import logging
+import multiprocessing
+import os
+import signal
 import struct
 import zlib
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from small_pictures import encode, message, noise, write_parquet
+from tiny import make_tokenizer
 
-from varmini.data import sets as data
-from varmini.data import sources
-from varmini.data.lazy import FolderImages
-from varmini.data.sets import batches, class_names, in_order, load_images
+from varmini.data import batches, class_names, in_order, load_images, loading
+from varmini.data.pictures import decode
+from varmini.training.token_sets import token_set
 
 SYNSETS = ("n01440764", "n01443537", "n01484850")
 
 
-def picture(seed: int, width: int = 13, height: int = 11, kind: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
 def shard(folder, part: str, number: int, of: int, count: int = 6, label=None, names=SYNSETS):
     """A parquet file in the hub's layout: count pictures, labels 0, 1, 2, 0, ... or all `label`."""
-    cells = [{"bytes": picture(1000 * number + i), "path": f"{i}.png"} for i in range(count)]
+    cells = [encode(noise(1000 * number + i, 11, 13, 3)) for i in range(count)]
     labels = [i % 3 if label is None else label for i in range(count)]
-    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel"}}
-    if names:
-        features["label"]["names"] = list(names)
-    info = json.dumps({"info": {"features": features}})
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{part}-{number:05}-of-{of:05}.parquet"
-    table = pa.table({"image": cells, "label": pa.array(labels, pa.int64())})
-    pq.write_table(table.replace_schema_metadata({"huggingface": info}), path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch, tmp_path):
-    import datasets
-    import huggingface_hub.constants as constants
-
-    monkeypatch.delenv("VARMINI_DATA", raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    # It sleeps after every shuffled pass, which costs nothing but time.
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+    return write_parquet(folder / f"{part}-{number:05}-of-{of:05}.parquet", cells, labels, names)
 
 
 @pytest.fixture
@@ -68,62 +43,112 @@ def hub_copy(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def ilsvrc(tmp_path):
-    """ILSVRC as it is distributed: class folders for train, a flat val and a table, a flat test."""
-    root, place = tmp_path / "ilsvrc", tmp_path / "ilsvrc/ILSVRC/Data/CLS-LOC"
-    for part in ("val", "test", *(f"train/{s}" for s in SYNSETS)):
-        (place / part).mkdir(parents=True)
-        for i in range(3):
-            (place / part / f"{part.split('/')[-1]}_{i}.JPEG").write_bytes(picture(i, kind="JPEG"))
-    rows = [f"val_{i},{SYNSETS[2 - i]} 1 2 3 4 {SYNSETS[0]} 5 6 7 8" for i in range(3)]
-    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
-    return root
-
-
-def error(call, *args, **options) -> str:
-    with pytest.raises(ValueError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def pictures(tmp_path):
+    """Three classes of RGB pictures of odd sizes."""
+    for c, name in enumerate(("cat", "dog", "train")):
+        folder = tmp_path / "pets" / name / ("deep" if name == "dog" else "")
+        folder.mkdir(parents=True)
+        for i in range(12):
+            array = noise(100 * c + i, 9 + 3 * i, 40 - i, 3)
+            Image.fromarray(array).save(folder / f"{i:02}.{'JPG' if i % 2 else 'png'}")
+        (folder / "notes.txt").write_text("no picture")
+    return tmp_path / "pets"
 
 
 # ------------------------------------------------------------------------------------------ layouts
 
 
-def test_the_hubs_layout(hub_copy):
-    for found in (load_images("imagenet", "test", size=8), load_images(hub_copy, "test", size=8)):
-        assert len(found) == 6 and found.classes == SYNSETS and found[4][1] == 1
+def test_folder(pictures):
+    train, test = (load_images(pictures, s, size=16) for s in ("train", "test"))
+    assert train.classes == test.classes == ("cat", "dog", "train")
+    assert (len(train), len(test), train.size, train.channels) == (33, 3, 16, 3)
+    assert train.name == "pets" and not set(train.cells) & set(test.cells)
+    assert test.cells == load_images(pictures, "test", size=16).cells
+    for index in range(len(train)):
+        image, label = train[index]
+        assert image.shape == (3, 16, 16) and -1 <= image.min() < image.max() <= 1
+        assert train.classes[label] in train.cells[index]
+    assert torch.equal(test[0][0], test[0][0])  # centre crop
+    assert set(load_images(pictures, limit=3, size=8).labels) == {0, 1, 2}
+    assert load_images(pictures, size=8, channels=1)[0][0].shape == (1, 8, 8)
+
+
+def test_folder_with_split_folders(tmp_path):
+    for part, name, i in itertools.product(("train", "val"), ("a", "b"), range(3)):
+        folder = tmp_path / "ILSVRC/Data/CLS-LOC" / part / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if part == "train" or i:
+            Image.fromarray(noise(i, 11, 13)).save(folder / f"{i}.png")
+    train, test = load_images(tmp_path, "train"), load_images(tmp_path, "test")
+    assert (len(train), len(test), train.classes) == (6, 4, ("a", "b")) == (6, 4, test.classes)
+    assert (train.size, train.channels) == (11, 1)  # the first picture's shorter side; grey
+    assert train[0][0].shape == (1, 11, 11)
+    local = load_images("imagenet", "test", root=tmp_path, size=24)
+    assert local.cells == test.cells and local[0][0].shape == (3, 24, 24)
+    (folder.parent / "b").rename(folder.parent / "c")
+    assert "class 'c' is not in" in message(load_images, tmp_path, "test")
+
+
+def test_the_hubs_layout(hub_copy, monkeypatch):
+    monkeypatch.setattr(loading, "_from_hub", None)  # what is here is not asked for
+    test = load_images("imagenet", "test", size=8)
+    assert len(test) == 6 and test.classes == SYNSETS and test[4][1] == 1
     train = load_images("imagenet", size=8)
     assert len(train) == 12 and train[0][0].shape == (3, 8, 8)
-    (hub_copy / "data/validation-00000-of-00001.parquet").unlink()
-    assert "row 0 has label -1" in error(load_images, "imagenet", "test", size=8)
+    assert class_names("imagenet") == class_names("imagenet-stream") == class_names(hub_copy)
+    assert "row 0 has label -1" in message(load_images, hub_copy, "test", size=8)
     (hub_copy / "data/train-00001-of-00002.parquet").unlink()
-    assert "1 of the 2 train files" in error(load_images, "imagenet", size=8)
+    assert "1 of 2 train files" in message(load_images, "imagenet", size=8)
+    monkeypatch.delenv("VARMINI_DATA")
+    assert class_names("imagenet") == () == class_names(hub_copy / "gone")
 
 
-def test_ilsvrcs_layout(ilsvrc):
-    train, test = (load_images("imagenet", s, root=ilsvrc, size=8) for s in ("train", "test"))
-    assert train.classes == test.classes == SYNSETS and (len(train), len(test)) == (9, 3)
-    assert {f[-10:]: SYNSETS[i] for f, i in zip(test.files, test.labels, strict=True)} == {
-        f"val_{i}.JPEG": SYNSETS[2 - i] for i in range(3)
-    }
-    assert class_names(ilsvrc) == SYNSETS
-    (ilsvrc / "LOC_val_solution.csv").write_text("a,b\n1,2\n")
-    assert "ImageId and PredictionString" in error(load_images, ilsvrc, "test")
-    (ilsvrc / "LOC_val_solution.csv").unlink()
-    assert "not labelled" in error(load_images, ilsvrc, "test")
+# ------------------------------------------------------------------------------- order and workers
 
 
-def test_the_hub_is_asked_only_for_pictures(hub_copy, monkeypatch, tmp_path):
-    def asked(*args, **options):
-        raise AssertionError("the hub was asked")
+def test_folder_batches_resume_with_workers(pictures):
+    dataset = load_images(pictures, size=8)
+    state = torch.get_rng_state()
+    whole = list(itertools.islice(batches(dataset, 7, seed=2, flip=True), 9))
+    for workers in (0, 1):
+        later = batches(dataset, 7, seed=2, flip=True, start_step=6, workers=workers)
+        for (images, labels), (images2, labels2) in zip(whole[6:], later, strict=False):
+            assert torch.equal(images, images2) and torch.equal(labels, labels2)
+    part = next(batches(dataset, 7, seed=2, flip=True, start_step=6, part=slice(2, 5)))
+    assert torch.equal(part[0], whole[6][0][2:5]) and torch.equal(part[1], whole[6][1][2:5])
+    assert torch.equal(state, torch.get_rng_state())
+    epochs = itertools.islice(batches(dataset, 33, seed=0), 2)  # crops differ between epochs
+    assert len({image.numpy().tobytes() for images, _ in epochs for image in images}) > 40
 
-    monkeypatch.setattr(data, "_from_hub", asked)
-    assert class_names("imagenet") == class_names("imagenet-stream") == SYNSETS
-    assert class_names(hub_copy) == SYNSETS
-    monkeypatch.setenv("VARMINI_DATA", str(tmp_path / "nothing"))
-    assert class_names("imagenet") == () == class_names(tmp_path / "gone")
-    assert len(class_names("cifar10")) == 10 and class_names("fashion")[9] == "Ankle boot"
+
+def test_a_pass_in_order_repeats_its_crops(pictures):
+    train = load_images(pictures, size=8)
+    torch.manual_seed(1)
+    first = torch.cat([images for images, _ in in_order(train, 4)])
+    torch.manual_seed(2)
+    second = torch.cat([images for images, _ in in_order(train, 2, workers=1)])
+    assert torch.equal(first, second) and torch.equal(first[7], train[7][0])
+    assert torch.equal(torch.cat([x for x, _ in in_order(train, 2, rows=range(3, 8))]), first[3:8])
+
+
+def test_a_decoding_process_that_dies_is_an_error(pictures):
+    stream = batches(load_images(str(pictures), "train", size=8), 2, seed=0, workers=1)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(RuntimeError, match="DataLoader worker"):  # the command line words it
+        for _ in range(50):  # what was decoded ahead still comes
+            next(stream)
+
+
+def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):
+    stream = batches(load_images(pictures, size=8), 7, seed=2, workers=1)
+    whole = list(itertools.islice(batches(load_images(pictures, size=8), 7, seed=2), 9))
+    for i, (images, _) in enumerate(itertools.islice(stream, 9)):
+        assert torch.equal(images, whole[i][0])
+        for child in multiprocessing.active_children():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(child.pid, number)
 
 
 # ------------------------------------------------------------------------------------------ streams
@@ -137,7 +162,7 @@ def test_a_stream_holds_what_the_copy_holds(hub_copy):
     for workers in (0, 1):
         found = [torch.cat(parts) for parts in zip(*in_order(stream, 5, workers), strict=True)]
         assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
-    assert all(torch.equal(stream[i][0], whole[0][i]) for i in (0, 1, 2, 7))
+    assert all(torch.equal(stream[i][0], whole[0][i]) for i in (0, 7))
     few = load_images("imagenet-stream", size=8, limit=4)
     assert len(list(in_order(few, 3))) == 2 and len(few) == 4
 
@@ -156,45 +181,60 @@ def test_a_streams_order_is_a_function_of_seed_and_epoch(hub_copy):
     assert whole[:3] != whole[3:] and whole != list(order(6, seed=1))
     for start, workers in ((2, 0), (4, 1)):
         assert list(order(2, seed=0, start_step=start, workers=workers)) == whole[start : start + 2]
+    assert list(order(1, seed=0, part=slice(1, 3))) == [whole[0][1:3]]
 
 
 def test_a_stream_replaces_broken_pictures_and_checks_labels(hub_copy):
     file = hub_copy / "data/validation-00000-of-00001.parquet"
-    rows = pq.read_table(file).to_pydict()
+    rows, schema = pq.read_table(file).to_pydict(), pq.read_schema(file)
     rows["image"][5]["bytes"] = b"broken"
-    schema = pq.read_schema(file)
     pq.write_table(pa.table(rows, schema=schema), file)
     stream = load_images("imagenet-stream", "test", size=8)
     images, labels = next(in_order(stream, 6))
     assert torch.equal(images[5], images[0]) and labels.tolist() == [0, 1, 2, 0, 1, 0]
-    assert stream.broken == ["imagenet-1k, 5.png"]
+    assert list(stream.broken) == ["imagenet-1k, streamed row 5"]
     rows["label"][1] = -1
     pq.write_table(pa.table(rows, schema=schema), file)
-    text = error(next, in_order(load_images("imagenet-stream", "test", size=8), 6))
-    assert "imagenet-1k, 1.png has label -1" in text
+    text = message(next, in_order(load_images("imagenet-stream", "test", size=8), 6))
+    assert "imagenet-1k, streamed: row 1 has label -1" in text
     pq.write_table(pa.table(rows), file)  # without the hub's metadata
-    assert "must name its classes" in error(load_images, "imagenet-stream", "test", size=8)
+    assert "names its classes" in message(load_images, "imagenet-stream", "test", size=8)
 
 
-# -------------------------------------------------------------------------- crops and fingerprints
+# ------------------------------------------------------------------------------ what can be wrong
 
 
-def test_a_pass_in_order_repeats_its_crops(ilsvrc):
-    train = load_images("imagenet", root=ilsvrc, size=8)
-    torch.manual_seed(1)
-    first = torch.cat([images for images, _ in in_order(train, 4)])
-    torch.manual_seed(2)
-    second = torch.cat([images for images, _ in in_order(train, 2, workers=1)])
-    assert torch.equal(first, second) and torch.equal(first[7], train[7][0])
-    again = load_images("imagenet", root=ilsvrc, size=8)
-    assert torch.equal(again[7][0], train[7][0])
-    # The three classes hold the same three pictures, each cropped at its own place.
-    assert not torch.equal(first[0], first[3]) or not torch.equal(first[1], first[4])
+def test_broken_pictures_are_named_and_replaced(pictures, tmp_path, caplog):
+    for file in sorted((pictures / "cat").iterdir())[3:6]:
+        file.write_bytes(file.read_bytes()[:60])
+    whole = load_images(pictures, size=8)
+    broken = {f for f in whole.cells if "cat" in f and Path(f).stem in ("03", "04", "05")}
+    assert len(broken) >= 2  # at most one of a class is held out
+    for workers in (0, 1):
+        dataset = load_images(pictures, size=8)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="varmini"):
+            for images, _ in itertools.islice(batches(dataset, 33, seed=0, workers=workers), 2):
+                assert images.shape == (33, 3, 8, 8)
+        said = [record.getMessage() for record in caplog.records]
+        assert set(dataset.broken) == broken and len(said) == len(broken)
+        assert all(any(name in line for line in said) for name in broken)
+        assert f"({len(broken)} of 33 so far)" in said[-1]
+    dataset = load_images(pictures, size=16, channels=1)
+    token_set(make_tokenizer(), "sum", dataset, tmp_path / "tokens", "train", flip=False, shard=12)
+    assert set(dataset.broken) == broken
+    for file in pictures.rglob("*.*"):
+        if file.is_file():
+            file.write_bytes(b"broken")
+    assert "33 pictures in a row cannot be read" in message(load_images, pictures)
+    assert "pictures in a row cannot be read" in message(
+        next, batches(load_images(pictures, size=8, channels=3), 4, seed=0)
+    )
 
 
-def test_another_content_has_another_fingerprint(ilsvrc, hub_copy):
-    def folder(**options) -> str:
-        return FolderImages(ilsvrc, **{"size": 8, "channels": 3} | options).fingerprint
+def test_another_content_has_another_fingerprint(pictures, hub_copy):
+    def folder(split="train", **options) -> str:
+        return load_images(pictures, split, **{"size": 8, "channels": 3} | options).fingerprint
 
     def parquet(name="imagenet") -> str:
         return load_images(name, size=8).fingerprint
@@ -202,23 +242,13 @@ def test_another_content_has_another_fingerprint(ilsvrc, hub_copy):
     before = folder()
     others = [{"size": 9}, {"limit": 5}, {"split": "test"}, {"channels": 1}]
     assert before == folder() and len({before, *(folder(**other) for other in others)}) == 5
-    file = next((ilsvrc / "ILSVRC").rglob("n01440764_1.JPEG"))
-    file.write_bytes(picture(77, kind="JPEG"))
+    for file in (pictures / "cat").glob("*.png"):
+        file.write_bytes(encode(noise(77, 9, 9, 3)))
     assert folder() != before
     copied, streamed = parquet(), parquet("imagenet-stream")
     assert copied == parquet() and streamed == parquet("imagenet-stream")
     shard(hub_copy / "data", "train", 1, 2, count=7)
     assert copied != parquet() and streamed != parquet("imagenet-stream")
-    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    marks = {
-        data.ImageSet(images + pixel, torch.tensor(labels), ("a", "b"), "same").fingerprint
-        for pixel in (0, 1)
-        for labels in ([0, 1], [1, 0])
-    }
-    assert len(marks) == 4
-
-
-# ------------------------------------------------------------------------ headers that say too much
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -243,33 +273,5 @@ def test_a_picture_that_claims_too_many_pixels_is_never_unpacked(width, height, 
         raise AssertionError("memory was taken")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", unpacked)
-    text = error(sources.decode, png_header(width, height), "row 3")
+    text = message(decode, png_header(width, height), "row 3")
     assert text.startswith("row 3: broken picture")
-
-
-def test_parquet_that_claims_too_much(tmp_path, monkeypatch):
-    file = shard(tmp_path, "train", 0, 1)
-    monkeypatch.setattr(sources.Path, "stat", lambda self: type("Stat", (), {"st_size": 5})())
-    assert "claims 6 rows" in error(sources.check_parquet, file)
-
-
-@pytest.mark.parametrize(
-    "info, expected",
-    [
-        (b"{", "metadata is damaged"),
-        (b"[1]", "metadata is damaged"),
-        (b'{"info": {"features": {"label": {"names": 7}}}}', "no list of names"),
-        (b'{"info": {"features": {"label": {"names": ["a"]}}}}', "row 1 has label 1"),
-        (b"{}", f"a label is {2**40}"),
-    ],
-)
-def test_labels_and_metadata_that_make_no_sense(tmp_path, info, expected):
-    labels = [0, 2**40] if info == b"{}" else [0, 1]
-    cells = [{"bytes": picture(i), "path": ""} for i in range(2)]
-    table = pa.table({"image": cells, "label": labels})
-    pq.write_table(
-        table.replace_schema_metadata({b"huggingface": info}), tmp_path / "train.parquet"
-    )
-    table = pq.read_table(tmp_path / "train.parquet")
-    text = error(sources.read_labels, table["label"], table.schema, "label", "train")
-    assert expected in text

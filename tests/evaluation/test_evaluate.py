@@ -1,4 +1,4 @@
-"""Evaluation by the field's protocol: sharded draws, judges, references, rejection, the command."""
+"""Evaluation by the protocol: sharded draws, evaluators, references, rejection, the command."""
 
 import csv
 import dataclasses
@@ -21,10 +21,10 @@ from tiny import make_tokenizer, make_var
 from varmini import ScaleSchedule, sample
 from varmini.cli import evaluate
 from varmini.cli import main as cli
-from varmini.data.sources import to_uint8
-from varmini.evaluation import fid, judges, npz
+from varmini.data import to_uint8
+from varmini.evaluation import evaluators, fid, npz
 from varmini.evaluation import samples as sampling_run
-from varmini.evaluation.judges import Judge
+from varmini.evaluation.evaluators import Evaluator
 from varmini.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from varmini.evaluation.samples import Draw, draw_samples
 from varmini.runtime.files import file_checksum
@@ -66,7 +66,7 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-def stub(name: str = "stub", **options) -> Judge:
+def stub(name: str = "stub", **options) -> Evaluator:
     """Nine features that only pixels decide: means of the rows and columns of a 3x3 grid."""
 
     def run(images):
@@ -74,7 +74,7 @@ def stub(name: str = "stub", **options) -> Judge:
         x = torch.nn.functional.adaptive_avg_pool2d(images.double(), 3)[:, 0].flatten(1) / 16
         return x, torch.stack([x[:, :3].sum(1), x[:, 3:].sum(1) / 2], 1).softmax(1)
 
-    return Judge(name, f"the {name} of the tests", 9, run, **options)
+    return Evaluator(name, f"the {name} of the tests", 9, run, **options)
 
 
 def error(call, *args, **options) -> str:
@@ -107,7 +107,7 @@ def test_a_part_of_a_draw_is_that_part(tok, var):
 
 
 def test_samples_file_is_what_adm_reads(tok, var, tmp_path, small_shards):
-    path = draw_samples(var, tok, DRAW, tmp_path, png=True, batch_size=3)
+    path = draw_samples(var, tok, DRAW, tmp_path, batch_size=3)
     with np.load(path) as file:
         images, labels = file["arr_0"], file["arr_1"]
     assert images.dtype == np.uint8 and images.shape == (12, 16, 16, 3)
@@ -115,10 +115,7 @@ def test_samples_file_is_what_adm_reads(tok, var, tmp_path, small_shards):
     assert len({image.tobytes() for image in images}) == 12  # no two batches repeat
     drawn = sample(var, tok, labels.tolist(), seed=0, top_k=0, top_p=0.0, batch_size=3)
     assert np.array_equal(images, to_uint8(drawn).expand(-1, 3, -1, -1).permute(0, 2, 3, 1))
-    files = sorted((path.parent / "png").iterdir())
-    assert [f.name[:6] for f in files] == [f"{i:06}" for i in range(12)]
-    assert np.array_equal(np.asarray(Image.open(files[7])), images[7])
-    assert {p.name for p in path.parent.iterdir()} == {"samples.npz", "draw.json", "png"}
+    assert {p.name for p in path.parent.iterdir()} == {"samples.npz", "draw.json"}
     assert json.loads((path.parent / "draw.json").read_text())["session"]["hardware"]
 
 
@@ -221,7 +218,7 @@ def test_two_processes_of_torchrun_give_the_same_file(models, tmp_path, small_sh
     assert float(figures[0][key]) == pytest.approx(float(figures[1][key]), rel=1e-6)
 
 
-# --------------------------------------------------------------------------- judges and references
+# ----------------------------------------------------------------------- evaluators and references
 
 
 def test_figures_bear_the_name_of_their_network():
@@ -229,7 +226,7 @@ def test_figures_bear_the_name_of_their_network():
     published = stub(adm=True).name_figures(results)
     assert list(published) == ["n", "fid", "precision", "recall", "inception_score"]
     ours = stub("cifar10_classifier").name_figures(results)
-    assert list(ours) == ["n", *(f"{k}_cifar10_classifier" for k in judges.FIGURES)]
+    assert list(ours) == ["n", *(f"{k}_cifar10_classifier" for k in evaluators.FIGURES)]
 
 
 def fake_library(monkeypatch, tmp_path, features=2048):
@@ -253,50 +250,52 @@ def fake_library(monkeypatch, tmp_path, features=2048):
     path = tmp_path / "weights.pth"
     torch.save({"w": torch.zeros(2)}, path)
     monkeypatch.setenv("VARMINI_INCEPTION", str(path))
-    monkeypatch.setattr(judges, "WEIGHTS_SUM", file_checksum(path)[:8])
+    monkeypatch.setattr(evaluators, "WEIGHTS_SUM", file_checksum(path)[:8])
     return path
 
 
 def test_inception_is_the_librarys(monkeypatch, tmp_path):
     path = fake_library(monkeypatch, tmp_path)
-    judge, line = judges.load_judge(None, 3, 256)
-    assert judge.adm and judge.features == 2048 and judge.name == "inception" and line == ""
-    assert "torch-fidelity, weights " in judge.about
-    features, probs = judge(torch.ones(2, 1, 4, 4))
+    evaluator, line = evaluators.load_evaluator(None, 3, 256)
+    assert evaluator.adm and evaluator.features == 2048
+    assert evaluator.name == "inception" and line == ""
+    assert "torch-fidelity, weights " in evaluator.about
+    features, probs = evaluator(torch.ones(2, 1, 4, 4))
     assert features.shape == (2, 2048) and features[0, 0] == 255 * 3 * 16
     torch.testing.assert_close(probs.sum(1), torch.ones(2))
     torch.save({"w": torch.ones(2)}, path)  # another's are not even opened: they are a pickle
-    assert "cannot be loaded (checksum " in error(judges.load_judge, "inception", 3, 256)
+    assert "cannot be loaded (checksum " in error(evaluators.load_evaluator, "inception", 3, 256)
 
 
-def test_without_inception_our_classifier_judges_and_says_so(monkeypatch):
+def test_without_inception_our_classifier_evaluates_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    assert "pip install 'varmini[metrics]'" in error(judges.load_judge, "inception", 3, 32)
-    judge, line = judges.load_judge(None, 3, 256)
-    assert judge.name == "cifar10_classifier" and line.startswith("no FID: ")
-    assert judges.load_judge(None, 3, 32)[1] == ""
-    assert judges.load_judge(None, 1, 256)[0].name == "fashion_classifier"
+    assert "pip install 'varmini[metrics]'" in error(evaluators.load_evaluator, "inception", 3, 32)
+    evaluator, line = evaluators.load_evaluator(None, 3, 256)
+    assert evaluator.name == "cifar10_classifier" and line.startswith("no FID: ")
+    assert evaluators.load_evaluator(None, 3, 32)[1] == ""
+    assert evaluators.load_evaluator(None, 1, 256)[0].name == "fashion_classifier"
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert "needs the package torchvision" in error(judges.load_judge, "torchvision:x", 3, 64)
+    said = error(evaluators.load_evaluator, "torchvision:x", 3, 64)
+    assert "needs the package torchvision" in said
 
 
 def test_reference_from_images_or_files(tmp_path):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 3, 12, 12), generator=generator, dtype=torch.uint8)
-    judge = stub()
-    known = fid.reference_of(judge, iter(images.split(7)), 40, "these")
-    features = judge(images)[0]
+    evaluator = stub()
+    known = fid.reference_of(evaluator, iter(images.split(7)), 40, "these")
+    features = evaluator(images)[0]
     torch.testing.assert_close(known.covariance, torch.cov(features.double().T))
     assert known.count == 40 and torch.equal(known.features, features)
 
-    known.save(tmp_path / "own.npz", judge)
+    known.save(tmp_path / "own.npz", evaluator)
     arrays = {"mu": known.mean.numpy(), "sigma": known.covariance.numpy()}
     pixels = images.permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "pytorch-fid.npz", **arrays)
     np.savez_compressed(tmp_path / "adm.npz", arr_0=pixels, mu_s=np.zeros(2), **arrays)
     np.savez(tmp_path / "batch.npz", pixels)
     for name in ("own", "pytorch-fid", "adm", "batch"):
-        found = fid.load_reference(tmp_path / f"{name}.npz", judge, batch_size=9)
+        found = fid.load_reference(tmp_path / f"{name}.npz", evaluator, batch_size=9)
         torch.testing.assert_close(found.mean, known.mean)
         torch.testing.assert_close(found.covariance, known.covariance)
         assert found.about.startswith(f"{name}.npz, checksum ")
@@ -367,8 +366,8 @@ def test_figures_by_adms_conventions_and_by_ours():
 # ----------------------------------------------------------------------------------------- command
 
 
-def test_the_command_says_who_judged_what_against_what(models, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(judges.JUDGES, "stub", lambda: stub(adm=True))
+def test_the_command_says_what_evaluated_what_against_what(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(evaluators.EVALUATORS, "stub", lambda: stub(adm=True))
     more = ("--classifier", "stub", "--save-reference", tmp_path / "ref.npz")
     assert cli.main(command(models, tmp_path, *more)) == 0
     row = rows(tmp_path / "rows.csv")[0]
@@ -435,7 +434,7 @@ def test_pictures_without_labels_are_no_reference(models, tmp_path, capsys):
 
 
 def test_tokenizer_figures(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(judges.JUDGES, "stub", lambda: stub(adm=True))
+    monkeypatch.setitem(evaluators.EVALUATORS, "stub", lambda: stub(adm=True))
     args = ["evaluate", "tokenizer", "--tokenizer", models / "tokenizer", "--data",
             models / "pictures", "--classifier"]  # fmt: skip
     assert cli.main([str(a) for a in (*args, "stub", "--out", tmp_path / "a.csv")]) == 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from varmini import MultiScaleVQVAE, TokenizerConfig
-from varmini.data.sets import ImageSet, to_float
+from varmini.data import ImageSet, to_float
 from varmini.evaluation import metrics
+from varmini.evaluation.evaluators import Evaluator, classifier_evaluator
+from varmini.evaluation.fid import evaluate_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 
@@ -55,13 +58,6 @@ def test_usage_counts_what_each_scale_could_show() -> None:
     assert usage["overall"]["used"] == 8 and usage["overall"]["allowed"] == 8
 
 
-def test_usage_of_batches_is_usage_of_the_whole() -> None:
-    generator = torch.Generator().manual_seed(0)
-    whole = [torch.randint(0, 40, (10, n, n + 1), generator=generator) for n in (1, 2, 3)]
-    parts = [[t[i : i + 4] for t in whole] for i in range(0, 10, 4)]
-    assert metrics.codebook_usage(iter(parts), 40) == metrics.codebook_usage(whole, 40)
-
-
 @pytest.mark.parametrize("tokens", [[torch.tensor([[[8]]])], [torch.tensor([[[-1]]])], [], [[]]])
 def test_usage_refuses_nothing_and_strangers(tokens: list) -> None:
     with pytest.raises(ValueError):
@@ -76,18 +72,6 @@ def test_frechet_of_diagonal_gaussians() -> None:
     expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
     assert metrics.frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
     assert metrics.frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_frechet_of_commuting_rotated_gaussians() -> None:
-    q = torch.linalg.qr(
-        torch.randn(4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    ).Q
-    var_a, var_b = torch.tensor([4.0, 1.0, 9.0, 0.25]), torch.tensor([1.0, 1.0, 16.0, 2.25])
-    zero = torch.zeros(4).double()
-    a = gaussian(40, zero, q @ torch.diag(var_a.double()) @ q.T, 0)
-    b = gaussian(40, zero, q @ torch.diag(var_b.double()) @ q.T, 1)
-    expected = (var_a.sqrt() - var_b.sqrt()).square().sum().item()
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_against_the_matrix_root_of_the_plain_product() -> None:
@@ -163,15 +147,13 @@ def test_inception_score_at_the_ends() -> None:
 
 
 @pytest.fixture(scope="module")
-def models() -> tuple[MultiScaleVQVAE, Classifier]:
+def models(tmp_path_factory) -> tuple[MultiScaleVQVAE, Evaluator]:
     torch.manual_seed(0)
-    shape = {"sizes": (1, 2), "vocab_size": 8, "code_channels": 4}
-    tok = MultiScaleVQVAE(
-        TokenizerConfig(
-            width=32, multipliers=(1,), num_res_blocks=1, attention=False, patch=8, **shape
-        )
-    )
-    return tok, Classifier(ClassifierConfig(num_classes=3, widths=(4, 6)))
+    config = TokenizerConfig(sizes=(1, 2), vocab_size=8, code_channels=4, width=32, patch=8,
+                             multipliers=(1,), num_res_blocks=1, attention=False)  # fmt: skip
+    tok, network = MultiScaleVQVAE(config), ClassifierConfig(num_classes=3, widths=(4, 6))
+    folder = Classifier(network).save_pretrained(tmp_path_factory.mktemp("classifier"))
+    return tok, classifier_evaluator(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -181,43 +163,35 @@ def dataset() -> ImageSet:
     return ImageSet(images, torch.arange(11) % 3, ("a", "b", "c"), "noise")
 
 
-def test_extract_does_not_depend_on_the_batch_or_the_container(models, dataset) -> None:
-    classifier = models[1]
-    features, probs = metrics.extract(classifier, dataset, batch_size=4)
-    assert features.shape == (11, 6) and probs.shape == (11, 3)
-    with torch.no_grad():
-        images = to_float(dataset.images)
-        torch.testing.assert_close(features, classifier.features(images))
-        torch.testing.assert_close(probs, classifier(images).softmax(1))
-    torch.testing.assert_close(metrics.extract(classifier, images)[0], features)
-    lazy = [dataset[i] for i in range(11)]
-    torch.testing.assert_close(metrics.extract(classifier, lazy, 3)[0], features)
-    with pytest.raises(ValueError, match="no images"):
-        metrics.extract(classifier, images[:0])
-
-
 def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> None:
-    tok, classifier = models
-    result = metrics.evaluate_tokenizer(tok, dataset, classifier, batch_size=4)
+    tok, evaluator = models
+    result = evaluate_tokenizer(tok, dataset, evaluator, batch_size=4)
     images = to_float(dataset.images)
     tokens = tok.encode(images)
     drawn = tok.decode(tokens)
     assert result["n"] == 11
     assert result["psnr"] == pytest.approx(metrics.psnr(drawn, images).mean().item(), abs=1e-3)
-    assert result["mse"] == pytest.approx((drawn - images).square().mean().item(), rel=1e-4)
+    error = (drawn - images).double().square().mean().item()
+    assert result["mse"] == pytest.approx(error, rel=1e-4)
+    assert result["psnr_of_mean_mse"] == pytest.approx(10 * math.log10(4 / error), rel=1e-4)
+    assert result["psnr_of_mean_mse"] < result["psnr"]
     assert result["usage"] == metrics.codebook_usage(tokens, 8)
-    real, fake = (metrics.extract(classifier, x) for x in (images, drawn))
+    real, fake = evaluator.all_of([images]), evaluator.all_of([drawn[:5], drawn[5:]])
     right = (fake[1].argmax(1) == dataset.labels).double().mean().item()
     assert result["accuracy_reconstruction"] == pytest.approx(right)
     expected = metrics.frechet_distance(real[0], fake[0])
-    assert result["frechet"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    assert "frechet" not in metrics.evaluate_tokenizer(tok, dataset)
-    error = (drawn - images).double().square().mean().item()
-    assert result["psnr_of_mean_mse"] == pytest.approx(10 * math.log10(4 / error), rel=1e-4)
-    assert result["psnr_of_mean_mse"] < result["psnr"]
-    assert "accuracy_real" not in metrics.evaluate_tokenizer(
-        tok, dataset, classifier, knows_labels=False
-    )
+    assert result["frechet_own_classifier"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert not {"frechet", "accuracy_real"} & set(evaluate_tokenizer(tok, dataset))
+    strangers = replace(evaluator, classes=0)
+    assert "accuracy_real" not in evaluate_tokenizer(tok, dataset, strangers)
+
+
+def test_an_evaluator_sees_what_saving_would_keep(models, dataset) -> None:
+    evaluator, images = models[1], to_float(dataset.images)
+    features, probs = evaluator(dataset.images)
+    assert features.shape == (11, 6) and probs.sum(1).tolist() == pytest.approx([1] * 11)
+    assert torch.equal(evaluator(images + 0.001)[0], features)
+    torch.testing.assert_close(evaluator.all_of(images.split(4))[0], features)
 
 
 @pytest.mark.parametrize("sizes", [(40,), (1, 38, 0, 1), (7, 7, 26)])
@@ -233,10 +207,6 @@ def test_moments_of_parts_are_the_moments_of_the_whole(sizes: tuple[int, ...]) -
     torch.testing.assert_close(moments.covariance(), torch.cov(x.T), rtol=1e-7, atol=1e-7)
     with pytest.raises(ValueError, match="NaN"):
         moments.add(x * math.nan)
-    alone = metrics.Moments()
-    alone.add(x[:1])
-    with pytest.raises(ValueError, match="at least 2"):
-        alone.covariance()
 
 
 def test_inception_score_in_parts_is_their_mean() -> None:

@@ -121,29 +121,32 @@ def test_what_is_wrong_with_a_claim_is_named(script, small, capsys, old, new, me
 
 
 @pytest.mark.parametrize(
-    "lower, than, status, sentence",
+    "a, b, status, sentence",
     [
-        ("a", "b", "toy-scale trend", "7.1 standard errors apart"),
-        ("b", "a", "contradicted", "7.1 standard errors apart"),
-        ("b", "c", "not reproducible here", "No difference was measured: 0.7"),
+        ((1, 1.1, 0.9, 1, 1), (2, 2.1, 1.9, 2, 2), "toy-scale trend",
+         "Decided by: difference -1.00 (-1.10 to -0.90), Welch's test with 5 and 5 seeds, p = "),
+        ((2, 2.1, 1.9, 2, 2), (1, 1.1, 0.9, 1, 1), "contradicted", "Decided by: difference +1.00"),
+        ((1, 1.1, 0.9, 3, 0), (1, 1.3, 0.9, 2, 2), "not reproducible here",
+         "Not decided: difference"),
+        ((1, 1), (2, 2), "not reproducible here",
+         "Not decided: 2 seeds a side do not decide it, 5 could"),
+        ((1,), (2, 2, 2, 2, 2), "not reproducible here", "Not decided: 1 seeds a side"),
     ],
-)
-def test_a_verdict_counts_standard_errors(script, small, lower, than, status, sentence):
-    (small / "results" / "t.csv").write_text("name,x,x_se\na,1,0.1\nb,2,0.1\nc,2.1,0.1\n")
-    rule = f'verdict = {{ csv = "results/t.csv", column = "x", lower = {{ name = "{lower}" }}, '
-    rule += f'than = {{ name = "{than}" }} }}'
-    claim = CLAIM.replace('status = "contradicted"', rule).replace("{value:.2f}", "{x:.2f}")
+)  # fmt: skip
+def test_a_verdict_needs_five_seeds_and_welchs_test(script, small, a, b, status, sentence):
+    rows = "".join(f"{name},{x}\n" for name, xs in (("a", a), ("b", b)) for x in xs)
+    (small / "results" / "t.csv").write_text("name,x\n" + rows)
+    rule = {"csv": "results/t.csv", "column": "x", "lower": {"name": "a"}, "than": {"name": "b"}}
+    found, words = script.decided(small, rule)
+    assert found == status and words.startswith(sentence)
+
+
+def test_a_verdict_becomes_the_status_of_its_row(script, small):
+    rule = 'verdict = { csv = "results/t.csv", where = { name = "a" }, columns = ["value"], '
+    claim = CLAIM.replace('status = "contradicted"', rule + "above = 0 }")
     (small / "results" / "claims.toml").write_text(claim)
-    text = script.ledger(small)
-    assert f"| **{status}** |" in text and sentence in text
-
-
-def test_a_verdict_pools_the_runs_of_one_thing(script, small):
-    (small / "results" / "t.csv").write_text("d,x,x_se\n1,3,0.1\n1,3.4,0.1\n2,1,0.1\n2,2,0.1\n")
-    rule = {"csv": "results/t.csv", "column": "x", "lower": {"d": "2"}, "than": {"d": "1"}}
-    z = (3.2 - 1.5) / (0.2**2 + 0.5**2) ** 0.5  # the runs differ by more than their own errors
-    status, sentence = script.judged(small, rule)
-    assert status == script.TREND and sentence == f"{z:.1f} standard errors apart"
+    words = "| **toy-scale trend** | 0.26 of them ([CSV](../results/t.csv)). Decided by: `value` "
+    assert words in script.ledger(small)
 
 
 @pytest.mark.parametrize(
@@ -157,16 +160,16 @@ def test_a_verdict_pools_the_runs_of_one_thing(script, small):
         ({"where": {"name": "b"}, "columns": ["off"], "above": -1}, False),
         ({"where": {"kind": "x"}, "columns": ["off"], "within": 3}, True),
         ({"where": {"name": "b"}, "columns": ["off"], "within": 2}, False),
-        ({"where": {"name": "b"}, "falls": ["off", "rest"]}, True),
+        ({"where": {"name": "b"}, "falls": ["off", "up"]}, True),
         ({"where": {"name": "b"}, "falls": ["many", "one"]}, False),
         ({"where": {"name": "b"}, "falls": ["off", "one"]}, None),  # around zero
     ],
 )
 def test_a_verdict_reads_the_figures(script, small, rule, holds):
-    table = "name,kind,one,many,off,rest\na,x,3,1.5,0.1,1\nb,x,5,2,-2,-1\n"
+    table = "name,kind,one,many,off,up\na,x,3,1.5,0.1,1\nb,x,5,2,-2,-1\n"
     (small / "results" / "t.csv").write_text(table)
     expected = {True: script.TREND, False: script.CONTRADICTED, None: script.NOT_HERE}[holds]
-    assert script.judged(small, {"csv": "results/t.csv", **rule})[0] == expected
+    assert script.decided(small, {"csv": "results/t.csv", **rule})[0] == expected
 
 
 @pytest.mark.parametrize("change", [
@@ -176,7 +179,7 @@ def test_a_verdict_on_nothing_is_refused(script, small, change):
     (small / "results" / "t.csv").write_text("name,one\na,3\n")
     rule = {"csv": "results/t.csv", "where": {"name": "a"}, "columns": ["one"], "above": 1}
     with pytest.raises(ValueError, match="results/t.csv"):
-        script.judged(small, rule | change)
+        script.decided(small, rule | change)
 
 
 def test_the_mean_of_several_rows_has_to_be_asked_for(script, small):

@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet, to_uint8
+from varmini.evaluation.evaluators import classifier_evaluator
 from varmini.evaluation.metrics import frechet_distance, precision_recall
 from varmini.experiments import figures as result_plots
 from varmini.experiments.comparison import bed as bed_file
 from varmini.experiments.comparison import measure, report
 from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
-from varmini.experiments.comparison.measure import Reference, jackknife, network
+from varmini.experiments.comparison.measure import jackknife, measure_against, network
 from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
-from varmini.runtime.machine import precision, provenance
+from varmini.runtime.machine import precision
 from varmini.runtime.tables import (
     NOT_MEASURED,
     RESULTS,
@@ -30,7 +31,7 @@ from varmini.runtime.tables import (
     with_error,
     write_rows,
 )
-from varmini.training import run_folder, train_tokenizer
+from varmini.training import train_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 BED = Bed(data="toy", images=48, autoencoder_images=64, sizes=(1, 2, 4), vocab_size=32,
@@ -56,7 +57,6 @@ def tiny_world():
         precision.cache_clear()
         for module in (bed_file, train_tokenizer):
             patch.setattr(module, "fitted", image_set)
-        patch.setattr(run_folder, "provenance", functools.cache(provenance))
         short = replace(DRAWINGS[-1], options={"steps": 50})  # for 250 steps take long
         patch.setattr(measure, "DRAWINGS", (*DRAWINGS[:-1], short))
         yield
@@ -68,11 +68,11 @@ def finished(tmp_path_factory):
     """(runs, tables) of a whole comparison by the three commands."""
     runs, tables = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
     torch.manual_seed(0)
-    judge = Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(runs / "judge")
+    classifier = Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(runs / "classifier")
     places = ["--out", str(runs / "all"), "--csv", str(tables / "comparison")]
     for target, more in (
         ("train", ["--grid", "1e-3", "3e-3", "--grid-images", "16", "--seeds", "0", "1"]),
-        ("measure", ["--per-class", "2", "--classifier", str(judge), "--guidance", "2.5"]),
+        ("measure", ["--per-class", "2", "--classifier", str(classifier), "--guidance", "2.5"]),
         ("speed", ["--rounds", "2", "--batches", "1", "16"]),
     ):
         assert cli.main(["compare", target, *OPTIONS, *more, *places]) == 0
@@ -271,24 +271,22 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert row["mean_se"] == pytest.approx(x.std().item() / 50**0.5)
     assert row["twice_se"] == pytest.approx(2 * row["mean_se"])
     assert jackknife(moments, 50)["mean_se"] == pytest.approx(row["mean_se"], rel=0.6)
-    for count, groups in ((5, 10), (5, 1)):
-        with pytest.raises(ValueError, match=f"{groups} groups of 5 samples"):
-            jackknife(moments, count, groups)
 
 
-def test_the_reference_measures_as_the_metrics_do():
+def test_drawn_images_are_measured_as_the_metrics_do(tmp_path):
     torch.manual_seed(0)
-    judge = Classifier(ClassifierConfig(widths=(4, 8))).eval()
+    folder = Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(tmp_path)
+    evaluator = classifier_evaluator(str(folder))
     real, fake = torch.rand(2, 60, 3, 16, 16) * 2 - 1
     labels = torch.arange(60) % 10
-    row = Reference(judge, real).measure(fake, labels)
-    a, b = judge.features(real).detach(), judge.features(fake).detach()
+    measured = measure_against(evaluator, ImageSet(to_uint8(real), labels, ("a",) * 10, "noise"))
+    row = measured(fake, labels)
+    (a, _), (b, probs) = evaluator(real), evaluator(fake)
     assert row["frechet"] == pytest.approx(frechet_distance(a, b), rel=1e-4)
     assert (row["precision"], row["recall"]) == pytest.approx(precision_recall(a, b))
-    right = (judge(fake).argmax(1) == labels).double().mean().item()
-    assert row["accuracy"] == pytest.approx(right)
+    assert row["accuracy"] == pytest.approx((probs.argmax(1) == labels).double().mean().item())
     with pytest.raises(ValueError, match="draw more samples"):
-        Reference(judge, real).measure(fake[:8], labels[:8])
+        measured(fake[:8], labels[:8])
 
 
 # ---------------------------------------------------------------------------------- tables, figures

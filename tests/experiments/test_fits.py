@@ -37,20 +37,6 @@ def test_a_noisy_fit_is_the_least_squares_line_of_the_logs():
     assert sum(found.residuals) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_fit_is_on_logs_and_does_not_depend_on_units():
-    y = law(N) * np.array([1.1, 0.9, 1, 1.05, 0.95, 1])
-    billions, single = fit_power_law(N, y), fit_power_law(N * 1e9, y)
-    assert single.b == pytest.approx(billions.b)
-    assert single.a == pytest.approx(billions.a / 1e9)
-    assert fit_power_law(N, y**2).b == pytest.approx(2 * billions.b)
-
-
-def test_a_flat_law_has_no_scale_but_a_value():
-    found = fit_power_law(N, np.full(len(N), 3.0))
-    assert found.b == 0 and np.isnan(found.a) and np.isnan(found.pearson)
-    assert found(7.0) == pytest.approx(3)
-
-
 @pytest.mark.parametrize(
     "x, y, message",
     [
@@ -109,18 +95,6 @@ def test_the_interval_is_repeatable_and_grows_with_the_noise():
         assert -1 <= found["pearson"][0] <= found["pearson"][1] <= 1
         widths.append(found["b"][1] - found["b"][0])
     assert widths[1] > 5 * widths[0]
-
-
-def test_seeds_of_a_size_are_drawn_together():
-    # All sizes agree within themselves: only the choice of sizes can move b.
-    x, y = [1, 1, 2, 2, 4, 4], [8, 8, 4, 4, 2, 2]
-    assert bootstrap(x, y, draws=50)["b"] == pytest.approx((-1, -1))
-
-
-@pytest.mark.parametrize("options", [{"draws": 0}, {"level": 1.0}, {"level": 0.0}])
-def test_bad_bootstrap_options_are_named(options):
-    with pytest.raises(ValueError, match="draws=|level="):
-        bootstrap(N, law(N), **options)
 
 
 def test_the_largest_size_is_asked_of_the_others():

@@ -43,7 +43,7 @@ class Brightness(nn.Module):
 
 
 @pytest.fixture
-def judge():
+def classifier():
     return Brightness()
 
 
@@ -66,8 +66,6 @@ def test_the_kept_error_does_not_look_at_what_was_drawn():
     assert kept_error(a, b, mask).tolist() == [0, 0]
     b[0, 0, 0, 0] = 6.0  # one of 3 channels, one of 12 kept pixels
     assert kept_error(a, b, mask)[0].item() == pytest.approx(36 / 3 / 12)
-    with pytest.raises(ValueError, match="nothing is kept"):
-        kept_error(a, b, torch.ones(4, 4, dtype=torch.bool))
 
 
 def test_the_seam_is_the_step_across_the_edge():
@@ -84,8 +82,6 @@ def test_the_seam_is_the_step_across_the_edge():
     big[:, :3] = True
     inside[..., 0] = 5.0  # far from the edge: not seen
     assert seam_error(inside, big).item() == 0
-    with pytest.raises(ValueError, match="no edge"):
-        seam_error(one, torch.zeros(4, 4, dtype=torch.bool))
 
 
 def test_a_mean_comes_with_its_standard_error():
@@ -110,14 +106,14 @@ def test_repair_is_the_share_of_the_damage_that_is_gone():
     assert found["repair_a_se"] == pytest.approx(7**0.5 / 3**0.5 / 4)
 
 
-def test_the_best_come_first(judge):
+def test_the_best_come_first(classifier):
     levels = torch.tensor([-1.0, 1.0, 0.0])
     painted = levels.view(3, 1, 1, 1).expand(3, 1, 8, 8)
     # Targets are (label + 3) % 3 classes = the labels; class 2 is bright.
-    assert ranked(judge, painted, torch.full((3,), 2), "editing").tolist() == [1, 2, 0]
+    assert ranked(classifier, painted, torch.full((3,), 2), "editing").tolist() == [1, 2, 0]
     mask = task_mask("in-painting", (8, 8))
     steps = torch.where(mask, torch.tensor([0.5, 0.1, 0.9]).view(3, 1, 1, 1), torch.tensor(0.0))
-    assert ranked(judge, steps, LABELS[:3], "in-painting").tolist() == [1, 0, 2]
+    assert ranked(classifier, steps, LABELS[:3], "in-painting").tolist() == [1, 0, 2]
 
 
 # ------------------------------------------------------------------------------ forcing and drawing
@@ -150,13 +146,11 @@ def test_corruption_changes_as_many_tokens_as_it_says():
         wrong = corrupt(tokens, share, 12, generator)
         assert wrong.shape == tokens.shape and 0 <= wrong.min() <= wrong.max() < 12
         assert ((wrong != tokens).flatten(1).sum(1) == count).all()
-    places = (corrupt(tokens, 0.25, 12, generator) != tokens).float().mean(0)
-    assert places.min() > 0  # over fifty images every place is hit
+    hit = (corrupt(tokens, 0.25, 12, generator) != tokens).float().mean(0)
+    assert hit.min() > 0  # over fifty images every position is hit
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="expected a share"):
             corrupt(tokens, share, 12, generator)
-    with pytest.raises(ValueError, match="no wrong code"):
-        corrupt(tokens, 0.5, 1, generator)
 
 
 def test_reencoding_after_nothing_or_the_own_maps_is_encoding(tok, images):
@@ -180,8 +174,8 @@ def test_reencoding_mends_what_it_can(tok, images):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_painting_measures_three_arms(tok, var, images, judge, task):
-    row, painted = painting(var, tok, images, LABELS, judge, task, batch_size=2)
+def test_painting_measures_three_arms(tok, var, images, classifier, task):
+    row, painted = painting(var, tok, images, LABELS, classifier, task, batch_size=2)
     assert painted.shape == images.shape and row["n"] == 5 and row["task"] == task
     mask, own = task_mask(task, (16, 16)), tok.decode(tok.encode(images))
     assert row["kept_tokenizer"] == pytest.approx(kept_error(own, images, mask).mean().item())
@@ -192,26 +186,23 @@ def test_painting_measures_three_arms(tok, var, images, judge, task):
     assert row["seam_painted"] != row["seam_pasted"]
     assert 0 <= row["accuracy_own_painted"] <= 1
     assert ("accuracy_target_painted" in row) == (task == "editing")
-    again, _ = painting(var, tok, images, LABELS, judge, task, batch_size=5)
+    again, _ = painting(var, tok, images, LABELS, classifier, task, batch_size=5)
     assert again["kept_painted"] == pytest.approx(row["kept_painted"], rel=1e-4)
 
 
-def test_super_resolution_from_all_maps_is_the_tokenizer(tok, var, images, judge):
-    row, drawn = super_resolution(var, tok, images, LABELS, judge, 3, batch_size=2)
+def test_super_resolution_from_all_maps_is_the_tokenizer(tok, var, images, classifier):
+    row, drawn = super_resolution(var, tok, images, LABELS, classifier, 3, batch_size=2)
     assert drawn.equal(tok.decode(tok.encode(images)))
     assert row["mse_drawn"] == row["mse_tokenizer"] == row["mse_coarse"]
-    row, drawn = super_resolution(var, tok, images, LABELS, judge, 1)
+    row, drawn = super_resolution(var, tok, images, LABELS, classifier, 1)
     coarse = tok.decode(tok.encode(images), num_scales=1)
     assert row["mse_coarse"] == pytest.approx((coarse - images).square().mean().item())
     assert row["mse_drawn"] != row["mse_coarse"]
-    assert "mse_coarse" not in super_resolution(var, tok, images, LABELS, judge, 0)[0]
-    for known in (-1, 4):
-        with pytest.raises(ValueError, match=f"known is {known}, expected 0 to 3"):
-            super_resolution(var, tok, images, LABELS, judge, known)
+    assert "mse_coarse" not in super_resolution(var, tok, images, LABELS, classifier, 0)[0]
 
 
-def test_repair_compares_its_arms(tok, var, images, judge):
-    row = repair(var, tok, images, LABELS, judge, 2, 0.5, batch_size=2)
+def test_repair_compares_its_arms(tok, var, images, classifier):
+    row = repair(var, tok, images, LABELS, classifier, 2, 0.5, batch_size=2)
     assert row["changed"] == 0.5 and row["n"] == 5
     for space in ("features", "pixels"):
         ignored, clean = row[f"{space}_ignored"], row[f"{space}_clean"]
@@ -221,17 +212,14 @@ def test_repair_compares_its_arms(tok, var, images, judge):
         expected = 1 - (row[f"{space}_oracle"] - own) / (stored - own)
         assert row[f"repair_oracle_{space}"] == pytest.approx(expected, rel=1e-4)
     assert row["features_oracle"] < row["features_stored"]
-    for scale in (0, 3):
-        with pytest.raises(ValueError, match=f"scale is {scale}, expected 1 to 2"):
-            repair(var, tok, images, LABELS, judge, scale, 0.5)
 
 
-def test_a_model_that_does_not_look_mends_nothing(tok, images, judge):
+def test_a_model_that_does_not_look_mends_nothing(tok, images, classifier):
     """With logits that ignore the picture so far, the corrected arm is the ignored one."""
     var = make_var(SCHEDULE)
     with torch.no_grad():
         var.word.weight.zero_()
-    row = repair(var, tok, images, LABELS, judge, 1, 1.0)
+    row = repair(var, tok, images, LABELS, classifier, 1, 1.0)
     assert row["features_corrected"] == row["features_ignored"]
     assert row["repair_corrected_features"] == 0 == row["repair_corrected_pixels"]
 
@@ -245,10 +233,10 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     tok.save_pretrained(tmp_path / "tokenizer")
     make_var(ScaleSchedule(sizes), num_classes=10).save_pretrained(tmp_path / "var")
     Classifier(ClassifierConfig(image_channels=1, widths=(4, 8))).save_pretrained(
-        tmp_path / "judge"
+        tmp_path / "classifier"
     )
     out = tmp_path / "out"
-    args = ["zeroshot", "--var", tmp_path / "var", "--classifier", tmp_path / "judge"]
+    args = ["zeroshot", "--var", tmp_path / "var", "--classifier", tmp_path / "classifier"]
     args += ["--data", "fashion-subset", "--limit", "6", "--shares", "1.0", "--out", out]
     assert cli.main([str(a) for a in args]) == 0
     tables = {}

@@ -9,12 +9,12 @@ from tiny import make_tokenizer
 
 from varmini import VAR, sample
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
 from varmini.experiments.scaling.sweep import Sweep, frontier, laws, run_sweep
 from varmini.runtime.machine import precision
-from varmini.runtime.tables import read_rows, write_rows
+from varmini.runtime.tables import read_rows
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import exact_parameters, var_training_flops
 
@@ -117,20 +117,12 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny, whole, tmp_path, monkeypatch,
     assert not seen
 
 
-def test_the_token_maps_are_made_once_and_can_be_another_runs(tiny, tmp_path, monkeypatch):
-    one = Sweep(**{**vars(tiny), "depths": (1,), "seeds": (0,)})
-    run_sweep(one, tmp_path / "a", tmp_path / "a.csv")
-
-    def refuse(self, images):
-        raise AssertionError("encoded again")
-
-    monkeypatch.setattr("varmini.model.tokenizer.MultiScaleVQVAE.encode", refuse)
-    run_sweep(one, tmp_path / "b", tmp_path / "b.csv", tokens=tmp_path / "a" / "tokens")
-    a, b = (without_times(read_rows(tmp_path / f"{name}.csv")) for name in "ab")
-    assert a == b
-    shutil.rmtree(tmp_path / "a" / "tokens")
-    run_sweep(one, tmp_path / "a", tmp_path / "again.csv")  # finished: nothing to encode
-    assert without_times(read_rows(tmp_path / "again.csv")) == a
+def test_a_finished_sweep_encodes_nothing(tiny, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[1], tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "tokens")
+    monkeypatch.delattr("varmini.model.tokenizer.MultiScaleVQVAE.encode")
+    run_sweep(tiny, tmp_path / "runs", tmp_path / "again.csv")
+    assert without_times(read_rows(tmp_path / "again.csv")) == without_times(whole[0])
 
 
 def test_another_sweep_does_not_go_on_in_the_folder(tiny, tmp_path):
@@ -159,15 +151,15 @@ def test_bad_sweeps_are_named(options, message):
 
 
 @pytest.fixture
-def judge(tmp_path):
+def classifier(tmp_path):
     torch.manual_seed(0)
     config = ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 4))
-    return str(Classifier(config).save_pretrained(tmp_path / "judge"))
+    return str(Classifier(config).save_pretrained(tmp_path / "classifier"))
 
 
-def test_pictures_of_every_run_are_judged(tiny, whole, tmp_path, judge):
+def test_pictures_of_every_run_are_measured(tiny, whole, tmp_path, classifier):
     csv = tmp_path / "pictures.csv"
-    sweep_pictures.judge_pictures(tiny, whole[1], csv, 5, judge)
+    sweep_pictures.measure_pictures(tiny, whole[1], csv, 5, classifier)
     rows = read_rows(csv)
     found = [(r["depth"], r["seed"], r["images"]) for r in rows]
     assert found == [(d, s, 24) for d in (1, 2, 3) for s in (0, 1)]
@@ -178,11 +170,11 @@ def test_pictures_of_every_run_are_judged(tiny, whole, tmp_path, judge):
     model = VAR.from_pretrained(whole[1] / "d2-s1")
     images = sample(model, tok, torch.arange(3).repeat_interleave(5), cfg=1.5, top_p=0.96,
                     top_k=round(24 * 900 / 4096), seed=0)  # fmt: skip
-    right = Classifier.from_pretrained(judge)(images).argmax(1) == torch.arange(15) // 5
+    right = Classifier.from_pretrained(classifier)(images).argmax(1) == torch.arange(15) // 5
     assert rows[3]["accuracy"] == pytest.approx(right.double().mean().item())
     assert csv.with_suffix(".png").stat().st_size > 1000
     with pytest.raises(ValueError, match="holds no finished run"):
-        sweep_pictures.judge_pictures(tiny, tmp_path / "none", csv, 5, judge)
+        sweep_pictures.measure_pictures(tiny, tmp_path / "none", csv, 5, classifier)
 
 
 # ----------------------------------------------------------------------------------------- the laws
@@ -234,12 +226,12 @@ def test_a_bend_shows():
     assert row["miss"] < -0.01  # the law promises more than the largest size holds
 
 
-def test_the_command_trains_fits_and_says_so(tiny, tmp_path, judge, capsys):
+def test_the_command_trains_fits_and_says_so(tiny, tmp_path, classifier, capsys):
     out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
     args = ["scaling", "--depths", "1", "2", "3", "--unit", "8", "--seeds", "0", "--images", "24",
             "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
             "--lr", "1e-6", "--tokenizer", tiny.tokenizer,
-            "--pictures", "5", "--classifier", judge,
+            "--pictures", "5", "--classifier", classifier,
             "--out", str(out), "--csv", str(csv)]  # fmt: skip
     assert cli.main(args) == 0
     assert len(read_rows(csv.with_name("pictures.csv"))) == 3
@@ -251,28 +243,15 @@ def test_the_command_trains_fits_and_says_so(tiny, tmp_path, judge, capsys):
 
 
 def test_pictures_are_drawn_of_two_sizes_too_and_refused_before_the_training(
-    tiny, tmp_path, judge, capsys
+    tiny, tmp_path, classifier, capsys
 ):
     out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
     args = ["scaling", "--depths", "1", "2", "--unit", "8", "--seeds", "0", "--images", "8",
             "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
             "--tokenizer", tiny.tokenizer, "--out", str(out), "--csv", str(csv)]  # fmt: skip
-    for bad, words in (("-1", "pictures is -1"), ("5", "no-such-judge")):
-        assert cli.main([*args, "--pictures", bad, "--classifier", "no-such-judge"]) == 2
+    for bad, words in (("-1", "pictures is -1"), ("5", "no-such-network")):
+        assert cli.main([*args, "--pictures", bad, "--classifier", "no-such-network"]) == 2
         assert words in capsys.readouterr().err and not out.exists()
-    assert cli.main([*args, "--pictures", "5", "--classifier", judge]) == 0
+    assert cli.main([*args, "--pictures", "5", "--classifier", classifier]) == 0
     assert "need at least three sizes" in capsys.readouterr().out
     assert len(read_rows(csv.with_name("pictures.csv"))) == 2
-
-
-def test_tables_come_back_as_they_went(tmp_path):
-    rows = [{"a": 1, "b": 0.5, "c": "x, y"}, {"a": 2, "d": "z"}]
-    path = write_rows(tmp_path / "deep" / "t.csv", rows)
-    assert read_rows(path) == rows
-    with pytest.raises(ValueError, match="nothing was measured"):
-        write_rows(path, [])
-    assert read_rows(path) == rows
-    path.write_bytes(b"\xff\xfe\x00")
-    for broken in (path, tmp_path / "none.csv"):
-        with pytest.raises(ValueError, match="cannot be read as CSV"):
-            read_rows(broken)

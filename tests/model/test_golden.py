@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from golden_case import SIZES, gold, models, official_vae, official_var
 
 from varmini import ScaleSchedule, sample
-from varmini.data.sets import to_float
+from varmini.data import to_float
 from varmini.fast import drawing
 from varmini.model.quantizer import MultiScaleQuantizer
 from varmini.model.sampler import filter_logits

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from varmini import VAR, MultiScaleVQVAE, sample
-from varmini.data.sets import load_images, to_float
+from varmini.data import load_images, to_float
 from varmini.evaluation.metrics import codebook_usage
 from varmini.runtime.pretrained import SHIPPED
 from varmini.training.classifier import Classifier

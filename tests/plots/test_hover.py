@@ -14,7 +14,7 @@ from tiny import make_tokenizer, make_var, random_images
 
 from varmini.plots import views, widgets
 from varmini.plots.hover import token_page
-from varmini.plots.images import _pixels
+from varmini.plots.sheets import pixels_of
 
 plt.switch_backend("agg")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,7 +54,7 @@ def test_each_token_answers_with_its_own_code_patch_and_attention(pair):
         row = shares[tok.schedule.slices[2].start + i]
         assert said == [round(100 * float(row[part].sum())) for part in tok.schedule.slices]
         painted, *looks = pictures(group)
-        expected = torch.tensor(_pixels(paints[i : i + 1] / paints[i].abs().max())[0])
+        expected = torch.tensor(pixels_of(paints[i : i + 1] / paints[i].abs().max())[0])
         assert torch.equal((255 * painted[..., :3]).round().int(), expected.int())
         assert tuple(tuple(p.shape[:2]) for p in looks) == tok.schedule.grids
 

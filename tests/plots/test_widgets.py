@@ -66,16 +66,8 @@ def test_one_scale_shows_map_change_picture_and_original(pair, images, scales):
     assert numbers == tok.encode(images[:1])[scales - 1].flatten().tolist()
 
 
-def test_a_walk_past_the_last_scale_is_refused(pair, images):
-    with pytest.raises(ValueError, match="num_scales is 4"):
-        views.one_scale(pair[1], images[0], 4)
-    with pytest.raises(ValueError, match="expected \\(C, H, W\\)"):
-        views.one_scale(pair[1], images, 1)
-
-
 def test_a_drawn_picture_is_that_of_sample(pair):
-    from varmini import sample
-    from varmini.plots import images as plots
+    from varmini import plots, sample
 
     var, tok = pair
     _, tokens = sample(var, tok, [1], cfg=2.0, top_k=5, top_p=0.9, seed=4, return_tokens=True)
@@ -85,9 +77,21 @@ def test_a_drawn_picture_is_that_of_sample(pair):
     assert not torch.equal(sheet(figure), sheet(other))
 
 
-def test_a_smoothed_picture_stands_last(pair):
-    figure = views.draw_growing(*pair, 1, smooth=True)
-    assert headings(figure) == ["1×1", "+ 2×2", "+ 4×4", "smoothed"]
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda v, t, x: views.one_scale(t, x[0], 4), "num_scales is 4"),
+        (lambda v, t, x: views.one_scale(t, x, 1), "expected \\(C, H, W\\)"),
+        (lambda v, t, x: views.one_token(v, t, x[0], 1, scale=3), "scale is 3, expected 0 to 2"),
+        (lambda v, t, x: views.one_token(v, t, x[0], 1, scale=1, row=2), "outside the 2x2 map"),
+        (lambda v, t, x: views.one_token(v, t, x[0], 1, scale=1, head=2), "head is 2, expected"),
+        (lambda v, t, x: views.one_token(v, t, x[0], 1, scale=1, block=2), "block is 2, expected"),
+    ],
+)
+def test_what_is_not_there_is_refused(pair, images, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*pair, images)
+    assert not pair[0].blocks[0].attention._forward_hooks
 
 
 def test_redraw_shows_the_hole_in_red(pair, images):
@@ -122,16 +126,6 @@ def test_attention_is_what_the_block_mixes_with(pair, images):
         assert (weights.masked_select(~var.mask) == 0).all()
 
 
-def test_attention_leaves_no_hook_behind(pair, images):
-    var, tok = pair
-    with pytest.raises(ValueError, match="teacher_inputs"):
-        views.attention(var, torch.tensor([0]), torch.zeros(1, 2, 3), 0)
-    assert not var.blocks[0].attention._forward_hooks
-    inputs = tok.quantizer.teacher_inputs(tok.encode(images[:1]))
-    with pytest.raises(ValueError, match="block is 2, expected 0 to 1"):
-        views.attention(var, torch.tensor([0]), inputs, 2)
-
-
 def test_tokens_paint_where_they_stand_and_together_what_their_map_adds(pair, images, monkeypatch):
     """With a decoder that shows the first feature, so that painting is a sum."""
     _, tok = pair
@@ -149,22 +143,9 @@ def test_tokens_paint_where_they_stand_and_together_what_their_map_adds(pair, im
 def test_one_token_shows_a_panel_for_every_map_it_sees(pair, images):
     figure = views.one_token(*pair, images[0], 1, scale=1, row=1, column=0, block=1, head=0)
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:2] == ["the token's place", "what its code paints"] and len(titles) == 4
+    assert titles[:2] == ["where the token is", "what its code paints"] and len(titles) == 4
     shares = [int(title.split(":")[1].removesuffix("%")) for title in titles[2:]]
     assert abs(sum(shares) - 100) <= 1  # it sees its own map and the coarser one, nothing else
-
-
-@pytest.mark.parametrize(
-    "place, message",
-    [
-        ({"scale": 3}, "scale is 3, expected 0 to 2"),
-        ({"scale": 1, "row": 2}, "row 2, column 0 is outside the 2x2 map"),
-        ({"scale": 1, "head": 2}, "head is 2, expected 0 to 1, or None"),
-    ],
-)
-def test_a_token_that_is_not_there_is_refused(pair, images, place, message):
-    with pytest.raises(ValueError, match=message):
-        views.one_token(*pair, images[0], 1, **place)
 
 
 def test_the_laws_loss_is_the_papers():

@@ -12,7 +12,7 @@ import toy_world
 from safetensors.torch import load_file, save_file
 
 from varmini import VAR, MultiScaleVQVAE
-from varmini.data.sets import load_images, to_float
+from varmini.data import load_images, to_float
 from varmini.experiments.bench import plain
 from varmini.grade import a1_reference
 from varmini.model.filters import filter_logits, guide

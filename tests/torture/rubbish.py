@@ -35,8 +35,8 @@ import varmini
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule
 from varmini.cli import draw, evaluate
 from varmini.cli import main as cli
-from varmini.data.sets import ImageSet, load_images, to_float
-from varmini.evaluation import fid, judges, npz
+from varmini.data import ImageSet, load_images, to_float
+from varmini.evaluation import evaluators, fid, npz
 from varmini.grade.submission import read_submission
 from varmini.official.checkpoints import load_official, to_official
 from varmini.plots import charts
@@ -110,7 +110,7 @@ def targets(folder: Path) -> list[Target]:
         Target("official checkpoint", 0.05, officials(folder / "official", var), spoil,
                lambda path: official(path)),
         Target("reference .npz", 0.05, references(folder / "npz", judge), spoil,
-               lambda path: fid.load_reference(path, judges.classifier_judge(str(own)))),
+               lambda path: fid.load_reference(path, evaluators.classifier_evaluator(str(own)))),
         Target("command line", 0.03, commands(folder), spoil_line, command_line),
     ]  # fmt: skip
 

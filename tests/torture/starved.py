@@ -25,8 +25,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from varmini.cli import main as cli
-from varmini.data.batching import batches
-from varmini.data.sets import load_images
+from varmini.data import batches, load_images
 from varmini.training import checkpoint
 
 from . import kills

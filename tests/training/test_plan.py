@@ -269,8 +269,7 @@ def test_recipes_are_the_official_commands(name, epochs, batch, lr, gamma, final
     assert run.weight_decay == 0.05 and end == pytest.approx(decay)
     # --sche lin0: up for 1/50, flat for 5 % of the rest, then down in a line
     shares = [
-        learning_rate_share(step, total, run.warmup, run.decay, run.final)
-        for step in range(total)
+        learning_rate_share(step, total, run.warmup, run.decay, run.final) for step in range(total)
     ]
     assert shares[99] == pytest.approx(0.5) and shares[200] == shares[689] == 1.0
     assert shares[700] < 1.0 and shares[-1] == pytest.approx(final, abs=2e-4)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import make_tokenizer
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
-from varmini.data.sets import ImageSet
+from varmini.data import ImageSet
 from varmini.runtime.machine import precision
 from varmini.training import classifier, train_tokenizer, train_var
 from varmini.training.classifier import Classifier
@@ -269,7 +269,7 @@ def test_a_stopped_run_in_bfloat16_goes_on_bit_equal(loop, whole, tmp_path, monk
 def test_a_stopped_classifier_goes_on_bit_equal(tmp_path, monkeypatch):
     """Its shifts are drawn step by step, and its schedule and its norms have a state."""
     shape = ClassifierConfig(num_classes=3, image_channels=1, widths=(4, 8))
-    config = ClassifierTraining("toy", shape, epochs=3, batch_size=5, checkpoint_every=3)
+    config = ClassifierTraining(data="toy", model=shape, epochs=3, batch_size=5, checkpoint_every=3)
     monkeypatch.setattr(classifier, "load_images", lambda name, split: image_set(split))
     whole, make = classifier.train(config, tmp_path / "whole"), classifier.batches
 

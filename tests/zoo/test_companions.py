@@ -1,27 +1,21 @@
-"""The companions: masks by gradients, caches, schedules, samplers, and their one training loop."""
+"""The other systems: masks by gradients, caches, schedules, samplers."""
 
-import csv
+import copy
 import itertools
 import math
-import os
-import signal
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from tiny import redraw
 
-from varmini import ScaleSchedule, VARConfig
-from varmini.experiments.comparison.training import Training, finished, log_steps, shuffled, train
-from varmini.fast.copies import ready
+from varmini import ScaleSchedule, VARConfig, quicken
 from varmini.runtime.machine import precision
-from varmini.zoo.generators.dit import DiT, DiTConfig, signal_levels, waves
+from varmini.zoo.generators.dit import DiT, DiTConfig
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR
 from varmini.zoo.generators.raster_ar import RasterAR, RasterARConfig, rotary_table, rotate
-from varmini.zoo.parts import drop_labels, guided, with_null
+from varmini.zoo.parts import drop_labels, guidance_labels, guided
 from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
 SHAPE = dict(depth=2, width=32, heads=2, side=3, num_classes=3)
@@ -56,18 +50,18 @@ def dit():
 
 
 @pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
-def test_a_copy_laid_out_for_bf16_computes_the_same(name, request):
+def test_a_quick_copy_computes_the_same(name, request):
     model = request.getfixturevalue(name)
+    quick = quicken(copy.deepcopy(model))
     x = (torch.randn(4, 2, 3, 3), torch.arange(4)) if name == "dit" else (tokens().flatten(1),)
     short = slice(-1) if name == "ar" else slice(None)
     args = (*x, LABELS) if name == "dit" else (LABELS, x[0][:, short])
     with torch.no_grad():
         exact = model(*args)
+        assert torch.allclose(quick(*args), exact, atol=1e-5)
         with torch.autocast("cpu", torch.bfloat16):
-            plain, quick = model(*args), ready(model)(*args)
-    assert ready(model) is model  # outside of autocast
-    error = (plain - exact).abs().mean()
-    assert error > 0 and (quick - exact).abs().mean() < 2 * error
+            error = (model(*args) - exact).abs().mean()
+            assert error > 0 and (quick(*args) - exact).abs().mean() < 2 * error
 
 
 def tokens(batch=4, side=3, seed=0):
@@ -98,8 +92,8 @@ def test_guidance_is_the_standard_formula():
     assert guided(output, 2.0).tolist() == [[-8.0], [-14.0]]  # u + 2 (c - u)
     assert guided(output, 1.0) is output
     labels = torch.tensor([4, 5])
-    assert with_null(labels, 9, 1.0).tolist() == [4, 5]
-    assert with_null(labels, 9, 2.0).tolist() == [4, 5, 9, 9]
+    assert guidance_labels(labels, 9, 1.0).tolist() == [4, 5]
+    assert guidance_labels(labels, 9, 2.0).tolist() == [4, 5, 9, 9]
 
 
 def test_labels_are_dropped_as_often_as_asked():
@@ -133,26 +127,14 @@ def test_raster_ar_loss_is_the_product_of_its_steps(ar):
 
 def test_raster_ar_with_a_cache_equals_without(ar):
     flat = tokens().flatten(1)
-    cache = torch.empty(2, 2, 4, 2, 9, 16)
+    cache = [[], []]
     with torch.no_grad():
-        steps = torch.stack([ar._step(i, LABELS, flat[:, :i], cache) for i in range(9)], dim=1)
+        steps = torch.stack([ar.step(LABELS, flat[:, :i], cache) for i in range(9)], dim=1)
         whole = ar(LABELS, flat[:, :-1])
     assert torch.allclose(steps, whole, atol=1e-5)
     for guidance in (1.0, 2.5):
         options = dict(guidance=guidance, top_k=6, top_p=0.9, seed=3)
         assert ar.generate(LABELS, **options).equal(ar.generate(LABELS, **options, cached=False))
-
-
-def test_raster_ar_draws_by_seed_and_class(ar):
-    drawn = ar.generate(LABELS, seed=1)
-    assert drawn.shape == (4, 3, 3) and drawn.equal(ar.generate(LABELS, seed=1))
-    assert not drawn.equal(ar.generate(LABELS, seed=2))
-    assert not drawn.equal(ar.generate((LABELS + 1) % 4, seed=1))
-    null = torch.full((4,), 3)  # guidance away from the null class towards it changes nothing
-    assert ar.generate(null, guidance=3.0).equal(ar.generate(null))
-    greedy = ar.generate(LABELS, top_k=1, seed=5)
-    assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
-    assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
 
 
 def test_rotary_attention_depends_on_offsets_alone():
@@ -171,11 +153,6 @@ def test_rotary_attention_depends_on_offsets_alone():
         assert max(values) - min(values) < 1e-4
     assert len({round(v[0], 3) for v in by_offset.values()}) > 30
     assert torch.allclose(rotate(q, cos, sin)[0, 0, 1:].norm(dim=1), q[0, 0, 1:].norm(dim=1))
-
-
-def test_raster_ar_starts_from_even_odds():
-    model = RasterAR(RasterARConfig(**SHAPE, vocab_size=12))
-    assert model.training_loss(tokens(), LABELS).item() == pytest.approx(math.log(12), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ MaskGIT
@@ -237,15 +214,6 @@ def test_maskgit_keeps_what_it_has_revealed(maskgit, monkeypatch, rounds):
         assert ((after != maskgit.mask_id).sum(1) > known.sum(1)).all()
 
 
-def test_maskgit_draws_by_seed_class_and_guidance(maskgit):
-    drawn = maskgit.generate(LABELS, seed=1)
-    assert drawn.equal(maskgit.generate(LABELS, seed=1))
-    assert not drawn.equal(maskgit.generate(LABELS, seed=2))
-    assert not drawn.equal(maskgit.generate(LABELS, seed=1, guidance=4.0))
-    null = torch.full((4,), 3)
-    assert maskgit.generate(null, guidance=3.0).equal(maskgit.generate(null))
-
-
 def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeypatch):
     # At place i, 9 - i codes are equally likely: whichever is drawn, place 8 is the surest.
     logits = torch.full((4, 9, 12), -1e9)
@@ -261,19 +229,6 @@ def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeyp
 # ---------------------------------------------------------------------------------------------- DiT
 
 
-def test_noise_levels_run_from_almost_clean_to_almost_nothing():
-    abar = signal_levels(1000)
-    assert abar[0].item() == pytest.approx(1 - 1e-4) and abar[-1].item() < 5e-5
-    assert (abar[1:] < abar[:-1]).all()
-
-
-def test_time_waves_tell_times_apart():
-    w = waves(torch.arange(1000.0), 256)
-    assert w.shape == (1000, 256) and torch.allclose(w.square().sum(1), torch.tensor(128.0))
-    near = torch.cdist(w, w).fill_diagonal_(9).amin()
-    assert near > 0.1
-
-
 def test_a_new_dit_is_the_identity_and_predicts_no_noise():
     torch.manual_seed(0)
     model = DiT(DiTConfig(**SHAPE, channels=2))
@@ -284,15 +239,6 @@ def test_a_new_dit_is_the_identity_and_predicts_no_noise():
     many = torch.randn(200, 2, 3, 3)
     loss = model.training_loss(many, torch.zeros(200, dtype=torch.long)).item()
     assert loss == pytest.approx(1, abs=0.1)  # E |epsilon|^2
-
-
-def test_noised_latents_keep_unit_variance(dit):
-    torch.manual_seed(0)
-    z, noise = torch.randn(2, 500, 2, 3, 3)
-    for t in (0, 300, 999):
-        mixed = dit.noised(z, torch.full((500,), t), noise)
-        assert mixed.std().item() == pytest.approx(1, abs=0.05)
-    assert torch.allclose(dit.noised(z, torch.zeros(500).long(), noise), z, atol=0.06)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 25])
@@ -308,17 +254,6 @@ def test_ddim_with_the_true_noise_finds_the_image(dit, monkeypatch, steps):
     dit.latent_std.fill_(2.0)
     drawn = dit.generate(LABELS, steps=steps, guidance=1.5, seed=1)
     assert torch.allclose(drawn, 2 * truth, atol=1e-2)
-
-
-def test_ddim_is_deterministic_given_its_first_noise(dit):
-    drawn = dit.generate(LABELS, steps=5, seed=1)
-    torch.manual_seed(9)
-    assert drawn.equal(dit.generate(LABELS, steps=5, seed=1))
-    assert not drawn.equal(dit.generate(LABELS, steps=5, seed=2))
-    assert not drawn.equal(dit.generate((LABELS + 1) % 4, steps=5, seed=1))
-    null = torch.full((4,), 3)
-    both = dit.generate(null, steps=5, guidance=3.0)
-    assert torch.allclose(both, dit.generate(null, steps=5), rtol=1e-3, atol=1e-3)
 
 
 def test_dit_divides_latents_by_their_spread(dit):
@@ -388,6 +323,31 @@ def test_plain_var_is_not_modulated_by_the_class():
     assert model.modulation.gain_and_bias.grad.abs().sum() > 0
 
 
+# -------------------------------------------------------------------------------- all that draw
+
+
+@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
+def test_each_draws_by_seed_and_class(name, request):
+    model = request.getfixturevalue(name)
+    options = {"steps": 5} if name == "dit" else {}
+    drawn = model.generate(LABELS, seed=1, **options)
+    torch.manual_seed(9)
+    assert drawn.equal(model.generate(LABELS, seed=1, **options))
+    assert not drawn.equal(model.generate(LABELS, seed=2, **options))
+    assert not drawn.equal(model.generate((LABELS + 1) % 4, seed=1, **options))
+    assert not drawn.equal(model.generate(LABELS, seed=1, guidance=4.0, **options))
+    # Guidance away from the null class towards the null class changes nothing.
+    null = torch.full((4,), 3)
+    both = model.generate(null, guidance=3.0, **options)
+    assert torch.allclose(both, model.generate(null, **options), rtol=1e-3, atol=1e-3)
+
+
+def test_a_greedy_raster_takes_the_likeliest_token(ar):
+    greedy = ar.generate(LABELS, top_k=1, seed=5)
+    assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
+    assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
+
+
 # ---------------------------------------------------------------------------------------- bad input
 
 
@@ -401,10 +361,9 @@ def test_plain_var_is_not_modulated_by_the_class():
         (lambda: DiT(DiTConfig(timesteps=0)), "timesteps is 0"),
         (lambda: DiT(DiTConfig(width=6, heads=3)), "width is 6, expected a multiple of 4"),
         (lambda: KLAutoencoder(KLConfig(latent_channels=0)), "latent_channels is 0"),
-        (lambda: Training(images=0), "images is 0, expected at least 1"),
-        (lambda: Training(images=8, batch_size=16), "at least a batch of 16"),
-        (lambda: Training(lr=2.0), "lr is 2.0"),
-        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "batch_size 4: expected 1 to 3"),
+        (lambda: MaskGIT(MaskGITConfig(side=3)).generate(LABELS, rounds=10), "expected 1 to 9"),
+        (lambda: MaskGIT(MaskGITConfig()).generate(LABELS, temperature=-1.0), "temperature is -1"),
+        (lambda: DiT(DiTConfig()).generate(LABELS, steps=1001), "steps is 1001, expected 1 to"),
     ],
 )
 def test_bad_settings_are_named(make, message):
@@ -429,97 +388,3 @@ def test_bad_calls_are_named(name, request):
     if name != "dit":
         with pytest.raises(ValueError, match=r"tokens span 0 to 12, expected \[0, 12\)"):
             model.training_loss(torch.tensor([0, 12] + 7 * [0]).view(1, 3, 3), LABELS[:1])
-
-
-def test_bad_numbers_of_steps_are_named(maskgit, dit):
-    for rounds in (0, 10):
-        with pytest.raises(ValueError, match=f"rounds is {rounds}, expected 1 to 9"):
-            maskgit.generate(LABELS, rounds=rounds)
-    with pytest.raises(ValueError, match="temperature is -1"):
-        maskgit.generate(LABELS, temperature=-1.0)
-    with pytest.raises(ValueError, match="steps is 1001, expected 1 to 1000"):
-        dit.generate(LABELS, steps=1001)
-
-
-# -------------------------------------------------------------------------------- the training loop
-
-
-DATA = (tokens(20, seed=4), torch.arange(20) % 3)
-TRAINING = Training(images=44, batch_size=4, points=3, checkpoint_every=4, ema=0.9, lr=1e-2)
-
-
-def run(out, training=TRAINING, interrupt=None, data="toy"):
-    """MaskGIT draws random numbers at every step: dropped labels and masks."""
-
-    def stream(start):
-        batches = shuffled(DATA, training.batch_size, training.seed, start)
-        for step, batch in zip(itertools.count(start), batches):
-            if step == interrupt:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    return train(
-        lambda: MaskGIT(MaskGITConfig(**SHAPE, vocab_size=12)),
-        lambda model, x, y: model.training_loss(x, y),
-        stream,
-        training,
-        out,
-        data=data,
-        held_out=lambda model: {"val_loss": model.training_loss(*DATA).item()},
-    )
-
-
-def log(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def test_a_stopped_run_goes_on_bit_equal_and_a_finished_one_is_left(tmp_path, capsys):
-    whole, parted = run(tmp_path / "whole"), tmp_path / "parted"
-    with pytest.raises(SystemExit) as stopped:
-        run(parted, interrupt=6)
-    assert stopped.value.code == 128 + signal.SIGTERM and not finished(parted, TRAINING)
-    assert "the same command goes on" in capsys.readouterr().err
-    run(parted)
-    weights = [load_file(folder / "model.safetensors") for folder in (whole, parted)]
-    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
-    assert log(whole) == log(parted)
-    assert [int(row["step"]) for row in log(whole)] == log_steps(11, 3) == [3, 6, 11]
-    assert finished(parted, TRAINING)
-    before = (parted / "model.safetensors").stat().st_mtime_ns
-    run(parted, interrupt=0)  # would stop if it took a step
-    assert (parted / "model.safetensors").stat().st_mtime_ns == before
-
-
-def test_a_run_does_not_go_on_as_another(tmp_path):
-    run(tmp_path / "run")
-    for other, message in (
-        (dict(training=replace(TRAINING, lr=1e-3)), "started with lr=0.01, not 0.001"),
-        (dict(data="other"), "started with data=toy, not other"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(tmp_path / "run", **other)
-
-
-def test_measuring_does_not_change_the_training(tmp_path):
-    often = run(tmp_path / "often", replace(TRAINING, points=4))
-    once = run(tmp_path / "once", replace(TRAINING, points=1))
-    weights = [load_file(folder / "model.safetensors") for folder in (often, once)]
-    assert len(log(often)) == 4 and len(log(once)) == 1
-    assert all(t.equal(weights[1][k]) for k, t in weights[0].items())
-
-
-def test_every_epoch_shows_every_image_once_and_starts_anywhere():
-    numbers = torch.arange(10)
-    stream = shuffled((numbers, 2 * numbers), 3, seed=1)
-    seen = [next(stream) for _ in range(6)]
-    assert all((2 * a).equal(b) for a, b in seen)
-    epochs = [torch.cat([a for a, _ in seen[i : i + 3]]) for i in (0, 3)]
-    assert all(len(set(e.tolist())) == 9 for e in epochs) and not epochs[0].equal(epochs[1])
-    again = shuffled((numbers, 2 * numbers), 3, seed=1, start_step=4)
-    assert next(again)[0].equal(seen[4][0])
-
-
-def test_log_points_halve():
-    assert log_steps(100, 4) == [12, 25, 50, 100]
-    assert log_steps(3, 10) == [1, 2, 3]

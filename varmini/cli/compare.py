@@ -14,9 +14,7 @@ from ..experiments.comparison.bed import KINDS, Bed, Codes, claim
 from ..experiments.comparison.methods import GRID
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
-from ..runtime.machine import device
 from ..runtime.tables import origin, write_rows
-from ..training.classifier import Classifier
 from .main import parse
 
 
@@ -100,21 +98,26 @@ def compare_train(args: Sequence[str], prog: str) -> None:
 def compare_measure(args: Sequence[str], prog: str) -> None:
     """`varmini compare measure`."""
     o = parse(CompareMeasure, args, prog, CompareMeasure(bed=Bed()))
-    from ..experiments.comparison.measure import Reference, autoencoder_rows, cost_rows, quality_row
+    from ..evaluation.evaluators import classifier_evaluator
+    from ..experiments.comparison.measure import (
+        autoencoder_rows,
+        cost_rows,
+        measure_against,
+        quality_row,
+    )
     from ..experiments.comparison.methods import settings
 
     check_writable(o.csv / "quality.csv")
     claim(o.out, o.bed)
     codes = Codes(o.bed, o.out)
     _write(o.csv, "cost.csv", cost_rows(codes))
-    judge = Classifier.from_pretrained(o.classifier).to(device())
-    reference = Reference(judge, codes.images["test"])
-    _write(o.csv, "autoencoders.csv", autoencoder_rows(codes, reference, 10 * o.per_class))
+    measure = measure_against(classifier_evaluator(o.classifier), codes.images["test"])
+    _write(o.csv, "autoencoders.csv", autoencoder_rows(codes, measure, 10 * o.per_class))
     _show(o, codes)
     pairs = [(setting, seed) for setting in settings(o.guidance) for seed in o.seeds]
     rows, about = [], {"classifier": o.classifier} | origin()
     for setting, seed in progress(pairs, "quality"):
-        rows.append(quality_row(codes, reference, setting, seed, o.per_class) | about)
+        rows.append(quality_row(codes, measure, setting, seed, o.per_class) | about)
         write_rows(o.csv / "quality.csv", rows)
     print(f"wrote {o.csv / 'quality.csv'}")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import tyro
 
-from ..data.sets import EMBEDDED, KNOWN, NAMES, SUBSETS, find_parquet, load_images
-from ..data.sources import count_rows, parquet_files
+from ..data import load_images
+from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet
+from ..data.tables import count_rows
 from .main import parse
 
 
@@ -31,14 +32,13 @@ def data(args: Sequence[str], prog: str) -> None:
             _describe(name, o.root)
         return
     rows = [("name", "train", "test", "images", "found")]
-    for name, (full, folder) in SUBSETS.items():
-        counts = [_rows(parquet_files(EMBEDDED / folder, (s,))) for s in ("train", "test")]
-        found = f"in data/{folder}" if counts[0] else "missing: run from a checkout"
-        rows.append((name, *counts, _shape(full), found))
-    for name, known in KNOWN.items():
+    for name in (*SUBSETS, *KNOWN):
+        known = KNOWN[name.removesuffix("-subset")]
         files = [find_parquet(name, split, o.root) for split in ("train", "test")]
-        place = f"in {files[0][0].parent}" if files[0] else f"not here; from the hub: {known.hub}"
-        rows.append((name, *map(_rows, files), _shape(name), place))
+        found = f"in {files[0][0].parent}" if files[0] else f"not here; from the hub: {known.hub}"
+        channels, *sides = known.shape
+        shape = "x".join(map(str, (channels, *(side + 2 * known.padding for side in sides))))
+        rows.append((name, *(count_rows(part) or "" for part in files), shape, found))
     rows.append(("imagenet", "", "", "3 channels", "from the hub: imagenet-1k, or --root FOLDER"))
     widths = [max(len(str(row[i])) for row in rows) for i in range(4)]
     for row in rows:
@@ -47,17 +47,6 @@ def data(args: Sequence[str], prog: str) -> None:
         "Any folder with one folder of pictures per class, or with parquet files, works too: "
         "varmini data FOLDER"
     )
-
-
-def _shape(name: str) -> str:
-    known = KNOWN[name]
-    side = known.size + 2 * known.padding
-    return f"{known.channels}x{side}x{side}"
-
-
-def _rows(files: Sequence[Path]) -> int | str:
-    """Rows of parquet files, from their footers alone."""
-    return sum(map(count_rows, files)) or ""
 
 
 def _describe(name: str, root: Path | None) -> None:

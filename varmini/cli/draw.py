@@ -12,9 +12,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..data.sets import class_names as known_names
-from ..model.sampler import inpaint as redraw
-from ..model.sampler import sample as draw
+from ..data import class_names as known_names
+from ..fast.drawing import inpaint as redraw
+from ..fast.drawing import sample as draw
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.files import check_writable, read_json
@@ -128,12 +128,12 @@ def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
     """
     from PIL import Image, ImageOps
 
-    from ..data.sources import convert, decode, to_float, to_tensor
+    from ..data.pictures import decode, to_float, to_tensor
 
     height, width = tok.image_size
     pictures = []
     for path in paths:
-        picture = convert(decode(str(path), str(path)), tok.config.image_channels)
+        picture = decode(str(path), str(path), tok.config.image_channels)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
         pictures.append(to_float(to_tensor(picture)))
     return torch.stack(pictures)

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..data.lazy import LazyImages
-from ..data.sets import in_order, load_images
+from ..data import LazyImages, in_order, load_images
 from ..evaluation import npz
+from ..evaluation.evaluators import Evaluator, load_evaluator
 from ..evaluation.fid import Reference, load_reference, measure, reference_of, to_channels_first
-from ..evaluation.judges import Judge, load_judge
+from ..evaluation.fid import evaluate_tokenizer as measure_tokenizer
 from ..evaluation.metrics import check_samples
-from ..evaluation.metrics import evaluate_tokenizer as measure_tokenizer
-from ..evaluation.samples import Draw, draw_samples, weights_mark
+from ..evaluation.samples import Draw, draw_samples, weights_checksum
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import check_writable
@@ -111,10 +110,10 @@ class Judging:
     """Processes that decode images; sets in memory need none."""
 
 
-def _judge(o: Judging, tok: MultiScaleVQVAE) -> Judge:
+def _judge(o: Judging, tok: MultiScaleVQVAE) -> Evaluator:
     if o.batch_size < 1:
         raise ValueError(f"--batch-size is {o.batch_size}, expected at least 1")
-    judge, line = load_judge(o.classifier, tok.config.image_channels, tok.image_size[0])
+    judge, line = load_evaluator(o.classifier, tok.config.image_channels, tok.image_size[0])
     if line:
         _warn(line)
     return judge
@@ -155,15 +154,7 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     dataset = _real_images(o.judging, tok)
     check_samples(len(dataset), judge.features, f"{dataset.name}, test")
     with autocast():
-        results = measure_tokenizer(
-            tok,
-            dataset,
-            judge,
-            o.judging.batch_size,
-            o.judging.workers,
-            knows_labels=judge.classes == len(dataset.classes),
-        )
-    figures = judge.name_figures(results)
+        figures = measure_tokenizer(tok, dataset, judge, o.judging.batch_size, o.judging.workers)
     if "fid" in figures:  # of reconstructions, the field says
         figures["rfid"] = figures.pop("fid")
     about = {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": judge.about}
@@ -209,13 +200,11 @@ class EvaluateSamples:
     """.npz file to keep the reference's statistics in, for --reference."""
     samples: Path = Path("out/samples")
     """Folder that gets a folder for each draw, with samples.npz for the ADM evaluator."""
-    png: bool = False
-    """Also write every sample as a PNG file."""
     out: Path = Path("out/evaluation-samples.csv")
     """CSV file that gets the rows."""
 
 
-def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Judge | None:
+def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Evaluator | None:
     if o.candidates == 1 and o.rejector is None:
         return None
     if o.candidates < 2 or o.rejector is None:
@@ -223,7 +212,7 @@ def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Judge | None:
             f"--candidates is {o.candidates} and --rejector {o.rejector}: rejection needs at least "
             f"2 candidates and a classifier"
         )
-    rejector, _ = load_judge(o.rejector, channels, 0)
+    rejector, _ = load_evaluator(o.rejector, channels, 0)
     if rejector.classes != classes:
         raise ValueError(
             f"rejector {o.rejector!r} tells {rejector.classes} classes apart, the model draws "
@@ -232,7 +221,9 @@ def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Judge | None:
     return rejector
 
 
-def _reference(o: EvaluateSamples, judge: Judge, tok: MultiScaleVQVAE) -> Callable[[], Reference]:
+def _reference(
+    o: EvaluateSamples, judge: Evaluator, tok: MultiScaleVQVAE
+) -> Callable[[], Reference]:
     """What makes the reference. Files are read and counts checked now, images are seen later."""
     if o.reference is not None:
         loaded = load_reference(o.reference, judge, o.judging.batch_size)
@@ -260,7 +251,7 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
         classes, channels = var.config.num_classes, tok.config.image_channels
         per_class = o.per_class if o.per_class is not None else 50 if classes >= 1000 else 100
         rejector = _rejector(o, channels, classes)
-        models = (weights_mark(var), weights_mark(tok), classes, per_class)
+        models = (weights_checksum(var), weights_checksum(tok), classes, per_class)
         draws = [
             Draw(
                 *models,
@@ -292,7 +283,6 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
             o.samples,
             batch_size=o.judging.batch_size,
             reject=(lambda x: rejector(x)[1]) if rejector else None,
-            png=o.png,
         )
         for draw in draws
     ]

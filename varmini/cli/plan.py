@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from ..data.sets import class_names
+from ..data import class_names
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig

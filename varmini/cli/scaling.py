@@ -24,8 +24,6 @@ class Scaling:
     """Folder of the runs, one folder each."""
     csv: Path = Path("results/scaling/sweep.csv")
     """Table of all measurements; the fits go beside it, to laws.csv."""
-    tokens: Path | None = None
-    """Folder of token maps to copy from, for example runs/cifar10/var/tokens."""
     pictures: int = 0
     """Pictures a class to draw from every run when all are trained, judged in pictures.csv beside
     the table; 0: none."""
@@ -40,18 +38,18 @@ def scaling(args: Sequence[str], prog: str) -> None:
     if o.pictures < 0:
         raise ValueError(f"pictures is {o.pictures}, expected a number for each class, or 0: none")
     if o.pictures:
-        from ..experiments.scaling.pictures import judge_pictures
+        from ..experiments.scaling.pictures import measure_pictures
         from ..training.classifier import Classifier
 
         Classifier.from_pretrained(o.classifier)  # fails here, not after hours of training
-    rows = read_rows(run_sweep(o.sweep, o.out, o.csv, o.tokens))
+    rows = read_rows(run_sweep(o.sweep, o.out, o.csv))
     if len(o.sweep.depths) < 3:
         print(f"wrote {o.csv}; laws need at least three sizes")
     else:
         _tell_laws(o, laws(rows))
     if o.pictures:
         table = o.csv.with_name("pictures.csv")
-        print(f"wrote {judge_pictures(o.sweep, o.out, table, o.pictures, o.classifier)}")
+        print(f"wrote {measure_pictures(o.sweep, o.out, table, o.pictures, o.classifier)}")
 
 
 def _tell_laws(o: Scaling, fits: list[Row]) -> None:

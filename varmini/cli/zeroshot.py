@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.sets import load_images
+from ..data import load_images
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device

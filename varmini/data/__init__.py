@@ -1,5 +1,21 @@
-"""Images from anywhere: the hub, parquet files, folders, streams, and the embedded subsets."""
+"""Images from anywhere: known names, folders, parquet files, the hub, and any `datasets` object."""
 
-from .sets import EMBEDDED, ImageSet, load_images, to_float
+from .batching import batch_order, batches, check_batch_size, in_order
+from .loading import EMBEDDED, class_names, fitted, load_images
+from .pictures import to_float, to_uint8
+from .sets import ImageSet, LazyImages
 
-__all__ = ["EMBEDDED", "ImageSet", "load_images", "to_float"]
+__all__ = [
+    "EMBEDDED",
+    "ImageSet",
+    "LazyImages",
+    "batch_order",
+    "batches",
+    "check_batch_size",
+    "class_names",
+    "fitted",
+    "in_order",
+    "load_images",
+    "to_float",
+    "to_uint8",
+]

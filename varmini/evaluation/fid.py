@@ -1,28 +1,41 @@
-"""Sets of pictures against a reference: statistics computed or loaded, and the figures.
+"""Reconstructions and samples measured: a reference computed or loaded, and the figures.
 
 The field's protocol is ADM's evaluator: Inception features, statistics of the whole training set,
 50,000 samples. Its network comes from torch-fidelity, whose port of the TensorFlow weights is
 exact; the formulas are those of `metrics.py`, since ADM takes precision and recall in Inception's
 features and the score in parts of 5,000, which no library offers in one piece. Without the network
-a classifier of our own judges, and the name of every figure says so (`judges.py`).
+a classifier of our own is the evaluator, and every figure's name says so (`evaluators.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sources import spread
+from .. import quicken
+from ..data import in_order
+from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
 from . import npz
-from .judges import Judge
-from .metrics import Moments, check_samples, frechet_between, inception_score, precision_recall
+from .evaluators import Evaluator
+from .metrics import (
+    Moments,
+    check_samples,
+    codebook_usage,
+    frechet_between,
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    psnr,
+)
 
 KEPT = 10_000
 """Reference images whose features are kept for precision and recall, as in ADM's reference."""
@@ -43,27 +56,36 @@ class Reference:
     features: Tensor | None = None
     """(M, D) of at most KEPT images, for precision and recall; None when there are none."""
 
-    def save(self, path: Path, judge: Judge) -> None:
+    def save(self, path: Path, evaluator: Evaluator) -> None:
         """Writes `mu` and `sigma` as pytorch-fid and ADM do, the features kept, and the network."""
         arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.features is not None:
             arrays["features"] = self.features.numpy()
         npz.write_arrays(
-            path, arrays | {"network": np.array(judge.about), "count": np.array(self.count or 0)}
+            path,
+            arrays | {"network": np.array(evaluator.about), "count": np.array(self.count or 0)},
         )
 
 
-def reference_of(judge: Judge, images: Iterable[Tensor], total: int, about: str) -> Reference:
+def _kept(total: int) -> np.ndarray:
+    """Numbers of the images whose features are kept, evenly spaced, so that all classes occur."""
+    count = min(KEPT, total)
+    return np.arange(count) * total // count
+
+
+def reference_of(
+    evaluator: Evaluator, images: Iterable[Tensor], total: int, about: str
+) -> Reference:
     """Statistics of `total` images (B, C, H, W) that come in batches, in bounded memory.
 
     Raises:
         ValueError: when there are fewer images than features.
     """
-    check_samples(total, judge.features, f"the reference ({about})")
+    check_samples(total, evaluator.features, f"the reference ({about})")
     moments, kept, seen = Moments(), [], 0
-    wanted = spread(total, KEPT)
+    wanted = _kept(total)
     for batch in images:
-        features, _ = judge(batch)
+        features, _ = evaluator(batch)
         moments.add(features)
         rows = wanted[(wanted >= seen) & (wanted < seen + len(batch))] - seen
         kept.append(features[rows])
@@ -71,32 +93,32 @@ def reference_of(judge: Judge, images: Iterable[Tensor], total: int, about: str)
     return Reference(about, moments.mean(), moments.covariance(), seen, torch.cat(kept))
 
 
-def load_reference(path: Path, judge: Judge, batch_size: int = 250) -> Reference:
+def load_reference(path: Path, evaluator: Evaluator, batch_size: int = 250) -> Reference:
     """Statistics from a .npz file: `mu` and `sigma` (pytorch-fid, ADM, `Reference.save`), images
     `arr_0` (ADM's batches), or both; images also give precision and recall.
 
     Raises:
         ValueError: when the file is damaged, holds neither, or was made with another network.
     """
-    path, d = Path(path), judge.features
+    path, d = Path(path), evaluator.features
     held = npz.names(path)
     about = f"{path.name}, checksum {file_checksum(path)[:8]}"
     if "network" in held:
         made_by = npz.read_text(path, "network")
-        if made_by != judge.about:
-            raise ValueError(f"{path} was made with {made_by}, the judge is {judge.about}")
+        if made_by != evaluator.about:
+            raise ValueError(f"{path} was made with {made_by}, the evaluator is {evaluator.about}")
     if "mu" in held and npz.array_shape(path, "mu") != (d,):
         raise ValueError(
-            f"{path}: its mu has the shape {npz.array_shape(path, 'mu')}, but {judge.about} gives "
-            f"{d} features: name the --classifier that it was made with (2048: inception)"
+            f"{path}: its mu has the shape {npz.array_shape(path, 'mu')}, but {evaluator.about} "
+            f"gives {d} features: name the --classifier that it was made with (2048: inception)"
         )
     result = None
     if "arr_0" in held:
         count = npz.image_shape(path)[0]
         parts = (to_channels_first(part) for part in npz.read_images(path, batch_size))
         if "mu" not in held:
-            return reference_of(judge, parts, count, about)
-        result = torch.cat([judge(part)[0] for part in parts])[spread(count, KEPT)]
+            return reference_of(evaluator, parts, count, about)
+        result = evaluator.all_of(parts)[0][_kept(count)]
     if not {"mu", "sigma"} <= set(held):
         raise ValueError(f"{path} holds {', '.join(held)}: expected mu and sigma, or images arr_0")
     if "features" in held:
@@ -115,7 +137,7 @@ def to_channels_first(images: np.ndarray) -> Tensor:
 
 
 def measure(
-    judge: Judge,
+    evaluator: Evaluator,
     images: Iterable[Tensor],
     labels: Tensor,
     reference: Reference,
@@ -130,32 +152,31 @@ def measure(
     for precision and recall, where fewer are wanted than there are.
 
     Returns n, n_real, n_precision (reference images that precision and recall are taken against);
-    where the judge knows the model's classes accuracy, the share of samples that it gives their own
-    class, and, up to 100 classes, accuracy_per_class; then frechet, precision, recall and
-    inception_score under the judge's names.
+    where the evaluator knows the model's classes accuracy, the share of samples that it gives their
+    own class, and, up to 100 classes, accuracy_per_class; then frechet, precision, recall and
+    inception_score under the evaluator's names.
     By ADM's conventions all samples meet all kept reference images, and the score is taken in parts
-    of 5,000; with our own judges both sides are cut to the same number, since both figures depend
+    of 5,000; with our own both sides are cut to the same number, since both figures depend
     on it.
 
     Raises:
         ValueError: when there are fewer samples than features.
     Source: the columns of VAR's table 1 (arXiv:2404.02905) and ADM's evaluator.
     """
-    check_samples(len(labels), judge.features, "the draw")
-    parts = [judge(batch) for batch in images]
-    features, probs = (torch.cat(column) for column in zip(*parts))
+    check_samples(len(labels), evaluator.features, "the draw")
+    features, probs = evaluator.all_of(images)
     moments = Moments()
     moments.add(features)
     result = {"n": len(features), "n_real": reference.count or "unknown"}
     real, generator = reference.features, torch.Generator().manual_seed(seed)
     if real is not None:
         some = features
-        if not judge.adm:
+        if not evaluator.adm:
             n = min(len(real), len(features))
             real = real[torch.randperm(len(real), generator=generator)[:n]]
             some = features[torch.randperm(len(features), generator=generator)[:n]]
         result["n_precision"] = len(real)
-    if judge.classes == num_classes:
+    if evaluator.classes == num_classes:
         right = (probs.argmax(1) == labels).double()
         result["accuracy"] = float(right.mean())
         if num_classes <= 100:
@@ -166,5 +187,56 @@ def measure(
     )
     if real is not None:
         result["precision"], result["recall"] = precision_recall(real, some, device=device())
-    result["inception_score"] = inception_score(probs, 5000 if judge.adm else None)
-    return judge.name_figures(result)
+    result["inception_score"] = inception_score(probs, 5000 if evaluator.adm else None)
+    return evaluator.name_figures(result)
+
+
+@torch.inference_mode()
+def evaluate_tokenizer(
+    tok: MultiScaleVQVAE,
+    dataset: Any,
+    evaluator: Evaluator | None = None,
+    batch_size: int = 250,
+    workers: int = 0,
+) -> dict:
+    """Encodes and decodes a whole data set and measures what survives.
+
+    dataset: of `load_images`, with the tokenizer's channels and size. Returns n, psnr (mean over
+    images, dB), psnr_of_mean_mse (of the error over all images: smaller), mse, usage (see
+    `codebook_usage`); with an evaluator also its frechet (real against reconstructed features)
+    and, if its classes are the data set's, accuracy_real and accuracy_reconstruction.
+    Source: reconstruction FID and usage as in VQGAN (arXiv:2012.09841) and VAR (arXiv:2404.02905),
+    both in Inception's features.
+    """
+    if not len(dataset):
+        raise ValueError("evaluate_tokenizer got an empty dataset: give at least one image")
+    tok = quicken(tok.eval())
+    values, errors, pyramids, labels, real, fake = [], [], [], [], [], []
+    for images, target in in_order(dataset, batch_size, workers):
+        tokens = tok.encode(images.to(device()))
+        decoded = tok.decode(tokens).float().cpu().clamp(-1, 1)
+        pyramids.append([t.cpu() for t in tokens])
+        values.append(psnr(decoded, images))
+        errors.append((decoded - images).square().flatten(1).mean(1))
+        labels.append(target)
+        if evaluator is not None:
+            real.append(evaluator(images))
+            fake.append(evaluator(decoded))
+    mse = float(torch.cat(errors).double().mean())
+    result = {
+        "n": len(dataset),
+        "psnr": float(torch.cat(values).mean()),
+        "psnr_of_mean_mse": 10 * math.log10(4 / mse) if mse else math.inf,
+        "mse": mse,
+        "usage": codebook_usage(pyramids, tok.vocab_size),
+    }
+    if evaluator is None:
+        return result
+    (seen, probs), (drawn, drawn_probs) = ((torch.cat(x) for x in zip(*part))
+                                           for part in (real, fake))  # fmt: skip
+    if evaluator.classes == len(dataset.classes):
+        for name, p in (("real", probs), ("reconstruction", drawn_probs)):
+            right = p.argmax(1) == torch.cat(labels)
+            result[f"accuracy_{name}"] = float(right.double().mean())
+    result["frechet"] = frechet_distance(seen, drawn)
+    return evaluator.name_figures(result)

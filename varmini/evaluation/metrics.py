@@ -1,19 +1,17 @@
-"""How good is it: reconstruction, codebook usage and distances between sets of pictures.
+"""The formulas: reconstruction, codebook usage and distances between sets of features.
 
-Images are float (B, C, H, W) in [-1, 1]. Distances between sets are taken in the features of a
-network that the caller chooses (`fid.py`): only with Inception's are they FID.
+Features come from a network that the caller chooses (`evaluators.py`): only with Inception's is a
+Frechet distance an FID.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Pyramid = Sequence[Tensor]
-Judging = nn.Module | Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -61,10 +59,6 @@ def codebook_usage(tokens: Pyramid | Iterable[Pyramid], vocab_size: int) -> dict
                 )
         rows = [torch.bincount(t.flatten().cpu(), minlength=vocab_size) for t in pyramid]
         new = torch.stack(rows) if rows else torch.zeros(0, vocab_size, dtype=torch.long)
-        if counts is not None and counts.shape != new.shape:
-            raise ValueError(
-                f"pyramids of {len(counts)} and {len(new)} scales: count each tokenizer by itself"
-            )
         counts = new if counts is None else counts + new
     if counts is None or not counts.sum():
         raise ValueError("no tokens to count: give at least one pyramid that is not empty")
@@ -83,9 +77,8 @@ def _usage(counts: Tensor) -> dict:
     }
 
 
-def _features(features: Tensor, name: str) -> Tensor:
-    if features.ndim != 2:
-        raise ValueError(f"{name} has shape {tuple(features.shape)}, expected (N, D): flatten it")
+def _double(features: Tensor, name: str) -> Tensor:
+    """Features (N, D) on the CPU in float64; ValueError on NaN or infinity."""
     if not torch.isfinite(features).all():
         raise ValueError(f"{name} holds NaN or infinity, expected finite numbers: check the model")
     return features.detach().cpu().double()
@@ -101,8 +94,8 @@ class Moments:
         self.count = 0
 
     def add(self, features: Tensor) -> None:
-        """Takes in (B, D) features; ValueError when they are not finite or not (B, D)."""
-        x = _features(features, "features")
+        """Takes in (B, D) features; ValueError when they are not finite."""
+        x = _double(features, "features")
         if not len(x):
             return
         if not self.count:
@@ -119,9 +112,7 @@ class Moments:
         return self.shift + self.total / self.count
 
     def covariance(self) -> Tensor:
-        """(D, D) float64, divided by one less than the count; ValueError below two samples."""
-        if self.count < 2:
-            raise ValueError(f"a covariance of {self.count} samples, expected at least 2")
+        """(D, D) float64, divided by one less than the count, which is at least 2."""
         mean = self.total / self.count
         return (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
 
@@ -142,7 +133,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     Raises ValueError when either set has fewer samples than D (or than 2): its covariance could
     not be told from a flat one.
     """
-    a, b = _features(features_a, "features_a"), _features(features_b, "features_b")
+    a, b = _double(features_a, "features_a"), _double(features_b, "features_b")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"features of {a.shape[1]} and {b.shape[1]} numbers: use one classifier for both"
@@ -187,10 +178,8 @@ def precision_recall(
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, algorithm 1 (a ball is closed; a sample is
     not its own neighbour).
     """
-    real = _features(real_features, "real_features").to(device)
-    fake = _features(fake_features, "fake_features").to(device)
-    if k < 1:
-        raise ValueError(f"k is {k}, expected at least 1: 3 is usual")
+    real = _double(real_features, "real_features").to(device)
+    fake = _double(fake_features, "fake_features").to(device)
     for name, x in (("real_features", real), ("fake_features", fake)):
         if len(x) <= k:
             raise ValueError(f"{name} holds {len(x)} samples, expected more than k = {k}: add some")
@@ -221,7 +210,7 @@ def inception_score(probs: Tensor, part: int | None = None) -> float:
     Raises ValueError when the rows are no probabilities.
     Source: Salimans et al. 2016, arXiv:1606.03498, section 4.
     """
-    p = _features(probs, "probs")
+    p = _double(probs, "probs")
     if not len(p) or (p < 0).any() or (p.sum(1) - 1).abs().max() > 1e-3:
         raise ValueError("probs must be (N, classes), rows >= 0 that sum to 1: apply softmax")
     scores = [
@@ -229,99 +218,3 @@ def inception_score(probs: Tensor, part: int | None = None) -> float:
         for q in p.split(part or len(p))
     ]
     return float(torch.stack(scores).mean())
-
-
-def _batches(images, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(float images, labels or None) in order, from a tensor, an ImageSet or a lazy dataset."""
-    from ..data.sets import ImageSet, LazyImages, in_order
-
-    if isinstance(images, ImageSet | LazyImages):
-        yield from in_order(images, batch_size, workers)
-        return
-    for start in range(0, len(images), batch_size):
-        stop = min(start + batch_size, len(images))
-        if isinstance(images, Tensor):
-            yield images[start:stop], None
-        else:
-            pairs = [images[i] for i in range(start, stop)]
-            yield torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
-@torch.inference_mode()
-def _classify(judge: Judging, images: Tensor) -> tuple[Tensor, Tensor]:
-    if not isinstance(judge, nn.Module):
-        return judge(images)
-    judge.eval()
-    features = judge.features(images.to(_device(judge)))
-    # One pass serves both: our classifier is its head on its features.
-    return features.float().cpu(), judge.head(features).float().softmax(-1).cpu()
-
-
-def extract(judge: Judging, images, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Features and class probabilities of many images, in eval mode, on the CPU.
-
-    judge: a `Classifier`, or anything that turns images into (features, probs), as `fid.Judge`.
-    images: float (N, C, H, W) in [-1, 1] or a dataset of (image, label). Returns features (N, D)
-    and probs (N, classes). Source: what frechet_distance and inception_score are defined on.
-    """
-    if not len(images):
-        raise ValueError("extract got no images: give at least one")
-    parts = [_classify(judge, x) for x, _ in _batches(images, batch_size)]
-    return torch.cat([f for f, _ in parts]), torch.cat([p for _, p in parts])
-
-
-@torch.inference_mode()
-def evaluate_tokenizer(
-    tok: nn.Module,
-    dataset,
-    judge: Judging | None = None,
-    batch_size: int = 250,
-    workers: int = 0,
-    knows_labels: bool = True,
-) -> dict:
-    """Encode and decode a whole dataset and measure what survives.
-
-    dataset: (image, label) pairs with the tokenizer's channels and size. judge: see `extract`.
-    knows_labels: whether the judge's classes are the data set's. Returns n, psnr (mean over images,
-    dB), psnr_of_mean_mse (of the error over all images: smaller), mse, usage (see codebook_usage);
-    with a judge also frechet (real against reconstructed features) and, if it knows the labels,
-    accuracy_real and accuracy_reconstruction.
-    Source: reconstruction FID and usage as in VQGAN (arXiv:2012.09841) and VAR (arXiv:2404.02905),
-    which judge by Inception.
-    """
-    if not len(dataset):
-        raise ValueError("evaluate_tokenizer got an empty dataset: give at least one image")
-    tok.eval()
-    values, errors, pyramids, labels = [], [], [], []
-    real, fake = [], []
-    for images, target in _batches(dataset, batch_size, workers):
-        tokens = tok.encode(images.to(_device(tok)))
-        decoded = tok.decode(tokens).float().cpu().clamp(-1, 1)
-        pyramids.append([t.cpu() for t in tokens])
-        values.append(psnr(decoded, images))
-        errors.append((decoded - images).square().flatten(1).mean(1))
-        labels.append(target)
-        if judge is not None:
-            real.append(_classify(judge, images))
-            fake.append(_classify(judge, decoded))
-    mse = float(torch.cat(errors).double().mean())
-    result = {
-        "n": len(dataset),
-        "psnr": float(torch.cat(values).mean()),
-        "psnr_of_mean_mse": 10 * math.log10(4 / mse) if mse else math.inf,
-        "mse": mse,
-        "usage": codebook_usage(pyramids, tok.vocab_size),
-    }
-    if judge is not None:
-        truth = torch.cat(labels)
-        for name, parts in (("real", real), ("reconstruction", fake)) if knows_labels else ():
-            predicted = torch.cat([p for _, p in parts]).argmax(1)
-            result[f"accuracy_{name}"] = float((predicted == truth).double().mean())
-        result["frechet"] = frechet_distance(
-            torch.cat([f for f, _ in real]), torch.cat([f for f, _ in fake])
-        )
-    return result

@@ -8,19 +8,20 @@ be as many as one likes. A finished shard is a file; what a stopped draw has fin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.sources import checksum, to_uint8
-from ..model.sampler import check_drawing, sample
+from .. import sample
+from ..data import to_uint8
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
@@ -56,10 +57,13 @@ class Draw:
     """Type of the matrix products."""
 
     def __post_init__(self) -> None:
-        for name in ("per_class", "candidates", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        check_drawing(self.cfg, self.top_k, self.top_p, self.seed)
+        ranges = {"num_classes": (1, math.inf), "per_class": (1, math.inf), "cfg": (0, math.inf),
+                  "top_k": (0, math.inf), "top_p": (0, 1), "seed": (0, 2**32 - 1),
+                  "candidates": (1, math.inf)}  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                end = f"at least {low}" if high == math.inf else f"{low} to {high}"
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {end}")
         if (self.candidates > 1) != bool(self.rejector):
             raise ValueError(
                 f"candidates is {self.candidates} with the rejector {self.rejector!r}: rejection "
@@ -79,37 +83,36 @@ class Draw:
     @property
     def folder(self) -> str:
         """A folder's name, another one for other values."""
-        mark = checksum(json.dumps(dataclasses.asdict(self), sort_keys=True))[:8]
+        values = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        checksum = hashlib.sha256(values.encode()).hexdigest()[:8]
         rejected = f"-best{self.candidates}" if self.candidates > 1 else ""
-        return f"cfg{self.cfg:g}-seed{self.seed}{rejected}-{mark}"
+        return f"cfg{self.cfg:g}-seed{self.seed}{rejected}-{checksum}"
 
 
-def weights_mark(model: nn.Module) -> str:
+def weights_checksum(model: nn.Module) -> str:
     """Checksum of a model's weights and their names."""
-    parts = ((name, tensor.cpu().numpy()) for name, tensor in model.state_dict().items())
-    return checksum(*(value for part in parts for value in part))
-
-
-def shards(draw: Draw) -> list[range]:
-    """The images of each shard."""
-    return [range(i, min(i + SHARD, draw.count)) for i in range(0, draw.count, SHARD)]
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.cpu().contiguous().numpy().data)
+    return total.hexdigest()
 
 
 def _file(folder: Path, part: range) -> Path:
     return folder / f"part-{part.start:06}-{part.stop:06}.npy"
 
 
+def _load(folder: Path, part: range) -> np.ndarray:
+    return np.load(_file(folder, part), mmap_mode="r", allow_pickle=False)
+
+
 def _finished(folder: Path, part: range) -> bool:
     """Whether a shard is there and whole; its header is read, and the file's length compared."""
     try:
-        found = np.load(_file(folder, part), mmap_mode="r", allow_pickle=False)
+        found = _load(folder, part)
     except (OSError, ValueError, EOFError):
         return False
     return found.dtype == np.uint8 and found.ndim == 4 and found.shape[0] == len(part)
-
-
-def _read(folder: Path, part: range) -> np.ndarray:
-    return np.load(_file(folder, part), allow_pickle=False)
 
 
 def draw_part(
@@ -128,23 +131,17 @@ def draw_part(
         reject: class probabilities (n, num_classes) of images (n, C, H, W) in [-1, 1].
     """
     kept, m = [], draw.candidates
+    options = {name: getattr(draw, name) for name in ("cfg", "top_k", "top_p", "seed")}
     slots = max(1, batch_size // m)
     for start in range(part.start, part.stop, slots):
         labels = draw.labels[start : min(start + slots, part.stop)]
-        options = {k: getattr(draw, k) for k in ("cfg", "top_k", "top_p", "seed")}
+        repeated = labels.repeat_interleave(m)
         with autocast():
-            images = sample(
-                var,
-                tok,
-                labels.repeat_interleave(m),
-                batch_size=batch_size,
-                first=start * m,
-                **options,
-            )
+            images = sample(var, tok, repeated, batch_size=batch_size, first=start * m, **options)
         images = images.float().cpu().clamp(-1, 1)
         if reject is not None:
             # arg max over a slot's candidates of p(its class | image)
-            sure = reject(images).gather(1, labels.repeat_interleave(m)[:, None]).view(-1, m)
+            sure = reject(images).gather(1, repeated[:, None]).view(-1, m)
             images = images.unflatten(0, (-1, m))[torch.arange(len(labels)), sure.argmax(1)]
         kept.append(to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
     return np.concatenate(kept)
@@ -158,14 +155,12 @@ def draw_samples(
     *,
     batch_size: int = 250,
     reject: Callable[[Tensor], Tensor] | None = None,
-    png: bool = False,
 ) -> Path:
     """Draws what is missing, each process its share; leaves `samples.npz` in a folder below `out`.
 
     Args:
         out: holds a folder for each draw; several draws never meet in one.
         batch_size, reject: see `draw_part`.
-        png: also write every image to png/<number>-<class>.png.
 
     Returns:
         The file samples.npz, as the ADM evaluator reads it; on process 0 it is complete.
@@ -179,24 +174,23 @@ def draw_samples(
         if distributed.is_main():
             _claim(folder, values)
     distributed.wait()
-    whole, parts = folder / "samples.npz", shards(draw)
+    whole, starts = folder / "samples.npz", range(0, draw.count, SHARD)
+    parts = [range(start, min(start + SHARD, draw.count)) for start in starts]
     if not whole.is_file():
         mine = parts[distributed.rank() :: distributed.world()]
         left = [part for part in mine if not _finished(folder, part)]
         done = len(mine) - len(left)
         for part in progress(left, f"samples, cfg {draw.cfg:g}", done):
-            images = draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject)
-            write_atomic(_file(folder, part), _npy(images))
+            images = io.BytesIO()
+            np.save(images, draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject))
+            write_atomic(_file(folder, part), images.getvalue())
         distributed.wait()
         if distributed.is_main():
-            shape = (draw.count, *_read(folder, parts[0]).shape[1:])
-            npz.write_images(
-                whole, shape, (_read(folder, part) for part in parts), draw.labels.numpy()
-            )
+            pieces = [_load(folder, part) for part in parts]
+            shape = (draw.count, *pieces[0].shape[1:])
+            npz.write_images(whole, shape, pieces, draw.labels.numpy())
             for part in parts:  # the whole file is on disk by now
                 _file(folder, part).unlink()
-    if png and distributed.is_main():
-        write_pngs(whole, draw.labels.tolist())
     return whole
 
 
@@ -210,25 +204,3 @@ def _claim(folder: Path, values: dict) -> None:
         return
     content = {"draw": values, "session": provenance()}
     write_atomic(note, json.dumps(content, indent=1).encode())
-
-
-def _npy(images: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, images)
-    return buffer.getvalue()
-
-
-def write_pngs(whole: Path, labels: list[int]) -> Path:
-    """Writes the images that are still missing in png/ beside samples.npz; returns that folder."""
-    from PIL import Image
-
-    folder = whole.parent / "png"
-    folder.mkdir(exist_ok=True)
-    images = chain.from_iterable(npz.read_images(whole, SHARD))
-    for i, (pixels, label) in enumerate(zip(images, labels)):
-        path = folder / f"{i:06}-{label:04}.png"
-        if not path.is_file():
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
-            write_atomic(path, buffer.getvalue())
-    return folder

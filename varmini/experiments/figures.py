@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, _shades
+from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, shades
 from .scaling.fits import BILLION, PAPER, PFLOP, bend, fit_power_law
-from .scaling.sweep import MEASURES, frontier, second_half
+from .scaling.laws import MEASURES, frontier, second_half
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
     grid["loss_last"].set_ylabel("nats a token")
     grid["error_last"].set_ylabel("share of tokens")
     x = np.geomspace(*(PAPER_N if over == "n" else PAPER_C), 50)
-    colours = dict(zip(MEASURES, _shades(4)))
+    colours = dict(zip(MEASURES, shades(4)))
     for law in (p for p in PAPER if p.over == over):
         name = f"{NAMES[law.measure]}:\n$({_plain(law.a)}\\,{over.upper()})^{{{law.b:g}}}$"
         grid["paper"].plot(x, (law.a * x) ** law.b, color=colours[law.measure], label=name)
@@ -123,7 +123,7 @@ def compute_frontier(rows: Sequence[Row]) -> Figure:
         figure, grid = _five_panels("c")
         for measure in MEASURES:
             axes = grid[measure]
-            for depth, colour in zip(depths, _shades(len(depths))):
+            for depth, colour in zip(depths, shades(len(depths))):
                 for seed in sorted({row["seed"] for row in rows}):
                     run = [r for r in rows if r["depth"] == depth and r["seed"] == seed]
                     run.sort(key=lambda r: r["flops"])
@@ -223,17 +223,17 @@ def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    judged = [row for row in rows if "frechet" in row]
+    measured = [row for row in rows if "frechet" in row]
     # The two caches of a raster model draw the same pictures.
-    unlike = [row for row in judged if row["name"] != "raster AR, no cache"]
+    unlike = [row for row in measured if row["name"] != "raster AR, no cache"]
     timed = [row for row in rows if "ms_1_ratio" in row and "ms_16_ratio" in row][1:]
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
         for axes, batch in zip(grid[0], (1, 16)):
-            for row in (r for r in judged if f"ms_{batch}" in r):
+            for row in (r for r in measured if f"ms_{batch}" in r):
                 _point(axes, row, f"ms_{batch}")
             _ms_axis(axes, batch)
-        for row in (r for r in judged if "flops" in r):
+        for row in (r for r in measured if "flops" in r):
             _point(grid[0, 2], row | {"gflops": row["flops"] / 1e9}, "gflops")
         _ms_axis(grid[0, 2], 1)
         grid[0, 2].set_xlabel("GFLOPs an image")
@@ -262,11 +262,11 @@ def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
         grid[1, 2].set_yticks(range(len(timed)), [row["name"] for row in timed], fontsize=9)
         grid[1, 2].invert_yaxis()
         grid[1, 2].set_title("time, as a multiple of VAR's")
-        marks = [
+        symbols = [
             Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
             for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
         ]
-        handles = [*grid[0, 0].get_legend_handles_labels()[0], *marks]
+        handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
         figure.legend(handles=handles, loc="outside lower center",
                       ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
     return figure

@@ -72,7 +72,7 @@ def sample(
         for at, part in _parts(var, labels, batch_size):
             with arithmetic(var, greedy=top_k == 1):
                 noise = Noise(seed, first + at, len(part), part.device)
-                scales = list(_generate(var, tok, part, noise, **options))
+                scales = list(quick_generate(var, tok, part, noise, **options))
                 images.append(twin(tok).decode_features(scales[-1][1]).clamp(-1, 1))
                 pyramids.append([tokens for tokens, _ in scales])
     images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
@@ -127,13 +127,16 @@ def inpaint(
             replace = forced(tok, images[rows], keep[rows])
             with arithmetic(var, greedy=top_k == 1):
                 noise = Noise(seed, at, len(part), part.device)
-                for _, f_hat in _generate(var, tok, part, noise, replace=replace, **options):
+                for _, f_hat in quick_generate(var, tok, part, noise, replace=replace, **options):
                     pass
                 drawn.append(twin(tok).decode_features(f_hat).clamp(-1, 1))
     return torch.cat(drawn)
 
 
-def _generate(var: VAR, tok: MultiScaleVQVAE, labels: Tensor, noise: Noise, **options):
+def quick_generate(
+    var: VAR, tok: MultiScaleVQVAE, labels: Tensor, noise: Noise, **options
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`model.sampler.generate` by quick forms, in the caller's arithmetic."""
     return generate(ready(twin(var)), tok, labels, noise, keep=filter_logits, **options)
 
 

@@ -46,7 +46,7 @@ STYLE = {
 }
 
 
-def _shades(n: int) -> np.ndarray:
+def shades(n: int) -> np.ndarray:
     """n colours (n, 4), light for coarse scales to dark for fine ones."""
     from matplotlib import colormaps
 
@@ -81,7 +81,7 @@ def read_log(log: Log) -> dict[str, np.ndarray]:
         raise ValueError(f"{log!s:.80} is no log ({error}), expected a log.csv") from None
 
 
-def _spread(values: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+def spread_out(values: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
     """The values moved apart, in order, to at least gap between neighbours, inside [low, high]."""
     order = np.argsort(values, kind="stable")
     wanted = np.asarray(values, dtype=float)[order]
@@ -109,7 +109,7 @@ def _lines(axes: Axes, log: dict, series: Sequence[tuple[str, str, object]], tit
     axes.set_xlim(0, max(1, log["step"].max()))
     if len(ends) > 1:
         low, high = axes.get_ylim()
-        places = _spread([y for y, _, _ in ends], 0.08 * (high - low), low, high)
+        places = spread_out([y for y, _, _ in ends], 0.08 * (high - low), low, high)
         for place, (_, name, colour) in zip(places, ends, strict=True):
             at = {"xy": (1.01, place), "xycoords": ("axes fraction", "data")}
             axes.annotate(name, **at, color=colour, va="center", fontsize=10, annotation_clip=False)
@@ -118,7 +118,7 @@ def _lines(axes: Axes, log: dict, series: Sequence[tuple[str, str, object]], tit
 def _each(data: Mapping[str, np.ndarray], prefix: str) -> list[tuple[str, str, np.ndarray]]:
     columns = [c for c in data if c.startswith(prefix) and c.removeprefix(prefix).isdigit()]
     names = [f"scale {c.removeprefix(prefix)}" for c in columns]
-    return list(zip(columns, names, _shades(len(columns)), strict=True))
+    return list(zip(columns, names, shades(len(columns)), strict=True))
 
 
 def loss_curves(log: Log, title: str | None = None) -> Figure:
@@ -173,7 +173,7 @@ def codebook_usage(usage: Mapping, names: Sequence[str]) -> Figure:
     ):
         figure, axes = plt.subplots(figsize=(8, 0.9 + 0.42 * len(entries)), layout="constrained")
         axes.barh(range(len(entries)), [100] * len(entries), color="#f0f2f4", height=0.68)
-        colours = [*_shades(len(names)), ACCENT]
+        colours = [*shades(len(names)), ACCENT]
         axes.barh(range(len(entries)), shares, color=colours, height=0.68)
         for i, entry in enumerate(entries):
             axes.text(112, i, f"{shares[i]:.0f} %", ha="right", va="center")
@@ -203,7 +203,7 @@ def mask_picture(schedule: ScaleSchedule) -> Figure:
     names = [f"{h}×{w}" for h, w in schedule.grids]
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(4.6, 4.8), layout="constrained")
-        palette = ListedColormap([(0.953, 0.957, 0.965, 1), *_shades(len(bounds))])
+        palette = ListedColormap([(0.953, 0.957, 0.965, 1), *shades(len(bounds))])
         top = len(bounds)
         axes.imshow(picture, cmap=palette, vmin=0, vmax=top, interpolation="nearest")
         for _, stop in bounds[:-1]:
@@ -214,7 +214,7 @@ def mask_picture(schedule: ScaleSchedule) -> Figure:
         wide = [k for k, (start, stop) in enumerate(bounds) if stop - start > 0.07 * total]
         axes.set_xticks([centres[k] for k in wide], [names[k] for k in wide])
         axes.set_yticks([])
-        places = _spread(centres, 0.042 * total, 0, total)
+        places = spread_out(centres, 0.042 * total, 0, total)
         for place, name in zip(places, names, strict=True):
             axes.text(-0.02 * total, place, name, ha="right", va="center", color=MUTED)
         axes.set_xlabel("looks at tokens of this map")

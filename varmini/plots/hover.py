@@ -11,12 +11,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .charts import ACCENT, MUTED
-from .images import _pixels, code_colours
-from .views import _check_token, _one, attention, token_paints
+from .images import code_colours
+from .sheets import pixels_of
+from .views import look_at_token, one_image
 
 if TYPE_CHECKING:
     from ..model.tokenizer import MultiScaleVQVAE
@@ -45,9 +45,9 @@ def token_page(
 ) -> str:
     """Map `scale` of a picture as HTML: the pointer on a token shows what `views.one_token` draws.
 
-    From the left: the map, in the colours of its codes, which the pointer moves over; the token's
-    place in the picture; what its code paints (grey: nothing); the maps it looks at, with the share
-    of its attention. Before the pointer comes, the token in the middle is shown.
+    From the left: the map, in the colours of its codes, which the pointer moves over; where the
+    token is in the picture; what its code paints (grey: nothing); the maps it looks at, with the
+    share of its attention. Before the pointer comes, the token in the middle is shown.
 
     Args:
         image: (C, H, W) in [-1, 1].
@@ -59,19 +59,14 @@ def token_page(
     Raises:
         ValueError: when there is no such map, block or head.
     """
-    image, schedule = _one(image), tok.schedule
-    _check_token(var, scale, 0, 0, head)
-    tokens = tok.encode(image)
-    inputs = tok.quantizer.teacher_inputs(tokens)
-    shares = attention(var, torch.tensor([label]), inputs, block)[0].cpu()  # (heads, L, L)
-    shares = shares.mean(0) if head is None else shares[head]
-    paints = token_paints(tok, tokens, scale)
+    image, schedule = one_image(image), tok.schedule
+    tokens, shares, paints = look_at_token(var, tok, image, label, scale, block, head)
     strongest = paints.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
-    colours, painted = code_colours(tok.quantizer.codebook.weight), _pixels(paints / strongest)
+    colours, painted = code_colours(tok.quantizer.codebook.weight), pixels_of(paints / strongest)
     h, w = schedule.grids[scale]
     size = SIDE / max(h, w)
-    parts = [_panel(1, _pixels(image)[0]), _title(0, "point at a token"), _title(1, "its place")]
-    parts += [_title(2, "what its code paints")]
+    titles = ("point at a token", "where it is", "what its code paints")
+    parts = [_panel(1, pixels_of(image)[0]), *(_title(i, words) for i, words in enumerate(titles))]
     for i, (row, column) in enumerate(np.ndindex(h, w)):
         code = int(tokens[scale][0, row, column])
         box = f'x="{column * size:.1f}" width="{size:.1f}" height="{size:.1f}"'

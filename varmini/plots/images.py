@@ -1,13 +1,9 @@
-"""Pictures of everything: each function returns a matplotlib Figure and shows nothing by itself.
-
-Here images and token maps, drawn pixel by pixel (enlarged by whole numbers, never blurred); curves
-and bars are in `charts` and can be had from here too.
-"""
+"""Images, token maps and how they grow, as figures; each function shows nothing by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,126 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sets import to_uint8
 from ..runtime.files import write_atomic
-from .charts import (
-    DPI,
-    INK,
-    MUTED,
-    STYLE,
-    codebook_usage,
-    flow,
-    loss_curves,
-    mask_picture,
-    read_log,
-)
+from .sheets import enlarge, pixels_of, sheet_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = [
-    "code_colours",
-    "codebook_usage",
-    "flow",
-    "growing",
-    "image_grid",
-    "loss_curves",
-    "mask_picture",
-    "read_log",
-    "save",
-    "scale_by_scale",
-    "token_maps",
-]
-
-SHEET_WIDTH = 1280  # pixels a sheet of pictures aims at
-
-
-def _pixels(images: Tensor) -> np.ndarray:
-    """Float images (B, 1 or 3, H, W) in [-1, 1] to uint8 (B, H, W, 3)."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 1 or 3, H, W)")
-    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
-    return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-
-
-def _enlarge(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest neighbour: (h, w, 3) to (height, width, 3)."""
-    rows = np.arange(height) * pixels.shape[0] // height
-    columns = np.arange(width) * pixels.shape[1] // width
-    return pixels[rows][:, columns]
-
-
-def _sheet(
-    cells: Sequence[Sequence[np.ndarray]],
-    *,
-    title: str | None = None,
-    headings: Sequence[str] = (),
-    captions: Sequence[Sequence[str]] = (),
-    row_names: Sequence[str] = (),
-    codes: Mapping[tuple[int, int], np.ndarray] | None = None,
-    group: int = 1,
-) -> Figure:
-    """Rows of pictures (H, W, 3) of one size; a sheet pixel is a pixel of the figure.
-
-    headings stand above the columns, captions below each picture, row_names before the rows; codes:
-    (row, column) -> integers (n, m) to be written into that picture; group: rows that stand close
-    together.
-    """
-    import matplotlib.pyplot as plt
-
-    rows, columns = len(cells), max(len(row) for row in cells)
-    height, width = cells[0][0].shape[:2]
-    fitting = min(round(SHEET_WIDTH / (columns * width)), 192 // height)
-    zoom = max(1, math.ceil(72 / height), fitting)
-    h, w, gap, edge = height * zoom, width * zoom, 10, 16
-    names = [*headings, *(c for row in captions for c in row)]
-    point = DPI / 72  # pixels in a typographic point; a letter is about 0.56 of its size wide
-    size = max(6.0, min(11.0, w / (0.56 * point * max(map(len, names), default=1))))
-    line = round(1.9 * size * point)
-    step_y, step_x = h + gap + (line if captions else 0), w + gap
-    tops = [i * step_y + (i // group) * 2 * gap * (group > 1) for i in range(rows)]
-    sheet = np.full((tops[-1] + step_y - gap, columns * step_x - gap, 3), 255, np.uint8)
-    for y, row in zip(tops, cells, strict=True):
-        for j, cell in enumerate(row):
-            sheet[y : y + h, j * step_x : j * step_x + w] = _enlarge(cell, h, w)
-    top = edge + (52 if title else 0) + (line if headings else 0)
-    left = edge + round(0.6 * 11 * point * max(map(len, row_names), default=0))
-    full_h, full_w = sheet.shape[0] + top + edge, sheet.shape[1] + left + edge
-    with plt.rc_context(STYLE):
-        # matplotlib cuts sizes down to whole pixels, so stay safely above one.
-        figure = plt.figure(figsize=((full_w + 0.01) / DPI, (full_h + 0.01) / DPI))
-        place = (left, edge, sheet.shape[1], sheet.shape[0])
-        axes = figure.add_axes(tuple(np.array(place) / (full_w, full_h, full_w, full_h)))
-        axes.imshow(sheet, interpolation="nearest", aspect="auto")
-        axes.axis("off")
-        # Names of classes and folders are shown as they are: "$" begins no formula.
-        text = {"ha": "center", "fontsize": size, "color": MUTED, "parse_math": False}
-        for j, heading in enumerate(headings):
-            axes.text(j * step_x + w / 2, -8, heading, va="bottom", **text)
-        for i, row in enumerate(captions):
-            for j, caption in enumerate(row):
-                axes.text(j * step_x + w / 2, tops[i] + h + 4, caption, va="top", **text)
-        for y, name in zip(tops, row_names):
-            axes.text(-gap, y + h / 2, name, va="center", **text | {"ha": "right", "fontsize": 11})
-        for (i, j), numbers in (codes or {}).items():
-            _write_codes(axes, numbers, cells[i][j], j * step_x, tops[i], h, w)
-        if title:
-            at = edge / full_w, 1 - 12 / full_h
-            figure.text(*at, title, va="top", fontsize=13, parse_math=False)
-    return figure
-
-
-def _write_codes(
-    axes: Axes, codes: np.ndarray, cell: np.ndarray, x: int, y: int, h: int, w: int
-) -> None:
-    n, m = codes.shape
-    for (r, c), code in np.ndenumerate(codes):
-        colour = cell[int((r + 0.5) * cell.shape[0] / n), int((c + 0.5) * cell.shape[1] / m)]
-        ink = "white" if colour @ np.array([0.299, 0.587, 0.114]) < 140 else INK
-        at = (x + (c + 0.5) * w / m, y + (r + 0.5) * h / n)
-        size = max(5, min(11, w / m / 5))
-        axes.text(*at, str(code), ha="center", va="center", fontsize=size, color=ink)
 
 
 def save(figure: Figure, path: Path) -> tuple[int, int]:
@@ -165,35 +46,35 @@ def image_grid(
     rows: names of the rows, written before them.
     Raises ValueError on another number of labels or names.
     """
-    pixels = _pixels(images)
+    pixels = pixels_of(images)
     columns = min(columns or math.ceil(math.sqrt(len(pixels))), len(pixels))
     starts = range(0, len(pixels), columns)
     cells = [list(pixels[i : i + columns]) for i in starts]
     if rows and len(rows) != len(cells):
         raise ValueError(f"{len(rows)} names for {len(cells)} rows: give one for each")
     if labels is None or len(labels) == columns:
-        return _sheet(cells, headings=labels or (), title=title, row_names=rows)
+        return sheet_of(cells, headings=labels or (), title=title, row_names=rows)
     if len(labels) != len(pixels):
         raise ValueError(
             f"{len(labels)} labels for {len(pixels)} images in {columns} columns: "
             "give one for each image or one for each column"
         )
     captions = [labels[i : i + columns] for i in starts]
-    return _sheet(cells, captions=captions, title=title, row_names=rows)
+    return sheet_of(cells, captions=captions, title=title, row_names=rows)
 
 
-def _map_names(tokens: Sequence[Tensor]) -> list[str]:
+def map_names(tokens: Sequence[Tensor]) -> list[str]:
     return [f"{t.shape[-2]}×{t.shape[-1]}" for t in tokens]
 
 
-def _plus(names: Sequence[str]) -> list[str]:
+def plus(names: Sequence[str]) -> list[str]:
     return [names[0], *(f"+ {name}" for name in names[1:])]
 
 
 def _decoded(tok: torch.nn.Module, tokens: Sequence[Tensor]) -> list[np.ndarray]:
     """K arrays (B, H, W, 3): the pictures from the first 1, 2, .. K maps."""
     with torch.inference_mode():
-        return [_pixels(tok.decode(tokens, num_scales=k + 1)) for k in range(len(tokens))]
+        return [pixels_of(tok.decode(tokens, num_scales=k + 1)) for k in range(len(tokens))]
 
 
 def scale_by_scale(tok: torch.nn.Module, images: Tensor, title: str | None = None) -> Figure:
@@ -203,9 +84,9 @@ def scale_by_scale(tok: torch.nn.Module, images: Tensor, title: str | None = Non
     """
     with torch.inference_mode():
         tokens = tok.encode(images)
-    stages = [*_decoded(tok, tokens), _pixels(images)]
+    stages = [*_decoded(tok, tokens), pixels_of(images)]
     cells = [[stage[i] for stage in stages] for i in range(len(images))]
-    return _sheet(cells, headings=[*_plus(_map_names(tokens)), "original"], title=title)
+    return sheet_of(cells, headings=[*plus(map_names(tokens)), "original"], title=title)
 
 
 def code_colours(codebook: Tensor) -> np.ndarray:
@@ -228,7 +109,7 @@ def code_colours(codebook: Tensor) -> np.ndarray:
     return (30 + 215 * unit).round().byte().numpy()
 
 
-def _map_cells(
+def map_cells(
     tokens: Sequence[Tensor], codebook: Tensor, height: int, width: int
 ) -> list[list[np.ndarray]]:
     """[image][scale] -> (height, width, 3): token maps in the colours of their codes."""
@@ -237,10 +118,10 @@ def _map_cells(
         raise ValueError(f"token {top} in a codebook of {len(codebook)}: give that tokenizer's own")
     colours = code_colours(codebook)
     maps = [colours[t.cpu().numpy()] for t in tokens]
-    return [[_enlarge(m[i], height, width) for m in maps] for i in range(len(tokens[0]))]
+    return [[enlarge(m[i], height, width) for m in maps] for i in range(len(tokens[0]))]
 
 
-def _map_codes(tokens: Sequence[Tensor], every: int) -> dict[tuple[int, int], np.ndarray]:
+def map_codes(tokens: Sequence[Tensor], every: int) -> dict[tuple[int, int], np.ndarray]:
     """Code numbers of the maps that are small enough to hold them, for rows 0, every, .."""
     small = [(k, t.cpu().numpy()) for k, t in enumerate(tokens) if max(t.shape[1:]) <= 4]
     return {(i * every, k): t[i] for k, t in small for i in range(len(t))}
@@ -260,12 +141,12 @@ def token_maps(
     Raises ValueError for a token outside the codebook.
     """
     height, width = 96, 96 * tokens[-1].shape[-1] // tokens[-1].shape[-2]
-    cells, headings = _map_cells(tokens, codebook, height, width), _map_names(tokens)
+    cells, headings = map_cells(tokens, codebook, height, width), map_names(tokens)
     if images is not None:
         headings.append("image")
-        for row, pixels in zip(cells, _pixels(images), strict=True):
-            row.append(_enlarge(pixels, height, width))
-    return _sheet(cells, headings=headings, codes=_map_codes(tokens, 1), title=title)
+        for row, pixels in zip(cells, pixels_of(images), strict=True):
+            row.append(enlarge(pixels, height, width))
+    return sheet_of(cells, headings=headings, codes=map_codes(tokens, 1), title=title)
 
 
 def growing(tok: torch.nn.Module, tokens: Sequence[Tensor]) -> Figure:
@@ -276,7 +157,7 @@ def growing(tok: torch.nn.Module, tokens: Sequence[Tensor]) -> Figure:
     stages = _decoded(tok, tokens)
     height, width = (max(1, 96 // n) * n for n in stages[0].shape[1:3])
     cells = []
-    for i, maps in enumerate(_map_cells(tokens, tok.quantizer.codebook.weight, height, width)):
-        cells += [maps, [_enlarge(stage[i], height, width) for stage in stages]]
-    headings = _plus(_map_names(tokens))
-    return _sheet(cells, headings=headings, codes=_map_codes(tokens, 2), group=2)
+    for i, maps in enumerate(map_cells(tokens, tok.quantizer.codebook.weight, height, width)):
+        cells += [maps, [enlarge(stage[i], height, width) for stage in stages]]
+    headings = plus(map_names(tokens))
+    return sheet_of(cells, headings=headings, codes=map_codes(tokens, 2), group=2)

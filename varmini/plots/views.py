@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.attention import normalised
-from ..model.sampler import inpaint, sample
-from .charts import ACCENT, BLUE, INK, MUTED, STYLE
-from .images import _enlarge, _map_cells, _pixels, _plus, _sheet, growing
+from .. import inpaint, sample
+from .charts import ACCENT, STYLE
+from .images import growing, map_cells, plus
+from .laws import Law, law_loss, on_the_law
+from .sheets import enlarge, pixels_of, sheet_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from ..model.tokenizer import MultiScaleVQVAE
     from ..model.transformer import VAR
 
-Law = tuple[float, float]
-"""(a, b) of a power law L = (a x)^b."""
+__all__ = [
+    "Law", "attention", "draw_growing", "law_loss", "look_at_token", "on_the_law", "one_image",
+    "one_scale", "one_token", "redraw", "scale_steps", "token_paints",
+]  # fmt: skip
 
 
-def _one(image: Tensor) -> Tensor:
+def one_image(image: Tensor) -> Tensor:
     """An image (C, H, W), or a batch of one, as a batch of one."""
     image = image[None] if image.ndim == 3 else image
     if image.ndim != 4 or len(image) != 1:
@@ -58,7 +60,7 @@ def scale_steps(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> tuple[Tenso
         ValueError: when scales is outside [1, K], or the image does not fit.
     """
     with torch.no_grad():
-        tokens = tok.encode(_one(image))
+        tokens = tok.encode(one_image(image))
         after = tok.decode(tokens, num_scales=scales)
         if scales > 1:
             return after, after - tok.decode(tokens, num_scales=scales - 1)
@@ -71,15 +73,15 @@ def one_scale(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> Figure:
     Arguments and errors as in `scale_steps`.
     """
     after, change = scale_steps(tok, image, scales)
-    tokens = tok.encode(_one(image))
+    tokens = tok.encode(one_image(image))
     height, width = (max(1, 96 // n) * n for n in after.shape[2:])
-    maps = _map_cells(tokens, tok.quantizer.codebook.weight, height, width)[0]
-    pictures = [_pixels(p)[0] for p in (change.clamp(-1, 1), after, _one(image))]
-    cells = [maps[scales - 1], *(_enlarge(p, height, width) for p in pictures)]
+    maps = map_cells(tokens, tok.quantizer.codebook.weight, height, width)[0]
+    pictures = [pixels_of(p)[0] for p in (change.clamp(-1, 1), after, one_image(image))]
+    cells = [maps[scales - 1], *(enlarge(p, height, width) for p in pictures)]
     h, w = tok.schedule.grids[scales - 1]
     codes = {(0, 0): tokens[scales - 1][0].cpu().numpy()} if max(h, w) <= 4 else None
     names = [f"map {h}×{w}", "it adds", "so far", "original"]
-    return _sheet([cells], headings=names, codes=codes)
+    return sheet_of([cells], headings=names, codes=codes)
 
 
 # -------------------------------------------------------------------------------------- drawing
@@ -106,9 +108,9 @@ def draw_growing(
     if not smooth:
         return growing(tok, tokens)
     with torch.no_grad():
-        stages = [_pixels(tok.decode(tokens, num_scales=k + 1))[0] for k in range(len(tokens))]
-    names = _plus([f"{h}×{w}" for h, w in tok.schedule.grids])
-    return _sheet([[*stages, _pixels(images)[0]]], headings=[*names, "smoothed"])
+        stages = [pixels_of(tok.decode(tokens, num_scales=k + 1))[0] for k in range(len(tokens))]
+    names = plus([f"{h}×{w}" for h, w in tok.schedule.grids])
+    return sheet_of([[*stages, pixels_of(images)[0]]], headings=[*names, "smoothed"])
 
 
 def redraw(
@@ -130,14 +132,14 @@ def redraw(
         draws: how many fillings.
         settings: cfg, top_k, top_p, seed and smooth, as in `inpaint`.
     """
-    image = _one(image)
+    image = one_image(image)
     labels = None if label is None else [label] * draws
     filled = inpaint(var, tok, image.expand(draws, -1, -1, -1), mask, labels, **settings)
-    original = _pixels(image)[0]
+    original = pixels_of(image)[0]
     hole = original.copy()
     hole[mask.cpu().numpy()] = [round(255 * int(ACCENT[i : i + 2], 16) / 255) for i in (1, 3, 5)]
     names = ["picture", "red: to be drawn", *(f"draw {i + 1}" for i in range(draws))]
-    return _sheet([[original, hole, *_pixels(filled)]], headings=names)
+    return sheet_of([[original, hole, *pixels_of(filled)]], headings=names)
 
 
 # -------------------------------------------------------------------------------------- one token
@@ -165,10 +167,13 @@ def attention(var: VAR, labels: Tensor, teacher_inputs: Tensor, block: int) -> T
     # softmax(s_h <q/|q|, k/|k|>): the layer itself never forms these weights by name.
     width = var.config.width
     qk = F.linear(given["x"].float(), layer.qkv.weight[: 2 * width].float())
-    qk = qk.unflatten(2, (2, layer.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, heads, L, d)
-    qk[0] += layer.q_bias.view(layer.heads, 1, -1)
-    temperature = layer.log_scale.clamp(max=layer.LARGEST).exp() if layer.qk_norm else None
-    q, k = normalised(qk, temperature)
+    q, k = qk.unflatten(2, (2, layer.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, L, d)
+    q = q + layer.q_bias.view(layer.heads, 1, -1)
+    if layer.qk_norm:
+        scale = layer.log_scale.clamp(max=layer.LARGEST).exp()
+        q, k = scale * F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    else:
+        q = q * 0.25 / math.sqrt(q.shape[-1])
     return (q @ k.mT).masked_fill(~var.mask, -math.inf).softmax(-1)
 
 
@@ -188,7 +193,21 @@ def token_paints(tok: MultiScaleVQVAE, tokens: Sequence[Tensor], scale: int) -> 
     return tok.decode_features(f_hat).clamp(-1, 1) - tok.decode_features(without).clamp(-1, 1)
 
 
-def _check_token(var: VAR, scale: int, row: int, column: int, head: int | None) -> None:
+def look_at_token(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    image: Tensor,
+    label: int,
+    scale: int,
+    block: int,
+    head: int | None,
+    row: int = 0,
+    column: int = 0,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What `one_token` shows of a map: tokens, attention (L, L), and what each token paints.
+
+    Arguments and errors as there.
+    """
     if not 0 <= scale < len(var.schedule):
         raise ValueError(f"scale is {scale}, expected 0 to {len(var.schedule) - 1}")
     h, w = var.schedule.grids[scale]
@@ -196,6 +215,11 @@ def _check_token(var: VAR, scale: int, row: int, column: int, head: int | None) 
         raise ValueError(f"row {row}, column {column} is outside the {h}x{w} map")
     if head is not None and not 0 <= head < var.config.heads:
         raise ValueError(f"head is {head}, expected 0 to {var.config.heads - 1}, or None")
+    tokens = tok.encode(image)
+    inputs = tok.quantizer.teacher_inputs(tokens)
+    weights = attention(var, torch.tensor([label]), inputs, block)[0].cpu()  # (heads, L, L)
+    weights = weights.mean(0) if head is None else weights[head]
+    return tokens, weights, token_paints(tok, tokens, scale)
 
 
 def one_token(
@@ -224,22 +248,17 @@ def one_token(
     """
     import matplotlib.pyplot as plt
 
-    image, schedule = _one(image), tok.schedule
-    _check_token(var, scale, row, column, head)
+    image, schedule = one_image(image), tok.schedule
+    _, weights, paints = look_at_token(var, tok, image, label, scale, block, head, row, column)
     h, w = schedule.grids[scale]
-    tokens = tok.encode(image)
-    weights = attention(
-        var, torch.tensor([label]), tok.quantizer.teacher_inputs(tokens), block
-    )[0].cpu()  # fmt: skip
-    weights = weights.mean(0) if head is None else weights[head]
     query = weights[schedule.slices[scale].start + row * w + column]
-    paints = token_paints(tok, tokens, scale)[row * w + column][None]
+    paints = paints[row * w + column][None]
     seen = scale + 1
     with plt.rc_context(STYLE | {"axes.grid": False, "axes.titlesize": 10}):
         figure, axes = plt.subplots(1, 2 + seen, figsize=(1.9 * (2 + seen), 2.5))
         figure.subplots_adjust(0.01, 0.02, 0.99, 0.86, wspace=0.08)
-        panels = [_pixels(image)[0], _pixels(paints / paints.abs().max().clamp(min=1e-6))[0]]
-        for ax, panel, name in zip(axes, panels, ("the token's place", "what its code paints")):
+        panels = [pixels_of(image)[0], pixels_of(paints / paints.abs().max().clamp(min=1e-6))[0]]
+        for ax, panel, name in zip(axes, panels, ("where the token is", "what its code paints")):
             ax.imshow(panel, extent=(0, w, h, 0), interpolation="nearest")
             ax.set_title(name, loc="center")
             _ring(ax, row, column)
@@ -261,73 +280,3 @@ def _ring(ax: Axes, row: int, column: int) -> None:
 
     box = Rectangle((column, row), 1, 1, fill=False, color=ACCENT, linewidth=2, clip_on=False)
     ax.add_patch(box)
-
-
-# ------------------------------------------------------------------------------------ scaling law
-
-
-def law_loss(size_law: Law, compute_law: Law, size: float, compute: float) -> tuple[float, float]:
-    """What two laws L = (a x)^b say: the loss that `size` allows, and the one `compute` allows.
-
-    A model that is both this small and this shortly trained is held by the larger of the two.
-
-    Raises:
-        ValueError: when size, compute or an a is not positive, or a law does not fall.
-    """
-    found = []
-    for name, (a, b), x in (("size", size_law, size), ("compute", compute_law, compute)):
-        if not (x > 0 and a > 0 and b < 0):
-            raise ValueError(f"{name} is {x} with a={a}, b={b}: expected x > 0, a > 0 and b < 0")
-        found.append(float((a * x) ** b))
-    return found[0], found[1]
-
-
-def on_the_law(
-    size_law: Law = (2.0, -0.23),
-    compute_law: Law = (2.2e-5, -0.13),
-    *,
-    size: float = 1.0,
-    compute: float = 1e7,
-    sizes: tuple[float, float] = (0.01, 10.0),
-    computes: tuple[float, float] = (1e4, 1e10),
-    units: tuple[str, str] = ("parameters (billions)", "training compute (PFlops)"),
-) -> Figure:
-    """Two fitted laws L = (a x)^b as lines, with one model's size and compute marked on them.
-
-    Args:
-        size_law, compute_law: (a, b) of the loss against size, and of the best loss against
-            compute. The defaults are the paper's, for the last scale (section 5.2).
-        size, compute: the model to mark, in the units of the laws.
-        sizes, computes: the range of the axes.
-        units: names of the axes.
-
-    Raises:
-        ValueError: as `law_loss`.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    losses = law_loss(size_law, compute_law, size, compute)
-    names = ("size", "compute")
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
-        rows = zip(axes, (size_law, compute_law), (size, compute), (sizes, computes), units)
-        for (ax, (a, b), x, ends, unit), loss, name in zip(rows, losses, names):
-            line = np.geomspace(*ends, 50)
-            ax.plot(line, (a * line) ** b, color=BLUE)
-            ax.plot([x], [loss], "o", color=ACCENT, markersize=9)
-            ax.axhline(loss, color=ACCENT, linewidth=0.8, linestyle="--")
-            ax.annotate(f"{loss:.3g}", (x, loss), (6, 6), textcoords="offset points", color=ACCENT)
-            ax.set(xscale="log", yscale="log", xlabel=unit)
-            ax.set_title(f"what {name} allows: loss = ({a:.3g} x)$^{{{b:.3g}}}$")
-            ax.tick_params(axis="y", which="both", labelcolor=MUTED)
-            ax.minorticks_off()
-        low, high = axes[0].get_ylim()
-        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
-        axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        held = names[int(losses[1] > losses[0])]
-        figure.suptitle(
-            f"held back by its {held}: loss at least {max(losses):.3g}",
-            x=0.01, ha="left", color=INK, fontsize=13,
-        )  # fmt: skip
-    return figure

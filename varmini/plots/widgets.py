@@ -158,9 +158,9 @@ def _share(name: str, value: float, high: float, step: float) -> ipywidgets.Floa
 
 
 def _choice(name: str, options: Sequence[tuple], value: object) -> ipywidgets.Dropdown:
-    # By its place: a menu with value=None stays blank, although an option has that value.
-    place = [v for _, v in options].index(value)
-    return ipywidgets.Dropdown(options=options, index=place, description=name)
+    # By its index: a menu with value=None stays blank, although an option has that value.
+    index = [v for _, v in options].index(value)
+    return ipywidgets.Dropdown(options=options, index=index, description=name)
 
 
 def _drawing(vocab_size: int, cfg: float) -> dict[str, ipywidgets.Widget]:
@@ -258,8 +258,8 @@ def tokens(var: VAR, tok: MultiScaleVQVAE, images: Tensor, labels: Tensor) -> Pa
 
     def draw(picture: int, scale: int, **where) -> Figure:
         h, w = tok.schedule.grids[scale]
-        place = {"scale": scale, "row": h // 2, "column": w // 2}
-        return views.one_token(var, tok, images[picture], int(labels[picture]), **place, **where)
+        where |= {"scale": scale, "row": h // 2, "column": w // 2}
+        return views.one_token(var, tok, images[picture], int(labels[picture]), **where)
 
     def page(picture: int, **where) -> str:
         return token_page(var, tok, images[picture], int(labels[picture]), **where)

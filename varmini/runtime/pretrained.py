@@ -21,7 +21,12 @@ from torch.overrides import TorchFunctionMode
 from .files import check_format, read_json, write_atomic
 
 FORMAT_VERSION = 1
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
+CHECKOUT = Path(__file__).resolve().parents[2]
+ASSETS = CHECKOUT / "data"
+"""Embedded images and shipped models: in the checkout, or as `pip install` carries them."""
+if not (ASSETS / "models").is_dir():
+    ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SHIPPED = ASSETS / "models"
 
 
 def resolve_folder(name: str | os.PathLike, kind: str) -> Path:

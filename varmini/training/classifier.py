@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.sets import batches, in_order, load_images
+from ..data import batches, in_order, load_images
 from ..fast.quicken import quicken
 from ..runtime.machine import autocast, device
 from ..runtime.pretrained import Pretrained

@@ -21,8 +21,18 @@ class ClassifierConfig:
     """Channels of each stage; every stage after the first halves the height and width."""
 
 
-class _Checked:
-    """Checks that what counts something is at least 1, and that numbers are numbers in range."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every training run has."""
+
+    data: str
+    """Data set: a bed's name or a folder."""
+    batch_size: int = 128
+    """Images a step."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -41,8 +51,28 @@ class _Checked:
             raise ValueError(f"seed is {self.seed}, expected 0 to 2^32 - 1")
 
 
-@dataclass(frozen=True)
-class ClassifierTraining(_Checked):
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe(Recipe):
+    """What both stages have."""
+
+    images: int
+    """Training length: images drawn, counting repeats."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.02
+    """Share of the run in which the learning rate rises."""
+    flip: bool = True
+    """Mirror half of the images."""
+    workers: int = 0
+    """Processes that decode images; sets in memory need none."""
+    recompute: bool = False
+    """Keep no activations inside layers and blocks: less memory, one more forward pass."""
+    log_every: int = 100
+    """Steps between two rows of log.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining(Recipe):
     """How `varmini train classifier` runs."""
 
     data: str = "cifar10"
@@ -57,36 +87,22 @@ class ClassifierTraining(_Checked):
     """Peak learning rate of SGD with Nesterov momentum 0.9."""
     weight_decay: float = 5e-4
     """Weight decay of kernels and matrices."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
-    seed: int = 0
-    """Seed of initialisation, order and augmentation."""
 
 
-@dataclass(frozen=True)
-class TokenizerTraining(_Checked):
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining(StageRecipe):
     """How `varmini train tokenizer` runs."""
 
-    data: str
-    """Data set: a bed's name or a folder."""
     model: TokenizerConfig
     """Shape of the network."""
-    images: int
-    """Training length: images drawn, counting repeats."""
     decoder_of: str = ""
     """A finished tokenizer: keep its encoder and codes, so its tokens, and train on the decoder."""
-    batch_size: int = 128
-    """Images a step."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW (0.9, 0.99)."""
     quantizer_lr: float = 1.0
     """Learning rate of codebook and phi, in units of `lr`: codes must follow moving features."""
-    warmup: float = 0.02
-    """Share of the run in which the learning rate rises."""
     decay: float = 0.4
-    """Share of the run in which it falls linearly."""
+    """Share of the run in which the learning rate falls linearly."""
     final: float = 0.02
-    """Share of the peak left at the end."""
+    """Share of the peak learning rate left at the end."""
     weight_decay: float = 0.005
     """Weight decay of kernels and matrices."""
     clip: float = 1.0
@@ -109,50 +125,28 @@ class TokenizerTraining(_Checked):
     """Weight of the adversarial loss on top of the adaptive one; 0 leaves it out."""
     adversarial_start: float = 0.3
     """Share of the run after which the adversarial loss sets in."""
-    recompute: bool = False
-    """Keep no activations inside encoder's and decoder's layers: less memory, one more forward."""
     discriminator_layers: int = 2
     """Halvings in the discriminator: 2 for 32 pixels, 3 for 256 (VQGAN's)."""
-    flip: bool = True
-    """Mirror half of the images."""
-    workers: int = 0
-    """Processes that decode images; sets in memory need none."""
     revive_every: int = 20
     """Steps between two revivals of dead codes."""
     held_out: int = 500
     """Test images on which PSNR is logged."""
-    log_every: int = 100
-    """Steps between two rows of log.csv."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
-    seed: int = 0
-    """Seed of initialisation and order."""
 
 
-@dataclass(frozen=True)
-class VARTraining(_Checked):
+@dataclass(frozen=True, kw_only=True)
+class VARTraining(StageRecipe):
     """How `varmini train var` runs."""
 
-    data: str
-    """Data set: a bed's name or a folder."""
     tokenizer: str
     """A shipped tokenizer's name, or a run's folder."""
     model: VARConfig
     """Shape of the network; sizes, vocabulary and classes follow the tokenizer and the data."""
-    images: int
-    """Training length: images drawn, counting repeats."""
-    batch_size: int = 128
-    """Images a step."""
     accumulate: int = 1
     """Parts that a batch is cut into to save memory; gradients are added up."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW (0.9, 0.95)."""
-    warmup: float = 0.02
-    """Share of the run in which the learning rate rises."""
     decay: float = 0.5
-    """Share of the run in which it falls linearly."""
+    """Share of the run in which the learning rate falls linearly."""
     final: float = 0.01
-    """Share of the peak left at the end."""
+    """Share of the peak learning rate left at the end."""
     muon_lr: float = 0.0
     """Peak learning rate of Muon for the blocks' matrices; 0: AdamW for all, as in the paper."""
     weight_decay: float = 0.05
@@ -163,24 +157,12 @@ class VARTraining(_Checked):
     """Gradient norm above which gradients are scaled down."""
     ema: float = 0.999
     """Decay of the averaged weights, per step."""
-    flip: bool = True
-    """Also learn from the mirror images."""
-    workers: int = 0
-    """Processes that decode images for the token maps; sets in memory need none."""
     compile: bool = False
     """Fuse the blocks with torch.compile, on a GPU; on a CPU our own forms are quicker."""
-    recompute: bool = False
-    """Keep no activations inside the blocks: less memory, one more forward pass."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """What torchrun's processes hold: "ddp" all weights each, "fsdp" a share of all state."""
     held_out: int = 1000
     """Test images on which the loss is logged."""
-    log_every: int = 100
-    """Steps between two rows of log.csv."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
-    seed: int = 0
-    """Seed of initialisation and order."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model.attention import spans
+from ..fast.attention import rectangles
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..model.transformer import VAR, VARConfig
@@ -62,7 +62,7 @@ def visible_pairs(schedule: ScaleSchedule) -> int:
 
 def computed_pairs(schedule: ScaleSchedule) -> int:
     """Query-key pairs that `attention.block_causal` computes: small scales share a rectangle."""
-    return sum((at.stop - at.start) * keys for at, keys, _ in spans(schedule, schedule.mask()))
+    return sum((at.stop - at.start) * keys for at, keys, _ in rectangles(schedule))
 
 
 def var_flops(config: VARConfig, *, computed: bool = False) -> dict[str, int]:

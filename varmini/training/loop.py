@@ -28,7 +28,7 @@ def uniform(seed: int, step: int, rows: int, columns: int) -> Tensor:
 class Loop:
     """Goes through the steps of a run, from where it stopped, and does all but the step itself.
 
-        loop = Loop("var", config, out, state, total=steps)
+        loop = Loop("var", config, out, state, total=steps, log_at=range(100, steps, 100))
         with loop:
             for step in loop:
                 ...                        # forward, backward, update
@@ -41,7 +41,7 @@ class Loop:
 
     Args:
         kind: of the model, "tokenizer" or "var", for `checkpoint.consolidate`; also the bar's name.
-        config: with `batch_size` and `checkpoint_every`; goes into run.json.
+        config: with `batch_size`, `lr` and `checkpoint_every`; goes into run.json.
         out: the run's folder, which `check_folder` has allowed.
         state: all that changes from step to step, by name: it is saved and restored.
         total: steps of the whole run.

@@ -40,35 +40,19 @@ def imagenet(
     warmup = 1 / 50
     return Preset(
         tokenizer=TokenizerTraining(
-            data="imagenet",
-            model=TokenizerConfig(sizes=sizes),
-            images=40 * IMAGENET_IMAGES,
-            batch_size=128 if large else 256,
-            lr=5e-5 if large else 1e-4,
-            ema=0.9999,
-            perceptual=0.5,
-            perceptual_network="lpips",
-            adversarial=0.5,
-            adversarial_start=0.05,
-            discriminator_layers=3,
-            recompute=True,
-            workers=8,
-            log_every=500,
-            checkpoint_every=5000,
+            data="imagenet", model=TokenizerConfig(sizes=sizes), images=40 * IMAGENET_IMAGES,
+            batch_size=128 if large else 256, lr=5e-5 if large else 1e-4, ema=0.9999,
+            perceptual=0.5, perceptual_network="lpips",
+            adversarial=0.5, adversarial_start=0.05, discriminator_layers=3,
+            recompute=True, workers=8, log_every=500, checkpoint_every=5000,
         ),
         var=VARTraining(
             data="imagenet",
             # One tokenizer serves all depths.
             tokenizer=f"runs/{'imagenet512-d36' if large else 'imagenet256-d16'}/tokenizer",
             model=VARConfig(
-                depth=depth,
-                width=64 * depth,
-                heads=depth,
-                sizes=sizes,
-                shared_adaln=large,
-                drop_path=0.1 * depth / 24,
-                label_dropout=0.1,
-                init_gamma=init_gamma,
+                depth=depth, width=64 * depth, heads=depth, sizes=sizes, shared_adaln=large,
+                drop_path=0.1 * depth / 24, label_dropout=0.1, init_gamma=init_gamma,
             ),
             images=epochs * IMAGENET_IMAGES,
             batch_size=batch_size,
@@ -90,7 +74,7 @@ def imagenet(
             log_every=500,
             checkpoint_every=5000,
         ),
-    )
+    )  # fmt: skip
 
 
 PRESETS: dict[str, Preset] = {
@@ -184,25 +168,14 @@ PRESETS: dict[str, Preset] = {
     "imagenet256-d20": imagenet(20, epochs=250, init_gamma=1e-3, final=0.1),
     "imagenet256-d24": imagenet(24, epochs=350, init_gamma=1e-4, final=0.01, lr_per_256=8e-5),
     "imagenet256-d30": imagenet(
-        30,
-        epochs=350,
-        init_gamma=1e-5,
-        final=0.01,
+        30, epochs=350, init_gamma=1e-5, final=0.01, lr_per_256=8e-5, final_weight_decay=0.08,
         batch_size=1024,
-        lr_per_256=8e-5,
-        final_weight_decay=0.08,
     ),
     "imagenet512-d36": imagenet(
-        36,
-        epochs=350,
-        init_gamma=5e-6,
-        final=0.01,
-        lr_per_256=8e-5,
-        final_weight_decay=0.08,
-        accumulate=4,
-        large=True,
+        36, epochs=350, init_gamma=5e-6, final=0.01, lr_per_256=8e-5, final_weight_decay=0.08,
+        accumulate=4, large=True,
     ),
-}
+}  # fmt: skip
 """Ready-made runs by name."""
 
 

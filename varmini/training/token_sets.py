@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batching import check_batch_size, in_order
-from ..data.lazy import LazyImages
-from ..data.sets import ImageSet
+from ..data import ImageSet, LazyImages, batch_order, in_order
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import write_atomic
@@ -92,8 +90,6 @@ def token_set(
             bar = distributed.progress(batches, name)
             encoded = (_encode(tok, *next(stream), flip) for _ in bar)
             _write(paths[i], key, *zip(*encoded))
-    if isinstance(dataset, LazyImages):
-        dataset.report_broken()
     distributed.wait()
     if distributed.is_main():
         for old in folder.glob(f"{split}-*.safetensors"):
@@ -153,23 +149,6 @@ def token_batches(
     Raises:
         ValueError: when a batch is larger than the set.
     """
-    for rows, kinds in row_batches(len(data.labels), batch_size, seed, start_step, data.kinds):
-        yield data.rows(rows[part], kinds[part]), data.labels[rows[part]]
-
-
-def row_batches(
-    count: int, batch_size: int, seed: int, start_step: int = 0, kinds: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of rows out of `count`, and for each row one of so many kinds, (B,) each.
-
-    Each epoch is a new order; an incomplete last batch is dropped.
-    """
-    check_batch_size(batch_size, count)
-    epoch, first = divmod(start_step, count // batch_size)
-    while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator)
-        kind = torch.randint(kinds, (count,), generator=generator)
-        for rows in order.split(batch_size)[first : count // batch_size]:
-            yield rows, kind[rows]
-        epoch, first = epoch + 1, 0
+    for rows, mirrored, _ in batch_order(len(data.labels), batch_size, seed, start_step):
+        kinds = mirrored[part] if data.kinds == 2 else 0
+        yield data.rows(rows[part], kinds), data.labels[rows[part]]

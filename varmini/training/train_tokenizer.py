@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.sets import batches, check_batch_size, fitted
+from ..data import batches, check_batch_size, fitted
 from ..fast.quicken import quicken
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.sets import check_batch_size, fitted
+from ..data import check_batch_size, fitted
 from ..fast.quicken import quicken
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import MultiScaleVQVAE

@@ -1,15 +1,12 @@
-"""What several companions share: plain attention, label dropout and guidance."""
+"""What several systems share: plain attention, checks at the door, label dropout and guidance."""
 
 from __future__ import annotations
 
-import math
 import numbers
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..fast.layers import Linear
-from ..model.attention import attend
 
 
 class SelfAttention(nn.Module):
@@ -21,13 +18,13 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(q / math.sqrt(q.shape[-1]), k, v, None)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -60,34 +57,6 @@ def check_labels(labels: Tensor, num_classes: int) -> Tensor:
     return labels
 
 
-def check_guidance(scale: float) -> None:
-    """Raises a ValueError unless `scale` is a finite number of at least 1."""
-    if not isinstance(scale, numbers.Real) or not 1 <= scale < float("inf"):
-        raise ValueError(f"guidance is {scale}, expected 1 (none) or more")
-
-
-def drop_labels(labels: Tensor, chance: float, null: int) -> Tensor:
-    """Shows the null class instead of some labels, so that guidance has something to subtract."""
-    dropped = torch.rand(len(labels), device=labels.device) < chance
-    return labels.masked_fill(dropped, null)
-
-
-def with_null(labels: Tensor, null: int, scale: float) -> Tensor:
-    """(B,) -> (2 B,): the labels, then as many null labels; without guidance just the labels."""
-    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, null)])
-
-
-def guided(output: Tensor, scale: float) -> Tensor:
-    """Standard classifier-free guidance, u + s (c - u), on the halves that `with_null` asked for.
-
-    VAR's own convention (1 + t) c - t u is the same with s = 1 + t. Ho and Salimans 2022.
-    """
-    if scale == 1:
-        return output
-    conditional, unconditional = output.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
-
-
 def check_grid(tokens: Tensor, side: int, vocab_size: int) -> Tensor:
     """A token map (B, side, side) as (B, side^2), or a ValueError that says what does not fit."""
     if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (side, side) or tokens.dtype != torch.long:
@@ -100,3 +69,36 @@ def check_grid(tokens: Tensor, side: int, vocab_size: int) -> Tensor:
             f"tokens span {int(tokens.min())} to {int(tokens.max())}, expected [0, {vocab_size})"
         )
     return tokens.flatten(1)
+
+
+def shown_labels(model: nn.Module, labels: Tensor) -> Tensor:
+    """Checked labels for a training step: in training mode some become the null class, so that
+    guidance has something to subtract. `model.config` has num_classes and label_dropout."""
+    c = model.config
+    labels = check_labels(labels, c.num_classes)
+    return drop_labels(labels, c.label_dropout, c.num_classes) if model.training else labels
+
+
+def drop_labels(labels: Tensor, chance: float, null: int) -> Tensor:
+    """Shows the null class instead of some labels."""
+    dropped = torch.rand(len(labels), device=labels.device) < chance
+    return labels.masked_fill(dropped, null)
+
+
+def guidance_labels(labels: Tensor, num_classes: int, scale: float) -> Tensor:
+    """Checked labels (B,) and, with guidance, as many null labels after them: (B,) or (2 B,)."""
+    if not isinstance(scale, numbers.Real) or not 1 <= scale < float("inf"):
+        raise ValueError(f"guidance is {scale}, expected 1 (none) or more")
+    labels = check_labels(labels, num_classes)
+    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, num_classes)])
+
+
+def guided(output: Tensor, scale: float) -> Tensor:
+    """Standard classifier-free guidance, u + s (c - u), on the halves of `guidance_labels`.
+
+    VAR's own convention (1 + t) c - t u is the same with s = 1 + t. Ho and Salimans 2022.
+    """
+    if scale == 1:
+        return output
+    conditional, unconditional = output.chunk(2)
+    return unconditional + scale * (conditional - unconditional)

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from ...data.sets import ImageSet, load_images, to_float
-from ...evaluation.metrics import evaluate_tokenizer
-from ...model.sampler import sample
+from ... import plots
+from ...data import ImageSet, load_images, to_float
+from ...evaluation.fid import evaluate_tokenizer
+from ...fast.drawing import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
-from ...plots import images as plots
 from ...runtime.files import read_json, write_atomic
 from ...runtime.machine import provenance
 from ...runtime.pretrained import SHIPPED

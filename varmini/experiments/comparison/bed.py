@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...data.sets import batches, fitted, in_order
+from ... import quicken
+from ...data import batches, fitted, in_order
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...runtime.distributed import progress
 from ...runtime.files import file_checksum, read_json, write_atomic
@@ -144,18 +145,9 @@ class Codes:
             latent_channels=self.bed.latent_channels,
             **{name: getattr(like.model, name) for name in names},
         )
-        training = Training(
-            images=like.images,
-            batch_size=like.batch_size,
-            lr=like.lr,
-            warmup=like.warmup,
-            decay=like.decay,
-            final=like.final,
-            weight_decay=like.weight_decay,
-            clip=like.clip,
-            ema=like.ema,
-            points=2,
-        )
+        same = ("images", "batch_size", "lr", "warmup", "decay", "final", "weight_decay", "clip",
+                "ema")  # fmt: skip
+        training = Training(points=2, **{name: getattr(like, name) for name in same})
 
         def loss(model: KLAutoencoder, images: Tensor, labels: Tensor) -> Tensor:
             return model.training_loss(images, like.l1, like.l2, like.perceptual, network)
@@ -169,13 +161,11 @@ class Codes:
 
     def autoencoder(self, kind: str) -> nn.Module:
         """The finished model of one of `KINDS`, in evaluation mode."""
-        if kind not in KINDS:
-            raise ValueError(f"autoencoder {kind!r}, expected one of: {', '.join(KINDS)}")
         build = KLAutoencoder if kind == "kl" else MultiScaleVQVAE
         folder = self.folder(kind)
         if not (folder / "model.safetensors").exists():
             raise ValueError(f"{folder} holds no model: run `varmini compare train` first")
-        return build.from_pretrained(folder).to(device())
+        return quicken(build.from_pretrained(folder).to(device()))
 
     def encoder(self, kind: str) -> Callable[[Tensor], Tensor]:
         """images -> codes: flat pyramids (B, L), token maps (B, side, side), or mean latents."""

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...evaluation.metrics import check_samples, extract, frechet_between, precision_recall, psnr
-from ...model.sampler import sample
+from ... import quicken, sample
+from ...data import in_order
+from ...evaluation.evaluators import Evaluator
+from ...evaluation.fid import reference_of
+from ...evaluation.metrics import check_samples, frechet_between, precision_recall, psnr
 from ...model.transformer import VAR
 from ...runtime.files import file_checksum
 from ...runtime.machine import autocast, device
@@ -100,12 +103,7 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
 
     Returns:
         {name: of all samples, name_se: standard error} for every name.
-
-    Raises:
-        ValueError: with fewer samples than groups, or fewer than two groups.
     """
-    if not 2 <= groups <= count:
-        raise ValueError(f"{groups} groups of {count} samples, expected from 2 to {count}")
     group = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % groups
     left_out = [measure((group != i).nonzero()[:, 0]) for i in range(groups)]
     row: Row = {}
@@ -116,46 +114,48 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
     return row
 
 
-class Reference:
-    """Real pictures in the classifier's features, and what sets of samples are measured by."""
+Measure = Callable[[Tensor, Tensor], Row]
+"""images (n, C, H, W) in [-1, 1] and labels (n,) -> figures, each with its `_se`."""
 
-    def __init__(self, classifier: nn.Module, real: Tensor | Any) -> None:
-        self.classifier = classifier
-        self.features = extract(classifier, real)[0].double()
-        self.mean, self.covariance = self.features.mean(0), torch.cov(self.features.T)
 
-    def measure(self, images: Tensor, labels: Tensor) -> Row:
-        """Class accuracy, Frechet distance, precision and recall of drawn images, each with `_se`.
+def measure_against(evaluator: Evaluator, dataset: Any) -> Measure:
+    """What measures drawn images: class accuracy, Frechet distance, precision and recall.
 
-        Precision and recall compare with as many real pictures, for both depend on the number.
-        Errors are of sampling alone; that of training shows between seeds.
-        """
-        fake, probs = extract(self.classifier, images)
-        check_samples(len(fake) * 9 // 10, fake.shape[1], "the sample less a tenth")
+    Precision and recall compare with as many real images, for both depend on the number. Errors
+    are of sampling alone; that of training shows between seeds. The measure raises a ValueError
+    when nine tenths of its images are fewer than the evaluator's features.
+    """
+    batches = (images for images, _ in in_order(dataset, 500))
+    reference = reference_of(evaluator, batches, len(dataset), dataset.name)
+
+    def measure(images: Tensor, labels: Tensor) -> Row:
+        check_samples(len(images) * 9 // 10, evaluator.features, "the sample less a tenth")
+        fake, probs = evaluator.all_of(images.split(500))
         fake, right = fake.double(), (probs.argmax(1) == labels.cpu()).double()
         generator = torch.Generator().manual_seed(0)
-        real = self.features[torch.randperm(len(self.features), generator=generator)[: len(fake)]]
+        order = torch.randperm(len(reference.features), generator=generator)
+        real = reference.features[order[: len(fake)]].double()
 
-        def measures(rows: Tensor) -> Row:
+        def figures(rows: Tensor) -> Row:
             part = fake[rows]
-            moments = part.mean(0), torch.cov(part.T)
             precision, recall = precision_recall(real[: len(rows)], part)
-            return {
-                "accuracy": right[rows].mean().item(),
-                "frechet": frechet_between(self.mean, self.covariance, *moments),
-                "precision": precision,
-                "recall": recall,
-            }
+            distance = frechet_between(
+                reference.mean, reference.covariance, part.mean(0), torch.cov(part.T)
+            )
+            return {"accuracy": right[rows].mean().item(), "frechet": distance,
+                    "precision": precision, "recall": recall}  # fmt: skip
 
-        return {"n": len(fake)} | jackknife(measures, len(fake))
+        return {"n": len(fake)} | jackknife(figures, len(fake))
+
+    return measure
 
 
-def autoencoder_rows(codes: Codes, reference: Reference, n: int) -> list[Row]:
+def autoencoder_rows(codes: Codes, measure: Measure, n: int) -> list[Row]:
     """Reconstructions of n test images by each autoencoder: the bound of every generator on it."""
     test, rows = codes.images["test"], []
     pairs = [test[i] for i in torch.linspace(0, len(test) - 1, n).long().tolist()]
     images, labels = torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-    rows.append({"autoencoder": "none (real images)", **reference.measure(images, labels)})
+    rows.append({"autoencoder": "none (real images)", **measure(images, labels)})
     for kind in KINDS:
         encode, decode, drawn = codes.encoder(kind), codes.decoder(kind), []
         for part in images.split(100):
@@ -166,14 +166,19 @@ def autoencoder_rows(codes: Codes, reference: Reference, n: int) -> list[Row]:
         rows.append({"autoencoder": kind, "parameters": size,
                      "images": codes.bed.autoencoder_images,
                      "psnr": psnr(result, images).mean().item(),
-                     **reference.measure(result, labels)})  # fmt: skip
+                     **measure(result, labels)})  # fmt: skip
     return rows
+
+
+def quick(model: nn.Module) -> nn.Module:
+    """With quick forms, but for VAR, where `sample` sees to it: no method has quicker products."""
+    return model if isinstance(model, VAR) else quicken(model)
 
 
 def load_method(codes: Codes, name: str, seed: int) -> nn.Module:
     """A finished network of the comparison, in evaluation mode."""
     built = METHODS[name].build(codes.bed, codes.num_classes)
-    return type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(device())
+    return quick(type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(device()))
 
 
 def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
@@ -182,33 +187,26 @@ def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tenso
     model, tok = load_method(codes, setting.method, seed), codes.autoencoder(kind)
     options = next((d.options for d in DRAWINGS if d.method == setting.method
                     and d.name == (setting.drawing or d.name)), {})  # fmt: skip
-    drawn = []
+    drawn, decode = [], codes.decoder(kind)
     for i, part in enumerate(labels.split(100)):
         with torch.no_grad(), autocast():
             images = draw_images(
-                model,
-                tok,
-                codes.decoder(kind),
-                part.to(device()),
-                bed=codes.bed,
-                guidance=setting.guidance,
-                filtered=setting.filtered,
-                seed=1000 * seed + i,
-                **options,
-            )
+                model, tok, decode, part.to(device()), bed=codes.bed, guidance=setting.guidance,
+                filtered=setting.filtered, seed=1000 * seed + i, **options,
+            )  # fmt: skip
         drawn.append(images.float().cpu().clamp(-1, 1))
     return torch.cat(drawn)
 
 
 def quality_row(
-    codes: Codes, reference: Reference, setting: Setting, seed: int, per_class: int
+    codes: Codes, measure: Measure, setting: Setting, seed: int, per_class: int
 ) -> Row:
     """Draws per_class pictures of each class from a finished run and measures them."""
     labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
     name = setting.drawing or setting.method
     row = {"method": name, "guidance": setting.guidance, "filtered": setting.filtered}
     row |= {"seed": seed, "images": codes.bed.images}
-    return row | reference.measure(drawn_by(codes, setting, seed, labels), labels)
+    return row | measure(drawn_by(codes, setting, seed, labels), labels)
 
 
 # --------------------------------------------------------------------------------------------- cost
@@ -262,7 +260,7 @@ def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
 def network(codes: Codes, name: str) -> nn.Module:
     """A method's network with random weights, in evaluation mode: time does not depend on them."""
     torch.manual_seed(0)
-    return METHODS[name].build(codes.bed, codes.num_classes).to(device()).eval()
+    return quick(METHODS[name].build(codes.bed, codes.num_classes).to(device()).eval())
 
 
 def speed_rows(
@@ -284,15 +282,9 @@ def speed_rows(
                 begin = time.perf_counter()
                 with torch.no_grad(), autocast():
                     images = draw_images(
-                        model,
-                        tok,
-                        decode,
-                        labels,
-                        bed=codes.bed,
-                        guidance=guidance,
-                        seed=number + 1,
-                        **d.options,
-                    )
+                        model, tok, decode, labels, bed=codes.bed, guidance=guidance,
+                        seed=number + 1, **d.options,
+                    )  # fmt: skip
                 images.sum().item()  # waits for a GPU
                 seconds = time.perf_counter() - begin
                 if number >= 0:

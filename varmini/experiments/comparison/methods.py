@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast.copies import ready
-from ...model.sampler import sample
+from ... import sample
 from ...model.transformer import VAR, VARConfig
 from ...zoo.generators.dit import DiT, DiTConfig
 from ...zoo.generators.maskgit import MaskGIT, MaskGITConfig
@@ -49,26 +48,17 @@ METHODS = {
     m.name: m
     for m in (
         Method("var", "multi", _var),
-        Method(
-            "raster-ar",
-            "single",
-            lambda bed, n: RasterAR(RasterARConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size)),
-        ),
-        Method(
-            "maskgit",
-            "single",
-            lambda bed, n: MaskGIT(MaskGITConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size)),
-        ),
-        Method(
-            "dit",
-            "kl",
-            lambda bed, n: DiT(DiTConfig(**_shape(bed, n, 5), channels=bed.latent_channels)),
-        ),
+        Method("raster-ar", "single", lambda bed, n: RasterAR(
+            RasterARConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size))),
+        Method("maskgit", "single", lambda bed, n: MaskGIT(
+            MaskGITConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size))),
+        Method("dit", "kl", lambda bed, n: DiT(
+            DiTConfig(**_shape(bed, n, 5), channels=bed.latent_channels))),
         # For the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
         Method("var-plain", "multi", lambda b, n: _var(b, n, PlainVAR, qk_norm=False)),
         Method("var-adaln", "multi", lambda b, n: _var(b, n, qk_norm=False)),
     )
-}
+}  # fmt: skip
 
 
 def training_loss(model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module) -> Tensor:
@@ -121,10 +111,10 @@ DRAWINGS = (
     Drawing("dit", "DiT, DDIM 25", lambda b: 25, {"steps": 25}),
     Drawing("dit", "DiT, DDIM 250", lambda b: 250, {"steps": 250}),
 )
-"""What is timed; pictures are judged of the first drawing of each method, and of `LONG`."""
+"""What is timed; quality is measured of the first drawing of each method, and of `LONG`."""
 
 LONG = "DiT, DDIM 250"
-"""The paper's way to draw from DiT. It takes long, so it is judged at one guidance alone."""
+"""The paper's way to draw from DiT. It takes long, so it is measured at one guidance alone."""
 
 
 @dataclass(frozen=True)
@@ -184,5 +174,4 @@ def draw_images(
         return sample(model, tok, labels, cfg=guidance - 1, seed=seed, **some)
     if isinstance(model, RasterAR):
         options |= some
-    # As `sample` does: weights in bf16 and laid out once, so that no method has quicker products.
-    return decode(ready(model).generate(labels, guidance=guidance, seed=seed, **options))
+    return decode(model.generate(labels, guidance=guidance, seed=seed, **options))

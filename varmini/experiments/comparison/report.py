@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
+from ...evaluation.statistics import ENOUGH, holm, welch
 from ...plots.images import save
 from ...runtime.tables import (
     NOT_MEASURED,
@@ -159,32 +160,36 @@ def comparison(folder: Path, figures: Path) -> str:
 
 
 def ablation(folder: Path, figures: Path) -> str:
-    """The paper's ablation at toy scale (kept as ablation.csv)."""
+    """The paper's ablation at toy scale (kept as ablation.csv), each row against the one before."""
     text, rows = "## Ablation\n\n", rows_of(folder / "comparison" / "quality.csv")
     if not rows:
         return text + f"{NOT_MEASURED}: run `varmini compare train` and `measure`\n"
-    cells, kept = [], []
-    for (name, s), fid in zip(ABLATION, PAPER_FID):
-        those = [r for r in rows if (r["method"], r["guidance"], r["filtered"])
-                 == (s.method, s.guidance, str(s.filtered))]  # fmt: skip
-        change = ""
+    runs = [[r for r in rows if (r["method"], r["guidance"], r["filtered"])
+             == (s.method, s.guidance, str(s.filtered))] for _, s in ABLATION]  # fmt: skip
+    steps = [welch(*([r["frechet"] for r in side] for side in (now, before)))
+             for before, now in pairwise(runs) if before and now]  # fmt: skip
+    cells, kept, adjusted = [], [], dict(zip(steps, holm([step.p for step in steps])))
+    left = iter(steps)
+    for i, ((name, _), fid, those) in enumerate(zip(ABLATION, PAPER_FID, runs)):
+        step = next(left) if i and those and runs[i - 1] else None
         if those:
             about = {k: those[0][k] for k in ("command", "commit", "hardware", "date")}
             row: Row = {"row": name, "seeds": len(those), "paper": fid, **about}
             for key in QUALITY:
                 row[key], row[f"{key}_se"] = mean(r[key] for r in those), error_of(those, key)
-            if kept:
-                step = row["frechet"] - kept[-1]["frechet"]
-                half = 1.96 * math.hypot(row["frechet_se"], kept[-1]["frechet_se"])
-                change = f"{step:+.2f} ({step - half:+.2f} to {step + half:+.2f})"
             kept.append(row)
-        cells.append([name, with_error(those, "frechet"), change,
+        change = f"{step.value:+.2f} ({step.low:+.2f} to {step.high:+.2f})" if step else ""
+        decided = "" if not step else f"{adjusted[step]:.2g}" if step.enough else "undecided"
+        cells.append([name, with_error(those, "frechet"), change, decided,
                       *(with_error(those, m) for m in ("precision", "recall")),
                       with_error(those, "accuracy", 1, 100), str(len(those)),
                       f"{fid:.2f}"])  # fmt: skip
     if kept:
         write_rows(folder / "comparison" / "ablation.csv", kept)
-    heads = ("row", "Frechet distance", "change (95 %)", "precision", "recall", "own class, %",
-             "seeds", "paper's FID")  # fmt: skip
-    text += table(heads, cells) + "\nErrors as above; an interval that holds zero is no change "
-    return text + "that was measured. One budget of training images a row.\n"
+    heads = ("row", "Frechet distance", "change (95 %)", "p (Holm)", "precision", "recall",
+             "own class, %", "seeds", "paper's FID")  # fmt: skip
+    return text + table(heads, cells) + (
+        "\nErrors as above; changes with Welch's interval over seeds, p-values adjusted for the "
+        f"whole table. With fewer than {ENOUGH} seeds a side a change is undecided, however large "
+        "it looks. One budget of training images a row.\n"
+    )  # fmt: skip

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data import batch_order
 from ...fast.quicken import quicken
 from ...runtime.machine import autocast, device
 from ...runtime.tables import read_rows
 from ...training.loop import Loop
 from ...training.optim import Updater, averaged, make_optimizers, set_rates
 from ...training.run_folder import check_folder
-from ...training.token_sets import row_batches
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def shuffled(data: Batch, batch_size: int, seed: int, start_step: int = 0) -> It
     Raises:
         ValueError: when a batch is larger than the set.
     """
-    for rows, _ in row_batches(len(data[0]), batch_size, seed, start_step):
+    for rows, *_ in batch_order(len(data[0]), batch_size, seed, start_step):
         yield tuple(t[rows] for t in data)
 
 
@@ -123,8 +123,7 @@ def train(
         loss: loss(model, *batch) -> scalar.
         stream: stream(start_step) yields batches from that step on.
         training: length, optimizer and schedule.
-        out: the run's folder: config.json, model.safetensors (averaged weights), log.csv, run.json
-            and state/.
+        out: the run's folder, with the averaged weights in the end.
         data: what the batches are made of; a run only goes on with the same.
         held_out: measures of the averaged model, for log.csv.
 
@@ -161,11 +160,9 @@ def train(
             ema.update_parameters(model)
             loop.show(value)
             if loop.logs:
-                measured = {}
-                if held_out is not None:
-                    # What a measure draws must not change the training after it.
-                    with torch.random.fork_rng(), torch.no_grad():
-                        measured = held_out(ema.module.eval())
+                # What a measure draws must not change the training after it.
+                with torch.random.fork_rng(), torch.no_grad():
+                    measured = held_out(ema.module.eval()) if held_out else {}
                 loop.log({"lr": lr, "loss": value.item(), **measured,
                           "skipped": updater.take_skipped()})  # fmt: skip
     return loop.finish(ema.module)

@@ -40,7 +40,7 @@ class PowerLaw:
         return np.exp(self.intercept + self.b * np.log(np.asarray(x, dtype=float)))
 
 
-def _logs(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
+def _logs(x: Numbers, y: Numbers, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x and y have shapes {x.shape} and {y.shape}, expected two equal (n,)")
@@ -48,20 +48,16 @@ def _logs(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
         bad = values[~(np.isfinite(values) & (values > 0))]
         if len(bad):
             raise ValueError(f"{name} holds {bad[0]}, expected positive finite numbers for a log")
-    if len(np.unique(x)) < 2:
-        raise ValueError(f"x holds {len(np.unique(x))} different values, expected at least 2")
+    if (sizes := len(np.unique(x))) < least:
+        raise ValueError(f"x holds {sizes} different values, expected at least {least}")
     return np.log(x), np.log(y)
 
 
 def fit_power_law(x: Numbers, y: Numbers) -> PowerLaw:
     """Least squares of log y on log x; every point counts alike.
 
-    Args:
-        x: (n,) positive: parameters, or compute.
-        y: (n,) positive: loss or error.
-
-    Raises:
-        ValueError: on unequal lengths, values that have no logarithm, or fewer than two sizes.
+    x, y: (n,) positive: parameters or compute, and loss or error. ValueError on unequal lengths,
+    values that have no logarithm, or fewer than two sizes; so do all functions here.
     """
     u, v = _logs(x, y)
     du, dv = u - u.mean(), v - v.mean()
@@ -75,14 +71,9 @@ def fit_power_law(x: Numbers, y: Numbers) -> PowerLaw:
 def curvature(x: Numbers, y: Numbers) -> float:
     """How far the points bend away from a line: c of log y = ... + b log x + c (log x)^2.
 
-    0 for a true power law, positive where the gain of larger x flattens out.
-
-    Raises:
-        ValueError: as `fit_power_law`, and with fewer than three sizes.
+    0 for a true power law, positive where the gain of larger x flattens out. Takes three sizes.
     """
-    u, v = _logs(x, y)
-    if len(np.unique(u)) < 3:
-        raise ValueError(f"x holds {len(np.unique(u))} different values, expected at least 3")
+    u, v = _logs(x, y, least=3)
     return float(np.polyfit(u - u.mean(), v, 2)[0])
 
 
@@ -90,13 +81,9 @@ def bend(x: Numbers, y: Numbers) -> float:
     """The share of the squared residuals of the law that its `curvature` explains, in [0, 1].
 
     Near 0: the points scatter about a line. Near 1: they lie on a curve. Chance alone gives about
-    1 / (n - 2) for n points.
-
-    Raises:
-        ValueError: as `curvature`.
+    1 / (n - 2) for n points. Takes three sizes.
     """
-    u, v = _logs(x, y)
-    curvature(x, y)  # refuses what cannot bend
+    u, v = _logs(x, y, least=3)
     line, curve = (np.polyval(np.polyfit(u - u.mean(), v, k), u - u.mean()) for k in (1, 2))
     left = ((v - line) ** 2).sum()
     return float(1 - ((v - curve) ** 2).sum() / left) if left > 0 else 0.0
@@ -117,14 +104,7 @@ def bootstrap(
 
     Returns:
         {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
-
-    Raises:
-        ValueError: as `fit_power_law`, and when draws or level is out of range.
     """
-    if draws < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"draws={draws}, level={level}: expected at least 1, and a share in (0, 1)"
-        )
     u, v = _logs(x, y)
     centre = u.mean()
     u = u - centre
@@ -158,9 +138,6 @@ def predict_largest(x: Numbers, y: Numbers) -> dict[str, float]:
     Returns:
         {"x", "predicted", "measured" (geometric mean over its runs), "miss" = predicted / measured
         - 1}.
-
-    Raises:
-        ValueError: as `fit_power_law`, for the sizes that are left.
     """
     _logs(x, y)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
@@ -184,9 +161,6 @@ def envelope(compute: Numbers, loss: Numbers) -> np.ndarray:
 
     Returns:
         (m,) indices in the order of rising compute, with strictly falling loss.
-
-    Raises:
-        ValueError: on unequal lengths or values that have no logarithm.
     """
     u, v = _logs(compute, loss)
     order = np.lexsort((v, u))

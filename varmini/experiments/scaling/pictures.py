@@ -1,4 +1,4 @@
-"""Do larger models draw better pictures? Every finished run of a sweep is drawn from and judged.
+"""Do larger models draw better pictures? Every finished run of a sweep is drawn from and measured.
 
 Source: VAR, figure 7.
 """
@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...data.sets import fitted
-from ...model.sampler import sample
+from ... import sample
+from ...data import fitted
+from ...evaluation.evaluators import classifier_evaluator
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...plots.images import image_grid, save
 from ...runtime.distributed import progress
 from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, origin, write_rows
-from ...training.classifier import Classifier
-from ..comparison.measure import Reference
+from ..comparison.measure import measure_against
 from ..comparison.training import finished
 from .sweep import Sweep
 
@@ -28,7 +28,7 @@ SAMPLING = {"cfg": 1.5, "top_p": 0.96}
 
 
 def draw(var: VAR, tok: MultiScaleVQVAE, labels: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) of labels (B,), on the CPU, in parts of 100; always the same dice."""
+    """Pictures (B, C, H, W) of labels (B,), on the CPU, in parts of 100, by the same seeds."""
     top_k, parts = round(tok.vocab_size * 900 / 4096), []
     with torch.no_grad(), autocast():
         for i, part in enumerate(labels.split(100)):
@@ -37,7 +37,7 @@ def draw(var: VAR, tok: MultiScaleVQVAE, labels: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def judge_pictures(
+def measure_pictures(
     sweep: Sweep, out: Path, csv: Path, per_class: int, classifier: str = "cifar10"
 ) -> Path:
     """Draws from every finished run of a sweep and measures the pictures.
@@ -48,15 +48,14 @@ def judge_pictures(
     Args:
         out: the folder of the runs.
         per_class: pictures of each class from each run.
-        classifier: judge, a shipped name or folder.
+        classifier: what evaluates, a shipped name or folder.
 
     Raises:
         ValueError: when there is no finished run, or too few pictures for a distance.
     """
     tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(device())
     test = fitted(sweep.data, "test", tok.image_size, tok.config.image_channels)
-    judge = Classifier.from_pretrained(classifier).to(device())
-    reference, classes = Reference(judge, test), len(test.classes)
+    measure, classes = measure_against(classifier_evaluator(classifier), test), len(test.classes)
     labels = torch.arange(classes).repeat_interleave(per_class)
     about: Row = {"per_class": per_class, **SAMPLING, "classifier": classifier} | origin()
     rows, shown, names = [], [], []
@@ -67,14 +66,14 @@ def judge_pictures(
             continue
         var = VAR.from_pretrained(folder).to(device())
         row = {"depth": depth, "seed": seed, "images": sweep.images}
-        rows.append(row | reference.measure(draw(var, tok, labels), labels) | about)
+        rows.append(row | measure(draw(var, tok, labels), labels) | about)
         if seed == sweep.seeds[0]:
             shown.append(draw(var, tok, torch.arange(classes).repeat_interleave(2)))
             names.append(f"d = {depth}")
     if not rows:
         raise ValueError(f"{out} holds no finished run of this sweep: run `varmini scaling` first")
     headings = [name for name in test.classes for _ in range(2)]
-    title = f"The same dice at every size, {sweep.images:,} training images"
+    title = f"The same random seeds at every size, {sweep.images:,} training images"
     sheet = image_grid(torch.cat(shown), len(headings), headings, title, rows=names)
     save(sheet, csv.with_suffix(".png"))
     return write_rows(csv, rows)

@@ -7,18 +7,14 @@ every point on the way stands for a run that ended there.
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...data.sets import fitted
+from ...data import fitted
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR, VARConfig
 from ...runtime.files import file_checksum, read_json
@@ -30,19 +26,11 @@ from ...training.run_folder import make_folder
 from ...training.token_sets import token_batches, token_set
 from ...training.train_var import held_out_terms
 from ..comparison.training import Training, finished, train
-from .fits import (
-    BILLION,
-    PAPER,
-    PFLOP,
-    bend,
-    bootstrap,
-    curvature,
-    envelope,
-    fit_power_law,
-    predict_largest,
-)
+from .laws import MEASURES, frontier, laws, second_half
 
-MEASURES = ("loss_last", "loss", "error_last", "error")
+__all__ = [
+    "MEASURES", "Sweep", "collect", "frontier", "laws", "run_sweep", "second_half", "var_loss",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +111,7 @@ def var_loss(model: VAR, tok: MultiScaleVQVAE, tokens: Tensor, labels: Tensor) -
     return F.cross_entropy(model(labels, inputs).flatten(0, 1), tokens.flatten())
 
 
-def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | None = None) -> Path:
+def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path) -> Path:
     """Trains every size and seed that is not finished; rewrites the CSV after each.
 
     Killed at any moment, the same call goes on where it stopped.
@@ -131,8 +119,6 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
     Args:
         out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0.
         csv: the table: a row for every run and moment.
-        tokens: folder of a `varmini train var` run's token maps to copy; they save the encoding if
-            that run had the same tokenizer, data and precision.
 
     Returns:
         The CSV file.
@@ -150,10 +136,6 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path, tokens: Path | Non
     runs = [(out / f"d{d}-s{s}", sweep.training(d, s)) for d in sweep.depths for s in sweep.seeds]
     # A sweep that is finished encodes nothing.
     for split in () if all(finished(*run) for run in runs) else images:
-        for file in tokens.glob(f"{split}-*.safetensors") if tokens else ():
-            if not (folder / file.name).exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / file.name)
         flip = split == "train"
         sets[split] = token_set(tok, checksum, images[split], folder, split, flip=flip)
 
@@ -212,13 +194,7 @@ def collect(
             folder = out / f"d{depth}-s{seed}"
             if not finished(folder, sweep.training(depth, seed)):
                 continue
-            try:
-                rows += [about | {"seed": seed} | row for row in _measured(folder, flops, sweep)]
-            except (KeyError, IndexError, TypeError) as error:
-                raise ValueError(
-                    f"{folder}: its log.csv or run.json is damaged (no {error}): remove the folder "
-                    f"to train this size again"
-                ) from None
+            rows += [about | {"seed": seed} | row for row in _measured(folder, flops, sweep)]
     return rows
 
 
@@ -243,97 +219,3 @@ def _measured(folder: Path, flops: float, sweep: Sweep) -> list[dict[str, Any]]:
         | {name: session[name] for name in origin}
         for row in read_rows(folder / "log.csv")
     ]
-
-
-def frontier(rows: Sequence[dict[str, Any]], measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Compute in PFlops and the best value of `measure` that was reached with it: (m,), (m,).
-
-    Of all sizes at all moments, without the start of each run: its warm-up, and as long as a tenth
-    of the first weights is left in the average (decay^step > 0.1). Such a point is no run that
-    ended there, and the cheapest of them would always lie on the frontier.
-    """
-    training = Training()
-    begin = max(training.warmup * max(row["step"] for row in rows),
-                math.log(0.1) / math.log(training.ema))  # fmt: skip
-    rows = [row for row in rows if row["step"] >= begin]
-    if len({row["flops"] for row in rows}) < 2:
-        return np.empty(0), np.empty(0)
-    x, y = (np.array([row[name] for row in rows]) for name in ("flops", measure))
-    keep = envelope(x / PFLOP, y)
-    return x[keep] / PFLOP, y[keep]
-
-
-def second_half(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """{n: the share of the loss of all scales that the second half of a run takes off}.
-
-    A run that has learned what its size allows gains nothing; the mean over seeds.
-    """
-    last = max(row["images"] for row in rows)
-    half = max(row["images"] for row in rows if row["images"] < last)
-
-    def loss(n: int, images: int) -> float:
-        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
-
-    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
-
-
-def laws(rows: list[dict[str, Any]], *, draws: int = 2000) -> list[dict[str, Any]]:
-    """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
-
-    Returns:
-        One row a law, none where the frontier has fewer than three points: a (in the paper's
-        units: N in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature,
-        largest residual, `bend`, what the law fitted without the largest size says about it, the
-        value at the next largest (the prediction of one who knows no law), how many times flatter
-        the law is than the paper's, and how many of its points are ends of runs.
-
-    Raises:
-        ValueError: when the rows hold fewer than three sizes.
-    """
-    last = max(row["images"] for row in rows)
-    end = [row for row in rows if row["images"] == last]
-    found = []
-    for over in ("n", "c"):
-        for measure in MEASURES:
-            if over == "n":
-                x, y = [r["n"] / BILLION for r in end], [r[measure] for r in end]
-            else:
-                x, y = frontier(rows, measure)
-                if len(x) < 3:  # more compute did not help: there is no frontier to fit
-                    continue
-            x, y = np.asarray(x), np.asarray(y)
-            law, interval = fit_power_law(x, y), bootstrap(x, y, draws=draws)
-            ask, second = predict_largest(x, y), x == np.unique(x)[-2]
-            ends = {row["n"] / BILLION if over == "n" else row["flops"] / PFLOP for row in end}
-            paper = next(p for p in PAPER if (p.measure, p.over) == (measure, over))
-            lazy = float(np.exp(np.log(y[second]).mean()))
-            found.append(
-                {
-                    "measure": measure,
-                    "over": over,
-                    "points": len(x),
-                    "ends": sum(value in ends for value in x.tolist()),
-                    "images": last,
-                    "a": law.a,
-                    "a_low": interval["a"][0],
-                    "a_high": interval["a"][1],
-                    "b": law.b,
-                    "b_low": interval["b"][0],
-                    "b_high": interval["b"][1],
-                    "pearson": law.pearson,
-                    "pearson_low": interval["pearson"][0],
-                    "pearson_high": interval["pearson"][1],
-                    "curvature": curvature(x, y),
-                    "bend": bend(x, y),
-                    "largest_residual": max(abs(r) for r in law.residuals),
-                    "predicted": ask["predicted"],
-                    "measured": ask["measured"],
-                    "miss": ask["miss"],
-                    "next_largest": lazy,
-                    "next_miss": lazy / ask["measured"] - 1,
-                    "flatter": paper.b / law.b,
-                    "paper_a": paper.a,
-                    "paper_b": paper.b,
-                }
-            )
-    return found

@@ -1,6 +1,21 @@
 """Error repair, measured: do later maps mend a mistake in an earlier one?
 
 The talks on VAR say so. Errors are mean squares; a mean comes with its standard error over images.
+
+Maps before `scale` are the image's own in all arms, and the random numbers are the same:
+  clean      that map is the image's own, too; the model draws the later ones
+  corrected  that map is corrupted; the model draws the later ones, seeing it
+  ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
+And what later maps could mend, by one who knows the image:
+  own        all maps are the image's own
+  stored     that map is corrupted; the later ones are the image's own
+  oracle     that map is corrupted; the tokenizer codes the rest anew
+
+Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
+pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
+worse than no correction. For the oracle "own" and "stored" stand for "clean" and
+"ignored". Of a raster AR it is 0 by construction: no later token adds anything where an
+earlier one is.
 """
 
 from __future__ import annotations
@@ -49,33 +64,15 @@ def repair(
     seed: int = 0,
     batch_size: int = 50,
 ) -> dict[str, Any]:
-    """Do later maps mend a mistake? Corrupts a share of one map of an image and goes on.
-
-    Maps before `scale` are the image's own in all arms, and the random numbers are the same:
-      clean      that map is the image's own, too; the model draws the later ones
-      corrected  that map is corrupted; the model draws the later ones, seeing it
-      ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
-    And what later maps could mend, by one who knows the image:
-      own        all maps are the image's own
-      stored     that map is corrupted; the later ones are the image's own
-      oracle     that map is corrupted; the tokenizer codes the rest anew
-
-    Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
-    pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
-    worse than no correction. For the oracle "own" and "stored" stand in place of "clean" and
-    "ignored". Of a raster AR it is 0 by construction: no later token adds anything at the place of
-    an earlier one.
+    """Corrupts a share of one map of each image and measures all arms (see the module).
 
     Args:
         scale: the map to corrupt, from 1 to K - 1.
         share: of its tokens, rounded up.
 
     Raises:
-        ValueError: on a scale or share out of range.
+        ValueError: on a share out of range.
     """
-    scales = len(tok.schedule)
-    if not 1 <= scale < scales:
-        raise ValueError(f"scale is {scale}, expected 1 to {scales - 1}: later maps are to mend it")
     features, own = tok.features(images), tok.encode(images)
     generator = torch.Generator().manual_seed(seed)
     wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
@@ -94,8 +91,8 @@ def repair(
         "oracle": reencode(tok, features, damaged),
     }
     changed = (wrong != own[scale - 1]).float().mean().item()
-    about = {"scale": scale, "share": share, "changed": changed, "n": len(images)}
-    row: dict[str, Any] = about | options
+    row: dict[str, Any] = {"scale": scale, "share": share, "changed": changed, "n": len(images)}
+    row |= options
     errors: dict[str, dict[str, Tensor]] = {"features": {}, "pixels": {}}
     for name, tokens in arms.items():
         f_hat, drawn = tok.quantizer.decode(tokens), tok.decode(tokens)

@@ -14,18 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast.layers import Linear
-from ...model.block import modulate
 from ...runtime.pretrained import Pretrained
-from ..parts import (
-    SelfAttention,
-    check_guidance,
-    check_labels,
-    check_shape,
-    drop_labels,
-    guided,
-    with_null,
-)
+from ..parts import SelfAttention, check_shape, guidance_labels, guided, shown_labels
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,11 @@ def signal_levels(timesteps: int) -> Tensor:
     return (1 - torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64)).cumprod(0).float()
 
 
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift, with a layer norm that has no weights of its own."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
 class Block(nn.Module):
     """x <- x + g_1 Attn(LN(x) (1 + s_1) + b_1);  x <- x + g_2 FFN(LN(x) (1 + s_2) + b_2).
 
@@ -71,15 +66,16 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = SelfAttention(width, heads)
-        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
-        self.modulation = Linear(width, 6 * width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, N, w), condition (B, w) after its SiLU -> (B, N, w)."""
         m = self.modulation(condition).unflatten(1, (6, 1, -1))
         shift1, scale1, gate1, shift2, scale2, gate2 = m.unbind(1)
         x = x + gate1 * self.attention(modulate(x, scale1, shift1))
-        return x + gate2 * self.fc2(self.fc1(modulate(x, scale2, shift2), gelu=True))
+        h = F.gelu(self.fc1(modulate(x, scale2, shift2)), approximate="tanh")
+        return x + gate2 * self.fc2(h)
 
 
 class DiT(nn.Module, Pretrained):
@@ -100,15 +96,15 @@ class DiT(nn.Module, Pretrained):
         if config.width % 4:
             raise ValueError(f"width is {config.width}, expected a multiple of 4 for its positions")
         self.config, w = config, config.width
-        self.word = Linear(config.channels, w)
-        self.time = nn.Sequential(Linear(256, w), nn.SiLU(), Linear(w, w))
+        self.word = nn.Linear(config.channels, w)
+        self.time = nn.Sequential(nn.Linear(256, w), nn.SiLU(), nn.Linear(w, w))
         self.class_embedding = nn.Embedding(config.num_classes + 1, w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
-        self.head_modulation, self.head = Linear(w, 2 * w), Linear(w, config.channels)
+        self.head_modulation, self.head = nn.Linear(w, 2 * w), nn.Linear(w, config.channels)
         rows = torch.arange(config.side).repeat_interleave(config.side).float()
         columns = torch.arange(config.side).repeat(config.side).float()
-        place = torch.cat([waves(rows, w // 2), waves(columns, w // 2)], dim=1)
-        self.register_buffer("position", place, persistent=False)
+        position = torch.cat([waves(rows, w // 2), waves(columns, w // 2)], dim=1)
+        self.register_buffer("position", position, persistent=False)
         self.register_buffer("abar", signal_levels(config.timesteps), persistent=False)
         # Latents are divided by their standard deviation, so that z has about unit variance.
         self.register_buffer("latent_std", torch.ones(()))
@@ -154,9 +150,7 @@ class DiT(nn.Module, Pretrained):
                 f"latents are {latents.dtype} of shape {tuple(latents.shape)}, expected floats "
                 f"(B, {c.channels}, {c.side}, {c.side})"
             )
-        labels = check_labels(labels, c.num_classes)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = shown_labels(self, labels)
         z = latents.float() / self.latent_std
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)
@@ -181,10 +175,9 @@ class DiT(nn.Module, Pretrained):
             ValueError: on labels, guidance or steps out of range.
         """
         c = self.config
-        check_guidance(guidance)
+        both = guidance_labels(labels, c.num_classes, guidance)
         if not 1 <= steps <= c.timesteps:
             raise ValueError(f"steps is {steps}, expected 1 to {c.timesteps}")
-        both = with_null(check_labels(labels, c.num_classes), c.num_classes, guidance)
         generator = torch.Generator().manual_seed(seed)
         shape = (len(labels), c.channels, c.side, c.side)
         z = torch.randn(shape, generator=generator).to(labels.device)

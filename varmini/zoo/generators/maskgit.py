@@ -14,17 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast.layers import Linear
 from ...runtime.pretrained import Pretrained
 from ..parts import (
     SelfAttention,
     check_grid,
-    check_guidance,
-    check_labels,
     check_shape,
-    drop_labels,
+    guidance_labels,
     guided,
-    with_null,
+    shown_labels,
 )
 
 
@@ -57,7 +54,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = SelfAttention(width, heads)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.fc1, self.fc2 = Linear(width, 4 * width), Linear(4 * width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.attention(x))
@@ -96,7 +93,7 @@ class MaskGIT(nn.Module, Pretrained):
         self.position = nn.Parameter(torch.empty(1, 1 + config.side**2, w))
         self.norm_in = nn.LayerNorm(w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
-        self.fc, self.norm_out = Linear(w, w), nn.LayerNorm(w)
+        self.fc, self.norm_out = nn.Linear(w, w), nn.LayerNorm(w)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         nn.init.trunc_normal_(self.position, std=0.02)
         for module in self.modules():
@@ -113,10 +110,7 @@ class MaskGIT(nn.Module, Pretrained):
 
         Args:
             labels: (B,) in [0, num_classes].
-            tokens: (B, N) codes, or `mask_id` where hidden.
-
-        Returns:
-            (B, N, V) float32.
+            tokens: (B, N) codes, or `mask_id` where hidden. Gives (B, N, V) float32.
         """
         ids = torch.cat([labels[:, None] + self.config.vocab_size, tokens], dim=1)
         x = self.norm_in(self.embedding(ids) + self.position)
@@ -127,7 +121,7 @@ class MaskGIT(nn.Module, Pretrained):
         return F.linear(x, self.embedding.weight[: self.config.vocab_size], self.bias).float()
 
     def hide(self, count: int) -> Tensor:
-        """(count, N) bool: ceil(cos(pi r / 2) N) random places of each image, r uniform."""
+        """(count, N) bool: ceil(cos(pi r / 2) N) random positions of each image, r uniform."""
         device = self.position.device
         r = torch.rand(count, 1, device=device)
         number = torch.ceil(torch.cos(math.pi / 2 * r) * self.num_tokens)
@@ -137,17 +131,10 @@ class MaskGIT(nn.Module, Pretrained):
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the hidden tokens, with label smoothing in training.
 
-        Args:
-            tokens: (B, side, side).
-            labels: (B,).
-
-        Raises:
-            ValueError: on tokens or labels of another shape, type or range.
+        tokens: (B, side, side); labels: (B,). ValueError on another shape, type or range.
         """
         c = self.config
-        flat, labels = check_grid(tokens, c.side, c.vocab_size), check_labels(labels, c.num_classes)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        flat, labels = check_grid(tokens, c.side, c.vocab_size), shown_labels(self, labels)
         hidden = self.hide(len(flat))
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
@@ -182,12 +169,11 @@ class MaskGIT(nn.Module, Pretrained):
             ValueError: on labels, guidance, temperature or rounds out of range.
         """
         c = self.config
-        check_guidance(guidance)
+        both = guidance_labels(labels, c.num_classes, guidance)
         if not 1 <= rounds <= self.num_tokens:
             raise ValueError(f"rounds is {rounds}, expected 1 to {self.num_tokens}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature is {temperature}, expected 0 or more")
-        both = with_null(check_labels(labels, c.num_classes), c.num_classes, guidance)
         generator = torch.Generator().manual_seed(seed)
 
         def gumbel(*shape: int) -> Tensor:

@@ -14,19 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast.layers import Linear
-from ...model.attention import attend
-from ...model.sampler import draw, filter_logits
+from ...model.filters import draw, filter_logits
 from ...runtime.pretrained import Pretrained
-from ..parts import (
-    check_grid,
-    check_guidance,
-    check_labels,
-    check_shape,
-    drop_labels,
-    guided,
-    with_null,
-)
+from ..parts import check_grid, check_shape, guidance_labels, guided, shown_labels
 
 
 @dataclass(frozen=True)
@@ -76,28 +66,21 @@ class Block(nn.Module):
         hidden = 32 * math.ceil(8 * width / 3 / 32)  # as many weights as a plain layer of 4 width
         self.heads = heads
         self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
-        self.qkv = Linear(width, 3 * width, bias=False)
-        self.proj = Linear(width, width, bias=False)
-        self.w13 = Linear(width, 2 * hidden, bias=False)
-        self.w2 = Linear(hidden, width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+        self.w13 = nn.Linear(width, 2 * hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        cache: tuple[Tensor, Tensor] | None = None,
-        position: int = 0,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: list | None = None
     ) -> Tensor:
-        """(B, l, w) -> (B, l, w). With a cache, x is the one token at `position`."""
+        """(B, l, w) -> (B, l, w). With a cache, keys and values of x are added to those in it."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
-            keys, values = cache
-            keys[:, :, position : position + 1], values[:, :, position : position + 1] = k, v
-            k, v = keys[:, :, : position + 1], values[:, :, : position + 1]
-        mixed = attend(q / math.sqrt(q.shape[-1]), k, v, mask)
+            cache[:] = [torch.cat(pair, dim=2) for pair in zip(cache, (k, v))] if cache else (k, v)
+            k, v = cache
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
         gate, up = self.w13(self.norm2(x)).chunk(2, dim=2)
         return x + self.w2(F.silu(gate) * up)
@@ -129,7 +112,7 @@ class RasterAR(nn.Module, Pretrained):
         self.token_embedding = nn.Embedding(config.vocab_size, w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
         self.norm = nn.RMSNorm(w, eps=1e-5)
-        self.head = Linear(w, config.vocab_size, bias=False)
+        self.head = nn.Linear(w, config.vocab_size, bias=False)
         cos, sin = rotary_table(config.side, w // config.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -150,10 +133,7 @@ class RasterAR(nn.Module, Pretrained):
 
         Args:
             labels: (B,) in [0, num_classes].
-            tokens: (B, n), the first n < N tokens; n = N - 1 in training.
-
-        Returns:
-            (B, n + 1, V) float32.
+            tokens: (B, n), the first n < N; N - 1 in training. Gives (B, n + 1, V) float32.
         """
         x = torch.cat([self.class_embedding(labels)[:, None], self.token_embedding(tokens)], dim=1)
         n = x.shape[1]
@@ -164,17 +144,10 @@ class RasterAR(nn.Module, Pretrained):
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """-1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class), averaged over the batch.
 
-        Args:
-            tokens: (B, side, side).
-            labels: (B,).
-
-        Raises:
-            ValueError: on tokens or labels of another shape, type or range.
+        tokens: (B, side, side); labels: (B,). ValueError on another shape, type or range.
         """
         c = self.config
-        flat, labels = check_grid(tokens, c.side, c.vocab_size), check_labels(labels, c.num_classes)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        flat, labels = check_grid(tokens, c.side, c.vocab_size), shown_labels(self, labels)
         return F.cross_entropy(self(labels, flat[:, :-1]).flatten(0, 1), flat.flatten())
 
     @torch.no_grad()
@@ -188,49 +161,38 @@ class RasterAR(nn.Module, Pretrained):
         seed: int = 0,
         cached: bool = True,
     ) -> Tensor:
-        """Draws N tokens in N sequential steps.
+        """Draws N tokens in N sequential steps: a LongTensor (B, side, side).
 
         Args:
             labels: (B,) in [0, num_classes].
             guidance: s of u + s (c - u), the same at every step; 1 is none.
-            top_k, top_p: as in `varmini.model.sampler.filter_logits`.
+            top_k, top_p: as in `varmini.model.filters.filter_logits`.
             seed: the same seed and batch give the same tokens.
             cached: keep keys and values; otherwise every step computes all positions anew.
-
-        Returns:
-            (B, side, side) LongTensor.
 
         Raises:
             ValueError: on labels or guidance out of range.
         """
         c = self.config
-        check_guidance(guidance)
-        both = with_null(check_labels(labels, c.num_classes), c.num_classes, guidance)
-        noise = torch.rand(
-            len(labels), self.num_tokens, generator=torch.Generator().manual_seed(seed)
-        ).to(labels.device)
-        shape = (c.depth, 2, len(both), c.heads, self.num_tokens, c.width // c.heads)
-        device = labels.device.type
-        products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        cache = torch.empty(shape, dtype=products, device=labels.device) if cached else None
+        both = guidance_labels(labels, c.num_classes, guidance)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(len(labels), self.num_tokens, generator=generator).to(labels.device)
+        cache = [[] for _ in self.blocks]  # of each block: keys and values so far
         tokens = labels.new_empty(len(labels), 0)
         for i in range(self.num_tokens):
-            if cached:
-                logits = self._step(i, both, tokens, cache)
-            else:
-                logits = self(both, tokens if guidance == 1 else torch.cat([tokens, tokens]))[:, -1]
+            shown = tokens.repeat(len(both) // max(1, len(labels)), 1)  # (2 B, i) with guidance
+            logits = self.step(both, shown, cache) if cached else self(both, shown)[:, -1]
             logits = filter_logits(guided(logits, guidance), top_k, top_p)
             tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
         return tokens.unflatten(1, (c.side, c.side))
 
-    def _step(self, i: int, labels: Tensor, tokens: Tensor, cache: Tensor) -> Tensor:
-        """Logits (2 B, V) of token i from the one before it and the cache."""
-        if i == 0:
-            x = self.class_embedding(labels)[:, None]
-        else:
-            x = self.token_embedding(tokens[:, -1:])
-            x = x.repeat(len(labels) // len(tokens), 1, 1)
-        part = slice(i, i + 1)
+    def step(self, labels: Tensor, tokens: Tensor, cache: list[list[Tensor]]) -> Tensor:
+        """Logits (B, V) of the token after `tokens` (B, i), of which all but the last are cached.
+
+        labels: (B,). cache: a list for each block, empty before the first token.
+        """
+        i = tokens.shape[1]
+        x = self.token_embedding(tokens[:, -1:]) if i else self.class_embedding(labels)[:, None]
         for block, kept in zip(self.blocks, cache):
-            x = block(x, self.cos[part], self.sin[part], None, (kept[0], kept[1]), i)
+            x = block(x, self.cos[i : i + 1], self.sin[i : i + 1], None, kept)
         return self.head(self.norm(x))[:, 0].float()

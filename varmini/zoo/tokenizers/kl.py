@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast.copies import ready
 from ...model.autoencoder import Decoder, Encoder
 from ...model.tokenizer import TokenizerConfig
 from ...runtime.pretrained import Pretrained
@@ -98,7 +97,7 @@ class KLAutoencoder(nn.Module, Pretrained):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, latent_channels, side, side) to images (B, C, H, W), clamped to [-1, 1]."""
-        return ready(self.decoder)(latents).float().clamp(-1, 1)
+        return self.decoder(latents).float().clamp(-1, 1)
 
     def training_loss(
         self, images: Tensor, l1: float, l2: float, perceptual: float, network: nn.Module | None

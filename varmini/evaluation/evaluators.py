@@ -1,4 +1,4 @@
-"""The networks in whose features sets of pictures are compared, and how their figures are called.
+"""The networks in whose features sets of pictures are compared, and what their figures are called.
 
 Only figures in Inception's features bear the published names. Any other network's carry its own.
 """
@@ -6,14 +6,14 @@ Only figures in Inception's features bear the published names. Any other network
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..data.sources import to_float, to_uint8
+from ..data import to_float, to_uint8
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
 from ..runtime.pretrained import SHIPPED, resolve_folder
@@ -26,7 +26,7 @@ FIGURES = ("frechet", "precision", "recall", "inception_score")
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """A network that turns pictures into features and class probabilities."""
 
     name: str
@@ -44,7 +44,7 @@ class Judge:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and probabilities on the CPU.
+        """Features (B, D) and probabilities (B, classes) on the CPU.
 
         images: (B, 1 or 3, H, W), bytes, or floats in [-1, 1], which are rounded as saving would.
         """
@@ -55,6 +55,11 @@ class Judge:
             features, probs = self.run(images.expand(-1, 3, -1, -1))
         return features.float().cpu(), probs.float().cpu()
 
+    def all_of(self, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and probabilities (N, classes) of images that come in batches."""
+        features, probs = zip(*(self(batch) for batch in batches))
+        return torch.cat(features), torch.cat(probs)
+
     def name_figures(self, results: dict) -> dict:
         """Distances and scores under names that nobody can take for those of another network."""
         published = {"frechet": "fid"}
@@ -62,40 +67,32 @@ class Judge:
         return {(published if self.adm else ours).get(k, k): v for k, v in results.items()}
 
 
-def classifier_judge(name: str) -> Judge:
+def classifier_evaluator(name: str) -> Evaluator:
     """One of our classifiers: shipped ("cifar10", "fashion") or a folder.
 
     Raises:
         ValueError: when there is none, or it is damaged.
     """
     folder = resolve_folder(name, Classifier.kind)
-    network = Classifier.from_pretrained(folder).to(device())
-    channels = network.config.image_channels
+    network = Classifier.from_pretrained(folder).to(device()).eval()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features = network.features(to_float(images[:, :channels].to(device())))
+        pixels = to_float(images[:, : network.config.image_channels].to(device()))
+        features = network.features(pixels)
         return features, network.head(features).softmax(-1)
 
-    mark = file_checksum(folder / "model.safetensors")[:8]
-    shipped = folder.is_relative_to(SHIPPED)
-    bed = folder.parent.name if shipped else "own"
-    return Judge(
+    weights = file_checksum(folder / "model.safetensors")[:8]
+    bed = folder.parent.name if folder.is_relative_to(SHIPPED) else "own"
+    return Evaluator(
         name=f"{bed}_classifier",
-        about=f"varmini's {bed} classifier, weights {mark}",
+        about=f"varmini's {bed} classifier, weights {weights}",
         features=network.config.widths[-1],
         run=run,
         classes=network.config.num_classes,
     )
 
 
-def inception_weights() -> Path:
-    """Where Inception's weights lie or would be put: $VARMINI_INCEPTION, else torch's cache."""
-    return Path(
-        os.environ.get("VARMINI_INCEPTION") or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    )
-
-
-def inception_judge() -> Judge:
+def inception_evaluator() -> Evaluator:
     """Inception v3 as FID is defined on it, from torch-fidelity.
 
     Raises:
@@ -108,14 +105,15 @@ def inception_judge() -> Judge:
             "FID needs the package torch-fidelity: pip install 'varmini[metrics]', or name a "
             "--classifier, whose distances are no FID"
         ) from None
-    path = inception_weights()
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    path = Path(os.environ.get("VARMINI_INCEPTION") or cached)
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SUM)
-        mark = file_checksum(path)[:8]
-        if mark != WEIGHTS_SUM:  # torch-fidelity unpickles what it is given
-            raise OSError(f"checksum {mark}, expected {WEIGHTS_SUM}")
+        found = file_checksum(path)[:8]
+        if found != WEIGHTS_SUM:  # torch-fidelity unpickles what it is given
+            raise OSError(f"checksum {found}, expected {WEIGHTS_SUM}")
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
@@ -134,11 +132,11 @@ def inception_judge() -> Judge:
         features, logits = network(images.to(device()))
         return features, logits.softmax(-1)
 
-    about = f"Inception v3 of torch-fidelity, weights {mark}"
-    return Judge("inception", about, 2048, run, adm=True)
+    about = f"Inception v3 of torch-fidelity, weights {found}"
+    return Evaluator("inception", about, 2048, run, adm=True)
 
 
-def torchvision_judge(name: str) -> Judge:
+def torchvision_evaluator(name: str) -> Evaluator:
     """A network of torchvision's with its ImageNet weights: for rejection, on 1,000 classes.
 
     Raises:
@@ -146,13 +144,13 @@ def torchvision_judge(name: str) -> Judge:
     """
     try:
         from torchvision import models
+
+        weights = models.get_model_weights(name).DEFAULT
+        network = models.get_model(name, weights=weights).to(device()).eval()
     except ImportError:
         raise ValueError(
             f"torchvision:{name} needs the package torchvision: pip install 'varmini[metrics]'"
         ) from None
-    try:
-        weights = models.get_model_weights(name).DEFAULT
-        network = models.get_model(name, weights=weights).to(device()).eval()
     except Exception as error:  # no such name, no network: the package raises many kinds
         raise ValueError(
             f"torchvision:{name} cannot be loaded ({type(error).__name__}): name one of "
@@ -164,35 +162,34 @@ def torchvision_judge(name: str) -> Judge:
         logits = network(prepare(images.to(device())))
         return logits, logits.softmax(-1)
 
-    return Judge(f"torchvision_{name}", f"torchvision {name}, {weights}", 1000, run, classes=1000)
+    about = f"torchvision {name}, {weights}"
+    return Evaluator(f"torchvision_{name}", about, 1000, run, classes=1000)
 
 
-JUDGES: dict[str, Callable[[], Judge]] = {"inception": inception_judge}
-"""Judges by name, besides our classifiers; add another to have it known by the command."""
+EVALUATORS: dict[str, Callable[[], Evaluator]] = {"inception": inception_evaluator}
+"""Evaluators by name, besides our classifiers; add another to have it known by the command."""
 
 
-def load_judge(name: str | None, channels: int, size: int) -> tuple[Judge, str]:
-    """The judge of that name, and a line for the user where the choice needs one.
+def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluator, str]:
+    """The evaluator of that name, and a line for the user where the choice needs one.
 
-    name: "inception", any other of JUDGES, "torchvision:<network>", a shipped classifier, or a
-    folder. None: "inception" for
-    colour pictures above 64 pixels if it can be loaded, else the shipped classifier of the bed.
+    name: "inception", any other of EVALUATORS, "torchvision:<network>", a shipped classifier, or a
+    folder. None: "inception" for colour pictures above 64 pixels if it can be loaded, else the
+    shipped classifier of the bed.
 
     Raises:
-        ValueError: when the named judge cannot be loaded or does not read that many channels.
+        ValueError: when the named one cannot be loaded or does not read that many channels.
     """
-    if name in JUDGES:
-        return JUDGES[name](), ""
+    if name in EVALUATORS:
+        return EVALUATORS[name](), ""
     if name and name.startswith("torchvision:"):
-        return torchvision_judge(name.partition(":")[2]), ""
-    bed = "cifar10" if channels == 3 else "fashion"
-    line = ""
+        return torchvision_evaluator(name.partition(":")[2]), ""
+    bed, line = "cifar10" if channels == 3 else "fashion", ""
     if name is None and channels == 3 and size > 64:
         try:
-            return JUDGES["inception"](), ""
+            return EVALUATORS["inception"](), ""
         except ValueError as error:
-            line = f"no FID: {error}. The shipped {bed} classifier judges instead."
-    judge = classifier_judge(name or bed)
+            line = f"no FID: {error}. The shipped {bed} classifier evaluates instead."
     if name:
         reads = Classifier.from_pretrained(name).config.image_channels
         if reads != channels:
@@ -200,4 +197,4 @@ def load_judge(name: str | None, channels: int, size: int) -> tuple[Judge, str]:
                 f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
                 f"name a fitting --classifier"
             )
-    return judge, line
+    return classifier_evaluator(name or bed), line

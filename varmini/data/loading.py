@@ -1,0 +1,245 @@
+"""`load_images`: a set of labelled images by its name, its folder, or as an object of `datasets`.
+
+    fashion-subset, cifar10-subset    in the package (data/ of the repository), no download
+    fashion, cifar10                  all of them: parquet files under root= or $VARMINI_DATA,
+                                      otherwise the hub
+    imagenet                          the same for the hub's imagenet-1k, also as class folders
+    imagenet-stream                   read while it is used instead of copied to the disk first
+    a folder                          one folder of pictures per class, or parquet files
+    user/name                         any set on the hub
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..runtime.pretrained import ASSETS as EMBEDDED
+from .folders import split_files
+from .pictures import decode, to_tensor
+from .sets import ImageSet, LazyImages, StreamedImages, spread
+from .tables import (
+    SPLITS,
+    count_rows,
+    encoded,
+    find_columns,
+    map_parquet,
+    parquet_files,
+    read_column,
+    read_labels,
+    read_parquet,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class Known(NamedTuple):
+    """A set held in memory: its hub id, the hub's folder, the shape of a picture, the padding."""
+
+    hub: str
+    config: str
+    shape: tuple[int, int, int]
+    padding: int = 0
+
+
+KNOWN = {
+    "fashion": Known("zalando-datasets/fashion_mnist", "fashion_mnist", (1, 28, 28), padding=2),
+    "cifar10": Known("uoft-cs/cifar10", "plain_text", (3, 32, 32)),
+}
+SUBSETS = {"fashion-subset": "fashion_mnist_subset", "cifar10-subset": "cifar10_subset"}
+IMAGENET = {"imagenet": False, "imagenet-stream": True}
+NAMES = (*SUBSETS, *KNOWN, *IMAGENET)
+
+
+def load_images(
+    name: str | Path | datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    root: str | Path | None = None,
+    limit: int | None = None,
+) -> ImageSet | LazyImages:
+    """A set of labelled images: a name (`NAMES`), a folder, a hub id, or an object of `datasets`.
+
+    Args:
+        name: in an object, one column holds pictures, another integers or texts (`find_columns`).
+        split: "train" or "test" (the validation part of ImageNet, and where there is no other).
+        size: side in pixels; by default 32 for the small sets (Fashion-MNIST's 28 are padded with
+            background, never stretched), 256 for ImageNet, else the first picture's.
+        channels: 1 or 3, by default the set's own.
+        root: folder with the full sets, before $VARMINI_DATA and the hub.
+        limit: that many images, evenly spaced over the set (of a stream: its first).
+
+    Returns:
+        Fashion-MNIST and CIFAR-10 as bytes in memory, all else decoded when asked for. Every set
+        has `name`, `classes`, `size`, `channels`, and a `fingerprint` of its content.
+
+    Raises:
+        ValueError: in one line, for what cannot be found, read, or told apart.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: expected 'train' or 'test'")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels {channels}: expected 1 or 3")
+    for key, value in (("size", size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{key} {value}: expected at least 1")
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"root {root}: no such folder")
+    view = {"size": size, "channels": channels, "limit": limit}
+    if not isinstance(name, str | os.PathLike):
+        return _from_rows(name, "dataset", split, **view)
+    if name in SUBSETS or name in KNOWN:
+        return _load_known(str(name), split, root, **view)
+    if name in IMAGENET:
+        view |= {"size": size or 256, "channels": channels or 3}
+        parts = SPLITS[split][::-1]  # ImageNet's own test part has no labels
+        if folder := root or _imagenet_folder():
+            return _from_folder(Path(folder), split, parts, IMAGENET[name], **view)
+        part = "train" if split == "train" else "validation"
+        return _from_rows(_from_hub("imagenet-1k", part, IMAGENET[name]), "imagenet", split, **view)
+    if Path(name).is_dir():
+        return _from_folder(Path(name), split, SPLITS[split], **view)
+    if str(name).count("/") == 1 and not str(name).startswith(("/", ".", "~")):
+        return _from_rows(_from_hub(str(name)), str(name), split, **view)
+    raise ValueError(f"{name}: neither a folder, a hub id user/name, nor one of {', '.join(NAMES)}")
+
+
+def fitted(name: str, split: str, image_size: tuple[int, int], channels: int):
+    """`load_images` for a model of that size: folders are resized, named sets come as they are."""
+    if name in SUBSETS or name in KNOWN:
+        return load_images(name, split)
+    return load_images(name, split, size=image_size[0], channels=channels)
+
+
+def class_names(name: str | Path) -> tuple[str, ...]:
+    """The names of a set's classes; the hub is never asked, so they are empty for what is there."""
+    if f"{name}-subset" in SUBSETS:
+        name = f"{name}-subset"
+    if name in SUBSETS or Path(name).is_dir() or (name in IMAGENET and _imagenet_folder()):
+        return load_images(name, limit=1, size=1, channels=3).classes
+    return ()
+
+
+def find_parquet(name: str, split: str, root: str | Path | None = None) -> list[Path]:
+    """The parquet files of a small set: embedded, or under root or $VARMINI_DATA; else none."""
+    if name in SUBSETS:
+        return parquet_files(EMBEDDED / SUBSETS[name], split)
+    hub, config, *_ = KNOWN[name]
+    own = hub.split("/")[1]
+    base = Path(root or os.environ.get("VARMINI_DATA") or os.devnull)
+    for folder in (f"{own}/{config}", own, f"{hub}/{config}", config, "."):
+        if files := parquet_files(base / folder, split):
+            return files
+    if root:
+        raise ValueError(f"{name}: no {own}/{config}/{split}-*.parquet under {root}")
+    return []
+
+
+def _imagenet_folder() -> Path | None:
+    data = Path(os.environ.get("VARMINI_DATA") or os.devnull)
+    return next((p for p in (data / "imagenet-1k", data / "imagenet") if p.is_dir()), None)
+
+
+def _load_known(
+    name: str, split: str, root: str | Path | None, size: int | None, channels: int | None,
+    limit: int | None,
+) -> ImageSet:  # fmt: skip
+    """An embedded subset, or a full set from parquet files or the hub, as bytes in memory."""
+    known = KNOWN[name.removesuffix("-subset")]
+    files = find_parquet(name, split, root)
+    rows = read_parquet(files) if files else _from_hub(known.hub, split)
+    source = f"{files[0].parent if files else name}, {split}"
+    image, label = find_columns(rows.features, source)
+    labels, classes = read_labels(rows, label, source)
+    index = spread(len(rows), limit)
+    shape = len(index), channels or known.shape[0], *known.shape[1:]
+    images = torch.empty(shape, dtype=torch.uint8)
+    for i, cell in enumerate(read_column(rows.select(index), image).to_pylist()):
+        picture = decode(encoded(cell), f"{source} row {index[i]}")
+        if (len(picture.getbands()), picture.height, picture.width) != known.shape:
+            raise ValueError(
+                f"{source} row {index[i]}: picture {picture.size}, mode {picture.mode}; expected "
+                f"{known.hub} with {known.shape}"
+            )
+        images[i] = to_tensor(picture.convert("L" if images.shape[1] == 1 else "RGB"))
+    images = F.pad(images, [known.padding] * 4)
+    if size and size != images.shape[-1]:
+        images = torch.cat([_resized(part, size) for part in images.split(1000)])
+    return ImageSet(images, torch.from_numpy(labels[index]), classes, name)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_folder(
+    folder: Path, split: str, parts: tuple[str, ...], stream: bool = False, **view: int | None
+) -> LazyImages:
+    """A folder of parquet files, or with one in it, or of pictures."""
+    name = folder.resolve().name
+    for base in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        for part in parts:
+            if files := parquet_files(base, part):
+                total, rows = count_rows(files), map_parquet(files, stream)
+                return _from_rows(rows, name, split, total=total, **view)
+        if any(base.glob("*.parquet")):
+            raise ValueError(f"{base}: none of its parquet files is called {' or '.join(parts)}-*")
+    return LazyImages(*split_files(folder, split), name, split == "train", **view)
+
+
+def _from_rows(
+    rows, name: str, split: str, total: int = 0, **view: int | None
+) -> LazyImages:
+    """A set from a `datasets.Dataset`, an `IterableDataset`, or a dictionary with one a split."""
+    import datasets
+
+    if isinstance(rows, dict):
+        part = next((part for part in SPLITS[split] if part in rows), None)
+        if part is None:
+            raise ValueError(f"{name}: split {split!r} is not among {', '.join(rows)}")
+        rows = rows[part]
+    if isinstance(rows, datasets.IterableDataset):
+        known = (rows.info.splits or {}).get(str(rows.split))
+        total = total or (known.num_examples if known else view["limit"]) or 0
+        if not total:
+            raise ValueError(f"{name}: the stream does not say how long it is; give limit=")
+        return StreamedImages(rows, total, name, split == "train", **view)
+    if not isinstance(rows, datasets.Dataset):
+        raise ValueError(
+            f"{type(rows).__name__}: expected a name, a folder, a hub id, or an object of "
+            "`datasets` (`datasets.Dataset.from_dict` makes one of lists)"
+        )
+    image, label = find_columns(rows.features, name)
+    labels, classes = read_labels(rows, label, name)
+    cells = rows.select_columns([image]).with_format(None)
+    if isinstance(rows.features[image], datasets.Image):
+        cells = cells.cast_column(image, datasets.Image(decode=False))
+    return LazyImages(cells, labels, classes, name, split == "train", **view)
+
+
+def _from_hub(hub: str, part: str | None = None, stream: bool = False):
+    """A part of a hub set, or all by their names; one line when it cannot be had."""
+    import datasets
+    from huggingface_hub import HfApi, is_offline_mode
+
+    try:
+        if not is_offline_mode():  # offline, load_dataset looks into its cache by itself
+            HfApi().dataset_info(hub, timeout=10)  # fails at once, load_dataset retries for long
+        return datasets.load_dataset(hub, split=part, streaming=stream)
+    except Exception as error:  # no network, no account, terms not accepted, disk full, ...
+        data = os.environ.get("VARMINI_DATA") or "not set"
+        raise ValueError(
+            f"{hub}: not under $VARMINI_DATA ({data}), and the hub's copy cannot be loaded "
+            f"({type(error).__name__}); set VARMINI_DATA (or root) to a folder with its parquet "
+            "files, or connect to the network (for imagenet-1k also accept its terms and "
+            "`hf auth login`)"
+        ) from None
