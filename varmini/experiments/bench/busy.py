@@ -72,7 +72,7 @@ def child(threads: int, rounds: int) -> None:
     found = {}
     for what, step in steps():
         step()  # warms up
-        found[what] = [seconds_of(step, "wall") for _ in range(rounds)]
+        found[what] = [seconds_of(step) for _ in range(rounds)]
     print(json.dumps(found))
 
 
