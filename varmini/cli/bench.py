@@ -6,53 +6,43 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..experiments.bench.work import PARTS
 from ..runtime.files import check_writable
-from ..runtime.tables import Row, origin, read_rows, write_rows
+from ..runtime.tables import Row, origin, rows_of, write_rows
 from .main import parse
 
-OTHERS = ("forms", "profile", "cost")
-SHOWN = {name: "" for name in "shape form what axis method side depth batch variant kind".split()}
-SHOWN |= {
-    "per_second": "",
-    "unit": "",
-    "ms": " ms",
-    "seconds": " s",
-    "times_as_fast": "x as fast",
-    "times_quick": "x the quick form's time",
-    "share": " of the time",
-    "share_of_products": " of the products' ceiling",
-    "peak_mib": " MiB",
-}
+PARTS = ("speed", "forms", "profile", "busy", "cost")
+NAMES = "shape form what arithmetic waiting busy axis method side depth batch kind"
+SHOWN = dict.fromkeys(NAMES.split(), "")
+SHOWN |= {"quick_ms": " ms", "plain_ms": " ms", "ms": " ms", "seconds": " s"}
+SHOWN |= {"times_as_fast": "x as fast", "times_quiet": "x the quiet time", "peak_mib": " MiB"}
+SHOWN |= {"share": " of the time", "share_of_products": " of the products' ceiling"}
 """What a line on the screen tells of a row, and in which unit."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measures speed and memory: quick form, plain form and peers in turn, medians of all rounds.
+    """Measures speed and memory: models as they are built beside quickened ones, in turn.
 
     Models have random weights: small has 130 tokens of 6 sizes, width 384; medium 680 tokens, 512.
     """
 
-    only: tuple[str, ...] = (*PARTS, *OTHERS)
-    """Parts: train, sample, tokenizer, peers (speed.csv); forms: each quick form beside its plain
-    one (forms.csv); profile: where the time goes (profile.csv); cost: growth with image size, depth
-    and batch beside raster AR.
-    Other parts' rows stay in the tables."""
+    only: tuple[str, ...] = PARTS
+    """Parts. speed: training and drawing; forms: each quick form beside its plain one; profile:
+    where the time goes; busy: training beside busy processes; cost: growth with image size, depth
+    and batch beside raster AR."""
     shapes: tuple[str, ...] = ("small", "medium")
     """Of tiny, small, medium and d16 (the paper's); profile takes the first."""
     batches: tuple[int, ...] = ()
-    """Images drawn, encoded and decoded together; none: 1, 16, 64 (medium: 1, 16; d16: 1, 64)."""
+    """Images drawn together; none: 1, 16, 64 (medium: 1, 16; d16: 1, 64)."""
     rounds: int = 5
     """Rounds, at most; in each, every variant runs once."""
     limit: float = 20
     """Seconds after which no further round of a task begins."""
-    clock: str = "wall"
-    """"wall", or "cpu": the seconds of all threads, for a machine that is shared."""
     threads: int = 0
     """Threads of a CPU; 0 leaves torch's own number."""
     out: Path = Path("results/bench")
-    """Folder of the tables; they grow row by row."""
+    """Folder of the tables; rows that a machine of the other kind (with or without bf16) measured
+    stay in them."""
     cost: Path = Path("results/cost.csv")
     """Table of the growth of cost, from which `make results` draws its figure."""
 
@@ -62,49 +52,56 @@ def bench(args: Sequence[str], prog: str) -> None:
     import torch
 
     o = parse(Bench, args, prog)
+    from ..experiments.bench.busy import busy_rows
     from ..experiments.bench.cost import cost_rows
     from ..experiments.bench.forms import form_rows
     from ..experiments.bench.profiles import profile_rows
+    from ..experiments.bench.shapes import SHAPES
     from ..experiments.bench.speed import known, speed_rows
 
-    for part in o.only:
-        known(part, (*PARTS, *OTHERS))
-    if o.threads < 0 or not o.shapes:
+    for names, there in ((o.only, PARTS), (o.shapes, SHAPES)):
+        for name in names:
+            known(name, there)
+    if o.threads < 0 or o.rounds < 1 or min(o.batches, default=1) < 1 or not o.shapes:
         raise ValueError(
-            f"threads is {o.threads} and shapes are {list(o.shapes)}, expected 0 (torch's own) "
-            f"or more, and at least one shape"
+            f"threads are {o.threads}, rounds {o.rounds}, batches {list(o.batches)} and shapes "
+            f"{list(o.shapes)}: expected 0 threads (torch's own) or more, the others at least 1"
         )
-    for part in o.only:
-        check_writable(o.cost if part == "cost" else o.out / "speed.csv")
     if o.threads:
         torch.set_num_threads(o.threads)
-    parts = [part for part in PARTS if part in o.only]
-    if parts:
-        rows = speed_rows(o.shapes, o.batches, parts, o.rounds, o.limit, o.clock)
-        _write(o.out / "speed.csv", rows, ("ceiling", *parts))
-    if "forms" in o.only:
-        _write(o.out / "forms.csv", form_rows(o.rounds, o.limit, o.clock))
-    if "profile" in o.only:
-        rows = profile_rows(o.shapes[0], o.batches or (1, 64), o.rounds, o.clock)
-        _write(o.out / "profile.csv", rows)
-    if "cost" in o.only:
-        _write(o.cost, cost_rows(o.rounds, o.clock))
+    rows = {
+        "speed": lambda: speed_rows(o.shapes, o.batches, o.rounds, o.limit),
+        "forms": lambda: form_rows(o.shapes, o.rounds, o.limit),
+        "profile": lambda: profile_rows(o.shapes[0], o.batches or (1, 64), o.rounds),
+        "busy": lambda: busy_rows(torch.get_num_threads(), o.rounds),
+        "cost": lambda: cost_rows(o.rounds),
+    }
+    tables = {part: o.cost if part == "cost" else o.out / f"{part}.csv" for part in o.only}
+    for path in tables.values():
+        check_writable(path)
+    for part, path in tables.items():
+        write(path, rows[part](), keep=part in ("speed", "forms", "busy"))
 
 
-def _write(path: Path, found: Iterable[Row], parts: Sequence[str] = ()) -> None:
-    """Writes rows, before rows of other parts that stand there, and tells them.
+def write(path: Path, found: Iterable[Row], *, keep: bool = True) -> None:
+    """Writes rows as they come, and tells them.
 
-    As they come they go to a file beside it, which takes the table's place at the end: a run that
-    is stopped leaves both.
+    They go to a file beside it, which takes the table's place at the end: a run that is stopped
+    leaves both.
+
+    Args:
+        keep: leave in the table what a machine of the other kind measured.
     """
     import torch
 
+    from ..runtime.machine import device, has_bfloat16
+
     about = origin() | {"torch": torch.__version__}
-    kept = read_rows(path) if parts and path.exists() else []
-    kept, rows = [r for r in kept if r.get("part") not in parts], []
-    unfinished = path.with_name(f"{path.stem}-unfinished.csv")
+    about["bf16"] = own = "yes" if has_bfloat16(device().type) else "no"
+    kept = [row for row in rows_of(path) if keep and row.get("bf16", own) != own]
+    rows, unfinished = [], path.with_name(f"{path.stem}-unfinished.csv")
     for row in found:
-        rows.append(row | about)
+        rows.append(about | row)
         write_rows(unfinished, rows + kept)
         told = [f"{row[n]}{unit}" for n, unit in SHOWN.items() if row.get(n, "") != ""]
         print("  ".join(told))

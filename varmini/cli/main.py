@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TypeVar
@@ -80,11 +81,24 @@ def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -
     width = max(map(len, known)) + 2
     rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
     usage = f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
-    usage += f"{prog} <command> --help shows the options with their defaults and units."
+    usage += f"{prog} <command> --help shows the options with their defaults and units.\n"
+    usage += "All take --device cuda, mps or cpu; by default the first of them that is here."
     print(usage, file=sys.stdout if args else sys.stderr)
     if not args:
         raise ValueError(f"{prog} needs a command: one of {', '.join(known)}")
     return None
+
+
+def _take_device(args: Sequence[str]) -> list[str]:
+    """`args` without `--device NAME`, which all commands know; `runtime.machine` reads it."""
+    others, words = [], iter(args)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "--device":
+            os.environ["VARMINI_DEVICE"] = value or next(words, "") or "missing"
+        else:
+            others.append(word)
+    return others
 
 
 def run(args: Sequence[str]) -> None:
@@ -101,7 +115,7 @@ def run(args: Sequence[str]) -> None:
     name = _choose("varmini", args, COMMANDS, "Visual AutoRegressive modeling, made to be read.")
     if name is None:
         return
-    prog, rest = f"varmini {name}", list(args[1:])
+    prog, rest = f"varmini {name}", _take_device(args[1:])
     if name in TARGETS:
         target = _choose(prog, rest, TARGETS[name], COMMANDS[name].capitalize() + ".")
         if target is None:
@@ -120,6 +134,12 @@ def fail(message: str, code: int = 2) -> int:
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"varmini: error: {line}", file=sys.stderr)
     return code
+
+
+def _what_is_missing(error: Exception) -> str:
+    from ..runtime.machine import what_is_missing  # loads torch
+
+    return what_is_missing(error)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -141,8 +161,8 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if not (words := _want_of_memory(error)):
+    except (MemoryError, RuntimeError, ImportError, TypeError) as error:
+        if not (words := _what_is_missing(error) or _want_of_memory(error)):
             raise
         return fail(words)
     return 0

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...model.sampler import _Noise, generate
+from ...fast.drawing import quick_generate
+from ...model.sampler import Noise
 from ...model.scales import ScaleSchedule
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
@@ -23,9 +24,8 @@ from ...runtime.tables import Row
 from ...training import flops as scaling
 from ...zoo.generators.raster_ar import RasterAR, RasterARConfig
 from ..scaling.fits import fit_power_law
-from .measure import Run, in_turn, peak_memory
+from .measure import Run, in_turn, peak_memory, short
 from .shapes import PAPER
-from .speed import short
 
 METHODS = ("VAR", "raster AR, cache", "raster AR, no cache")
 WIDTH, CODES, CLASSES = 128, 512, 10
@@ -90,9 +90,9 @@ class Case:
             tok = MultiScaleVQVAE(TokenizerConfig(**common, width=32)).eval().to(where)
 
             def draw() -> None:
-                noise = _Noise(0, 0, self.batch, where)
+                noise = Noise(0, 0, self.batch, where)
                 with torch.no_grad(), autocast():
-                    for _ in generate(var, tok, labels, 1.5, 0, 0.96, noise):
+                    for _ in quick_generate(var, tok, labels, noise, cfg=1.5, top_k=0, top_p=0.96):
                         pass
 
             return draw
@@ -119,17 +119,17 @@ def cases(
         yield "batch", [Case(m, SIDE, DEPTH, batch) for m in METHODS[:2]]
 
 
-def cost_rows(rounds: int, kind: str, limit: float = 20, **axes: Sequence[int]) -> Iterator[Row]:
+def cost_rows(rounds: int, limit: float = 20, **axes: Sequence[int]) -> Iterator[Row]:
     """Seconds and memory of every case.
 
     Args:
-        rounds, limit, kind: as in `measure.in_turn`.
+        rounds, limit: as in `measure.in_turn`.
         axes: as `cases` takes them.
     """
     for axis, together in cases(**axes):
         runs = {case.method: case.run() for case in together}
         memory = {name: peak_memory(run) for name, run in runs.items()}
-        seconds = in_turn(runs, rounds, limit, kind)
+        seconds = in_turn(runs, rounds, limit)
         for case in together:
             measured = seconds[case.method]
             yield {
@@ -145,7 +145,6 @@ def cost_rows(rounds: int, kind: str, limit: float = 20, **axes: Sequence[int]) 
                 "seconds_low": short(min(measured)),
                 "seconds_high": short(max(measured)),
                 "rounds": len(measured),
-                "clock": kind,
                 "peak_mib": short(memory[case.method]),
                 "cache_mib": short(case.cache_bytes() / 2**20),
             }

@@ -1,208 +1,149 @@
-"""Every quick form of the library beside the plain one that it replaces, in turn.
-
-Sizes are those of the shape "small", medium's where a form is made for long sequences. The quick
-forms are for bf16 on a CPU; elsewhere both columns run the same code.
-"""
+"""Every quick form beside the plain one that it replaces, in turn, in training and in drawing."""
 
 from __future__ import annotations
 
-import statistics
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...fast.layers import _GELU, Conv, Doubling, Linear
-from ...model import tokenizer
-from ...model.attention import attend, block_causal, normalised, spans
-from ...model.autoencoder import NormSiLU
-from ...model.block import gated, split_modulations
-from ...model.filters import _ascending
-from ...model.scales import ScaleSchedule
-from ...runtime.machine import autocast, can_compile, precision
+from ...fast import drawing
+from ...fast.attention import attend
+from ...fast.copies import ready
+from ...fast.quicken import quicken
+from ...model import filters
+from ...model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
+from ...runtime.machine import autocast, device
 from ...runtime.tables import Row
-from .measure import Run, in_turn
+from .measure import Run, arithmetic, in_pairs, name_of, precisions
 from .shapes import SHAPES, Shape, models
-from .speed import short
 
-Pair = tuple[Run, Run]
-
-
-def _step(function: Callable[..., Tensor], *given: Tensor, weights: tuple = ()) -> Run:
-    """Forward and backward under autocast, with the gradients of `given` and of `weights`."""
-    given = tuple(x.clone().requires_grad_() for x in given)
-
-    def run() -> None:
-        with autocast("cpu"):
-            out = function(*given)
-        torch.autograd.grad(out.float().sum(), (*given, *weights))
-
-    return run
+Function = Callable[..., Tensor]
+LAST = torch.channels_last
+"""How quick layers get their maps."""
 
 
-def _forward(function: Callable[..., Tensor], *given: Tensor) -> Run:
-    """Forward alone, without gradients, under autocast."""
+@dataclass(frozen=True)
+class Form:
+    """A quick form, the plain one, and what both are given."""
 
-    def run() -> None:
-        with torch.no_grad(), autocast("cpu"):
-            function(*given)
+    name: str
+    quick: Function
+    plain: Function
+    inputs: tuple[Tensor | None, ...]
+    train: bool = False
+    """Forward and backward; else forward alone, with weights laid out ahead."""
 
-    return run
+    def run(self, function: Function) -> Run:
+        """A call of one of them in the surrounding arithmetic."""
+        inputs = self.inputs
+        if self.train:
+            inputs = [leaf(x) for x in inputs]
+            weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+            asked = [x for x in (*inputs, *weights) if x is not None and x.requires_grad]
+        elif function is self.quick:
+            inputs = [x.contiguous(memory_format=LAST) if x.ndim == 4 else x for x in inputs]
+            function = laid_out(function)
+
+        def step() -> None:
+            with autocast():
+                out = function(*inputs)
+            torch.autograd.grad(out.float().sum(), asked, allow_unused=True)
+
+        @torch.no_grad()
+        def draw() -> None:
+            with autocast():
+                function(*inputs)
+
+        return step if self.train else draw
+
+
+def leaf(x: Tensor | None) -> Tensor | None:
+    """A copy that asks for a gradient; masks and what is not there stay as they are."""
+    return x.clone().requires_grad_() if x is not None and x.is_floating_point() else x
 
 
 @torch.no_grad()
-def _laid_out(layer):
-    layer.eval().lay_out("cpu")
-    return layer
+def laid_out(function: Function) -> Function:
+    """The copy of a quick layer for drawing, in the surrounding arithmetic."""
+    with autocast():
+        return ready(function.eval()) if isinstance(function, nn.Module) else function
 
 
-def attention_forms(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
-    """Products and softmax by hand, and cut into rectangles."""
-    dtype, heads = precision("cpu"), shape.depth
-    schedule = ScaleSchedule(shape.sizes)
-    mask, length = schedule.mask(), schedule.num_tokens
-    qkv = torch.randn(batch, length, 3, heads, 64).to(dtype)
-    temperature = torch.full((heads, 1, 1), 4.0)
-
-    def fused(qkv: Tensor) -> Tensor:
-        qkv = qkv.permute(2, 0, 3, 1, 4)
-        q, k = normalised(qkv[:2], temperature)
-        mixed = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=mask, scale=1.0)
-        return mixed.transpose(1, 2).flatten(2)
-
-    parts, whole = spans(schedule, mask), [(slice(0, length), length, mask)]
-    by_hand = _step(lambda x: block_causal(x, temperature, parts), qkv)
-    yield "attention, training: by hand", (by_hand, _step(fused, qkv))
-    masked = _step(lambda x: block_causal(x, temperature, whole), qkv)
-    yield "attention, training: rectangles", (by_hand, masked)
-    q, k, v = torch.randn(3, 2, heads, length, 64).to(dtype)
-    q = q[:, :, schedule.slices[-1]]
-    plain = _forward(lambda: F.scaled_dot_product_attention(q, k, v, scale=1.0))
-    yield "attention, drawing: by hand", (_forward(lambda: attend(q, k, v)), plain)
+def layer(name: str, plain: nn.Module, *inputs: Tensor | None, train: bool = False) -> Form:
+    """The form of a layer: `quicken` of the same."""
+    plain = plain.to(device())
+    return Form(name, quicken(copy.deepcopy(plain)), plain, inputs, train)
 
 
-def block_form(shape: Shape, batch: int) -> Iterator[tuple[str, Pair]]:
-    """A whole block by torch.compile, which writes its own kernels, beside the eager one."""
-    block = models(shape)[0].cpu().blocks[0]
-    x = torch.randn(batch, ScaleSchedule(shape.sizes).num_tokens, 64 * shape.depth)
-    modulation = torch.randn(1, batch, 6, 64 * shape.depth)
-    parts = spans(ScaleSchedule(shape.sizes), ScaleSchedule(shape.sizes).mask())
-    weights = tuple(block.parameters())
-    compiled = torch.compile(block.forward)
-
-    def with_modulation(form: Callable[..., Tensor]) -> Run:
-        def run(x: Tensor, modulations: Tensor) -> Tensor:
-            return form(x, split_modulations(modulations, x.dtype)[0], parts)
-
-        return _step(run, x, modulation, weights=weights)
-
-    yield "block, training: torch.compile", (with_modulation(compiled), with_modulation(block))
-
-
-def drawing_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
-    """A block's bf16 branch, added to the float32 stream through its gate."""
-    width, dtype = 64 * shape.depth, precision("cpu")
-    x = torch.randn(2, ScaleSchedule(shape.sizes).tokens_per_scale[-1], width)
-    gate, branch = torch.randn(2, 1, width), torch.randn(x.shape).to(dtype)
-    low = gate.to(dtype)
-    summed = _forward(lambda: gated(x, gate, branch)), _forward(lambda: x + low * branch)
-    yield "gate and sum in one call", summed
-
-
-def layer_forms(shape: Shape) -> Iterator[tuple[str, Pair]]:
-    """Linear layers, convolutions, norms, GELU."""
-    width, rows = 64 * shape.depth, 2 * ScaleSchedule(shape.sizes).tokens_per_scale[-1]
-    usual, x = Linear(width, 4 * width), torch.randn(rows, width)
-    packed = _laid_out(Linear(width, 4 * width))
-
-    def plain(x: Tensor) -> Tensor:
-        return F.linear(x, usual.weight, usual.bias)
-
-    def plain_gelu(x: Tensor) -> Tensor:
-        return F.gelu(plain(x), approximate="tanh")
-
-    yield "linear layer: laid out", (_forward(packed, x), _forward(plain, x))
-    both = _forward(lambda: packed(x, gelu=True)), _forward(plain_gelu, x)
-    yield "linear layer: laid out, with GELU", both
-    many = torch.randn(shape.train * rows, width)
-    weights = usual.weight, usual.bias
-    steps = (_step(form, many, weights=weights) for form in (usual, plain))
-    yield "linear layer, training", tuple(steps)
-    z = torch.randn(shape.train * rows, 4 * width).to(precision("cpu"))
-    tanh = _step(lambda z: F.gelu(z, approximate="tanh"), z)
-    yield "GELU, training", (_step(_GELU.apply, z), tanh)
-    channels, side = 4 * shape.decoder, shape.sizes[-1]
-    last = torch.channels_last
-    small = torch.randn(1, channels, side, side).to(precision("cpu")).contiguous(memory_format=last)
-    conv = Conv(channels, channels, 3, padding=1)
-    laid = _laid_out(Conv(channels, channels, 3, padding=1))
-    yield "convolution: laid out", (_forward(laid, small), _forward(conv, small))
-    norm = NormSiLU(channels, 32)
-    plain_norm = _forward(lambda: F.silu(torch.nn.GroupNorm.forward(norm, small)))
-    yield "group norm of a small map", (_forward(norm, small), plain_norm)
-    doubling, quick = Doubling(shape.decoder), _laid_out(Doubling(shape.decoder))
-    half = torch.randn(1, shape.decoder, 8 * side, 8 * side).to(precision("cpu"))
-    half = half.contiguous(memory_format=last)  # the map before the picture's size
-
-    def repeated() -> Tensor:
-        return doubling.conv(F.interpolate(half, scale_factor=2.0, mode="nearest"))
-
-    yield "doubling: one transposed convolution", (_forward(quick, half), _forward(repeated))
-    logits = torch.randn(rows, shape.vocab_size)
-    yield "sort of logits", (_forward(_ascending, logits), _forward(torch.sort, logits))
+def forms(shape: Shape) -> Iterator[Form]:
+    """All forms at the sizes that a model of this shape has."""
+    where, width, channels, side = device(), 64 * shape.depth, shape.decoder, shape.sizes[-1]
+    var, tok = models(shape)
+    quick, mask = quicken(copy.deepcopy(var)), var.mask
+    x = torch.randn(shape.train, var.schedule.num_tokens, width, device=where)
+    six = torch.randn(shape.train, 6, width, device=where)
+    own, theirs = quick.blocks[0], var.blocks[0]
+    yield Form("attention", own.attention, theirs.attention, (x, mask), train=True)
+    yield Form("block", own, theirs, (x, six, mask), train=True)
+    yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (x,), train=True)
+    last = torch.randn(2, side * side, width, device=where)  # the last scale, guided
+    yield layer("linear layer", nn.Linear(width, 4 * width), last)
+    yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (last,))
+    q, k, v = torch.randn(3, 2, shape.depth, var.schedule.num_tokens, 64, device=where)
+    fused = partial(F.scaled_dot_product_attention, scale=1.0)
+    yield Form("attention", attend, fused, (q[:, :, -side * side :], k, v))
+    logits = torch.randn(2, side * side, shape.vocab_size, device=where)
+    top = {"top_k": shape.vocab_size // 2, "top_p": 0.96}
+    ours, usual = (partial(each.filter_logits, **top) for each in (drawing, filters))
+    yield Form("filter", ours, usual, (logits,))
+    small = torch.randn(1, 4 * channels, side, side, device=where)
+    yield layer("convolution", nn.Conv2d(4 * channels, 4 * channels, 3, padding=1), small)
+    yield layer("group norm and SiLU", NormSiLU(4 * channels, 32), small)
+    yield layer("residual block", ResBlock(4 * channels, 4 * channels, 32), small)
+    yield layer("attention over a map", SpatialAttention(4 * channels, 32), small)
+    half = torch.randn(1, channels, 8 * side, 8 * side, device=where)  # before the picture's size
+    yield layer("doubling", Upsample(channels), half)
+    f_hat = torch.randn(16, tok.config.code_channels, side, side, device=where)
+    quick_tok = quicken(copy.deepcopy(tok))
+    yield Form("decoder", quick_tok.decode_features, tok.decode_features, (f_hat,))
 
 
-def pieces_form(shape: Shape, batch: int) -> tuple[str, Pair]:
-    """The decoder on a few images at a time, and on all."""
-    tok = models(shape)[1].cpu()
-    f_hat = torch.randn(batch, tok.config.code_channels, *tok.schedule.grids[-1])
-    few = tokenizer.MAP_BYTES
+class WithGELU(nn.Module):
+    """A linear layer and GELU, in one call where the layer can."""
 
-    def all_at_once() -> None:
-        tokenizer.MAP_BYTES = 2**62
-        try:
-            tok.decode_features(f_hat)
-        finally:
-            tokenizer.MAP_BYTES = few
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.together = type(linear) is not nn.Linear
 
-    return "decoder: in pieces", (_forward(tok.decode_features, f_hat), _forward(all_at_once))
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        if self.together:
+            return self.linear(x, gelu=True)
+        return F.gelu(self.linear(x), approximate="tanh")
 
 
-def form_rows(
-    rounds: int, limit: float, kind: str, short_shape: str = "small", long_shape: str = "medium"
-) -> Iterator[Row]:
-    """A row a form: milliseconds of both, and how many times as fast the quick one is.
+def form_rows(shapes: tuple[str, ...], rounds: int, limit: float) -> Iterator[Row]:
+    """A row a form and precision: milliseconds of both, how many times as fast the quick one is.
 
     Args:
-        rounds, limit, kind: as in `measure.in_turn`.
-        short_shape, long_shape: names of `SHAPES`.
+        shapes: names of `SHAPES`.
+        rounds, limit: as in `measure.in_turn`.
     """
-    torch.manual_seed(0)
-    quick_shape, long = SHAPES[short_shape], SHAPES[long_shape]
-    compiled = block_form(quick_shape, quick_shape.train) if can_compile() else []
-    for name, forms in (
-        (short_shape, compiled),
-        (short_shape, attention_forms(quick_shape, quick_shape.train)),
-        (long_shape, attention_forms(long, long.train)),
-        (short_shape, drawing_forms(quick_shape)),
-        (short_shape, layer_forms(quick_shape)),
-        (short_shape, [pieces_form(quick_shape, 16)]),
-    ):
-        for form, pair in forms:
-            runs = dict(zip(("quick", "plain"), pair))
-            in_turn(runs, 1, 0, kind)  # warms up
-            seconds = in_turn(runs, rounds, limit, kind)
-            quick, plain = (statistics.median(s) for s in seconds.values())
-            ratios = [b / a for a, b in zip(*seconds.values())]
-            yield {
-                "shape": name,
-                "form": form,
-                "quick_ms": short(1e3 * quick),
-                "plain_ms": short(1e3 * plain),
-                "times_as_fast": short(plain / quick),
-                "ratio_low": short(min(ratios)),
-                "ratio_high": short(max(ratios)),
-                "rounds": len(ratios),
-                "clock": kind,
-            }
+    for name in shapes:
+        for form in forms(SHAPES[name]):
+            for dtype in precisions():
+                with arithmetic(dtype):
+                    runs = {"quick": form.run(form.quick), "plain": form.run(form.plain)}
+                    yield {
+                        "shape": name,
+                        "form": form.name,
+                        "what": "train" if form.train else "draw",
+                        "arithmetic": name_of(dtype),
+                        **in_pairs(runs, rounds, limit),
+                    }

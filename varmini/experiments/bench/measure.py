@@ -1,19 +1,22 @@
-"""How speed is measured: runs in turn, peak memory, counted FLOPs, and the machine's ceilings."""
+"""How speed is measured: runs in turn, peak memory, arithmetic, and the machine's ceilings."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import os
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ...fast.layers import Linear
-from ...runtime.machine import device, precision
+from ...fast.layers import QuickLinear
+from ...runtime.machine import device, has_bfloat16, precision
 
 Run = Callable[[], Any]
 
@@ -23,21 +26,26 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def clock(kind: str) -> float:
-    """Seconds: "wall", after a GPU has finished; or "cpu", of all threads, for a shared machine."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.process_time() if kind == "cpu" else time.perf_counter()
+def short(value: float | None) -> str:
+    """Four digits; nothing where nothing was measured."""
+    return "" if value is None else f"{value:.4g}"
 
 
-def seconds_of(run: Run, kind: str) -> float:
-    """How long `run` takes, once."""
-    start = clock(kind)
+def seconds_of(run: Run) -> float:
+    """How long `run` takes, once; on a GPU until it has finished."""
+    _wait()
+    start = time.perf_counter()
     run()
-    return clock(kind) - start
+    _wait()
+    return time.perf_counter() - start
 
 
-def in_turn(runs: Mapping[str, Run], rounds: int, limit: float, kind: str) -> dict[str, list]:
+def _wait() -> None:
+    if device().type != "cpu":
+        getattr(torch, device().type).synchronize()
+
+
+def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, list[float]]:
     """Seconds of every run, one after the other, round after round.
 
     A busy moment then hits all alike. One round that does not count has to be over before.
@@ -45,20 +53,19 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float, kind: str) -> di
     Args:
         rounds: at most so many, and at least one.
         limit: no further round begins when this many seconds have passed.
-        kind: of `clock`.
 
     Raises:
-        ValueError: on less than one round, or a clock of another kind.
+        ValueError: on less than one round.
     """
-    if rounds < 1 or kind not in ("wall", "cpu"):
-        raise ValueError(f"{rounds} rounds by {kind!r}: expected at least 1, by 'wall' or 'cpu'")
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds: expected at least 1")
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for done in range(rounds):
         if done and time.perf_counter() - begin > limit * done / (done + 1):
             break
         for name, run in runs.items():
-            seconds[name].append(seconds_of(run, kind))
+            seconds[name].append(seconds_of(run))
     return seconds
 
 
@@ -89,44 +96,70 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-def counted_flops(run: Run) -> int:
-    """FLOPs of the matrix products and convolutions in `run`, as torch counts them."""
-    from torch.utils.flop_counter import FlopCounterMode
+def in_pairs(
+    runs: Mapping[str, Run], rounds: int, limit: float
+) -> dict[str, str | int]:
+    """Columns of a row: milliseconds of two runs, and how many times as fast the first one is.
 
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
+    Args:
+        runs: two by name; the times are medians.
+        rounds, limit: as in `in_turn`.
+    """
+    in_turn(runs, 1, 0)  # warms up
+    seconds = in_turn(runs, rounds, limit)
+    ratios = [slow / fast for fast, slow in zip(*seconds.values())]
+    return {
+        **{f"{name}_ms": short(1e3 * statistics.median(each)) for name, each in seconds.items()},
+        "times_as_fast": short(statistics.median(ratios)),
+        "ratio_low": short(min(ratios)),
+        "ratio_high": short(max(ratios)),
+        "rounds": len(ratios),
+    }
+
+
+def precisions() -> list[torch.dtype]:
+    """What is measured here: float32, and bfloat16 where the machine has instructions for it."""
+    return [torch.float32, *([torch.bfloat16] if has_bfloat16(device().type) else [])]
+
+
+@contextlib.contextmanager
+def arithmetic(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, `machine.precision` is `dtype`, and `machine.autocast` follows it."""
+    before = os.environ.get("VARMINI_PRECISION")
+    os.environ["VARMINI_PRECISION"] = name_of(dtype)
+    precision.cache_clear()
+    try:
+        yield
+    finally:
+        del os.environ["VARMINI_PRECISION"]
+        os.environ |= {} if before is None else {"VARMINI_PRECISION": before}
+        precision.cache_clear()
 
 
 @torch.no_grad()
-def ceilings(kind: str, side: int = 2048, rounds: int = 5) -> dict[str, float]:
+def ceilings(side: int = 2048, rounds: int = 5) -> dict[str, float]:
     """What the machine does at most, by the best of a few rounds.
 
     Returns:
         By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the
-        packed one of `layers.Linear`, whichever is quicker. "bandwidth": bytes a second, by a copy
+        packed one of `QuickLinear`, whichever is quicker. "bandwidth": bytes a second, by a copy
         or by a sum of 256 MiB.
     """
     found, where = {}, device()
-    for dtype in dict.fromkeys((torch.float32, precision(where.type))):
+    for dtype in precisions():
         a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
         runs: dict[str, Run] = {"torch": lambda a=a, b=b: F.linear(a, b)}
-        if where.type == "cpu" and torch.backends.mkldnn.is_available():
-            if dtype is torch.bfloat16:
-                layer = Linear(side, side).to(where).eval()
-                layer.lay_out("cpu")
-                runs["packed"] = lambda a=a, layer=layer: layer(a)
-            else:
-                dense, packed = a.to_mkldnn(), b.to_mkldnn()
-                runs["packed"] = lambda d=dense, p=packed: torch.ops.aten.mkldnn_linear(d, p, None)
-        in_turn(runs, 1, 0, kind)
-        seconds = in_turn(runs, rounds, 60, kind)
+        layer = QuickLinear(side, side).to(where)
+        layer.lay_out(where.type, dtype)  # where oneDNN's product works, weights in its order
+        runs["packed"] = lambda a=a, layer=layer: layer(a)
+        in_turn(runs, 1, 0)
+        seconds = in_turn(runs, rounds, 60)
         found[name_of(dtype)] = 2 * side**3 / min(min(s) for s in seconds.values())
     block = torch.zeros(2**26, device=where)
     into = torch.empty_like(block)
     copy, total = {"copy": lambda: into.copy_(block)}, {"sum": lambda: block.sum()}
-    in_turn(copy | total, 1, 0, kind)
-    seconds = in_turn(copy | total, rounds, 60, kind)
+    in_turn(copy | total, 1, 0)
+    seconds = in_turn(copy | total, rounds, 60)
     found["bandwidth"] = max(
         8 * block.numel() / min(seconds["copy"]), 4 * block.numel() / min(seconds["sum"])
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -14,10 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from ...runtime.machine import device, precision
 from ...runtime.tables import Row
-from .measure import Run, ceilings, name_of, seconds_of
+from .measure import Run, ceilings, name_of, short
 from .shapes import SHAPES, models
-from .speed import known, short
-from .work import sampling, training
+from .speed import drawing_of, known, training
 
 KINDS = {
     "linear layers": "mm addmm linear _linear_pointwise mkldnn_linear",
@@ -61,21 +59,14 @@ class Traffic(TorchDispatchMode):
         self.calls: dict[str, int] = defaultdict(int)
         self.flops: dict[str, int] = defaultdict(int)
         self.bytes: dict[str, int] = defaultdict(int)
-        self.cpu_ms: dict[str, float] = defaultdict(float)
-        self.watching = 0.0
-        """Seconds spent in here, operations included."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        begin = time.process_time()
         out = func(*args, **(kwargs or {}))
-        end = time.process_time()
         kind = OTHER if func.is_view else kind_of(func.name().split(".")[0])
-        self.cpu_ms[kind] += 1e3 * (end - begin)
         if not func.is_view:
             self.calls[kind] += 1
             self.flops[kind] += _flops(func, args, kwargs or {}, out)
             self.bytes[kind] += sum(map(_bytes, tree_leaves((args, kwargs, out))))
-        self.watching += time.process_time() - begin
         return out
 
 
@@ -104,19 +95,17 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
     return 0
 
 
-def profile_run(run: Run, rounds: int, kind: str) -> list[Row]:
+def profile_run(run: Run, rounds: int) -> list[Row]:
     """Time, calls, FLOPs and bytes of a run, a row a kind of operation, largest time first.
 
     Args:
         run: what to profile; it is run once before.
         rounds: profiles, of which the median time of each kind counts.
-        kind: "wall" asks torch's profiler. "cpu", for a shared machine, reads the clock of this
-            process before and after each call; autograd then counts as between the calls.
     """
     run()  # weights are laid out, kernels compiled
     with Traffic() as traffic:
         run()
-    found = [_clocked(run) if kind == "cpu" else _profiled(run) for _ in range(rounds)]
+    found = [_profiled(run) for _ in range(rounds)]
     ms = {kind: median(each.get(kind, 0.0) for each in found) for kind in found[0]}
     total = sum(ms.values())
     return [
@@ -130,13 +119,6 @@ def profile_run(run: Run, rounds: int, kind: str) -> list[Row]:
         }
         for kind in sorted(ms, key=ms.__getitem__, reverse=True)
     ]
-
-
-def _clocked(run: Run) -> dict[str, float]:
-    """Milliseconds of this process by kind of operation, without those of `Traffic`."""
-    with Traffic() as traffic:
-        seconds = seconds_of(run, "cpu")
-    return traffic.cpu_ms | {BETWEEN: 1e3 * (seconds - traffic.watching)}
 
 
 def _profiled(run: Run) -> dict[str, float]:
@@ -155,13 +137,13 @@ def _profiled(run: Run) -> dict[str, float]:
     return ms
 
 
-def profile_rows(shape: str, batches: Sequence[int], rounds: int, kind: str) -> Iterator[Row]:
+def profile_rows(shape: str, batches: Sequence[int], rounds: int) -> Iterator[Row]:
     """Profiles a training step and a sample with decoding: rows by kind, and one of all kinds.
 
     Args:
         shape: a name of `SHAPES`.
         batches: images in the step, and drawn together.
-        rounds, kind: as in `profile_run`.
+        rounds: as in `profile_run`.
 
     Raises:
         ValueError: on an unknown shape, or a number below 1.
@@ -169,19 +151,18 @@ def profile_rows(shape: str, batches: Sequence[int], rounds: int, kind: str) -> 
     known(shape, SHAPES)
     if min(*batches, rounds) < 1:
         raise ValueError(f"batches are {list(batches)}, {rounds} rounds: expected at least 1")
-    most, dtype = ceilings(kind), name_of(precision(device().type))
+    most, dtype = ceilings(), name_of(precision(device().type))
     var, tok = models(SHAPES[shape])
     for batch in batches:
-        for work in (training(var, batch), sampling(var, tok, batch)):
-            rows = profile_run(work.runs["quick"], rounds, kind)
+        for task in (training(var, batch), drawing_of(var, tok, batch)):
+            rows = profile_run(task.runs["quick"], rounds)
             total = sum(float(row["ms"]) for row in rows)
             whole: Row = {"kind": "all", "ms": short(total), "share": 1}
             whole |= {name: sum(r[name] for r in rows) for name in ("calls", "flops", "bytes")}
             for row in (*rows, whole):
                 flops, moved, seconds = row["flops"], row["bytes"], float(row["ms"]) / 1e3
-                yield {"shape": shape, "what": work.what, "batch": batch} | row | {
+                yield {"shape": shape, "what": task.what, "batch": batch} | row | {
                     "flop_per_byte": short(flops / moved) if moved else "",
                     "share_of_products": short(flops / most[dtype] / seconds),
                     "ceiling_flop_per_byte": short(most[dtype] / most["bandwidth"]),
-                    "clock": kind,
                 }  # fmt: skip

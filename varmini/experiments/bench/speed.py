@@ -1,89 +1,125 @@
-"""Rows of `varmini bench`: speed, ratio to the plain form, share of the machine's ceiling."""
+"""Rows of `varmini bench`: a model as it is built beside `quicken` of the same, in turn."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Collection, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
-from ...runtime.machine import device, precision
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...fast import drawing
+from ...fast.quicken import quicken
+from ...model import sampler
+from ...model.tokenizer import MultiScaleVQVAE
+from ...model.transformer import VAR
+from ...runtime.machine import autocast, device
 from ...runtime.tables import Row
-from .measure import ceilings, counted_flops, in_turn, name_of, peak_memory
+from ...training import flops
+from .measure import Run, arithmetic, ceilings, in_pairs, name_of, peak_memory, precisions, short
 from .shapes import SHAPES, models
-from .work import PARTS, Work, works
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, by the quick and by the plain form, and what one run of it does."""
+
+    what: str
+    batch: int
+    unit: str
+    """What comes out: "tokens" or "images"."""
+    units: int
+    """How many of them, a run."""
+    flops: int
+    """Of a run, by the formulas of `training.flops`."""
+    runs: dict[str, Run]
+    """By form: "quick" and "plain"."""
+
+
+def training(var: VAR, batch: int) -> Task:
+    """Forward, loss and backward; the optimizer is left out."""
+    schedule, c, where = var.schedule, var.config, device()
+    tokens = batch * schedule.num_tokens
+    labels = torch.randint(c.num_classes, (batch,), device=where)
+    rows = schedule.num_tokens - schedule.tokens_per_scale[0]
+    inputs = torch.randn(batch, rows, c.code_channels, device=where)
+    targets = torch.randint(c.vocab_size, (tokens,), device=where)
+
+    def step_of(model: VAR) -> Run:
+        def step() -> None:
+            with autocast():
+                logits = model(labels, inputs)
+            F.cross_entropy(logits.flatten(0, 1), targets).backward()
+            model.zero_grad(set_to_none=True)
+
+        return step
+
+    work = batch * flops.var_training_flops(c)
+    runs = {"quick": step_of(quicken(copy.deepcopy(var))), "plain": step_of(var)}
+    return Task("train", batch, "tokens", tokens, work, runs)
+
+
+def drawing_of(var: VAR, tok: MultiScaleVQVAE, batch: int) -> Task:
+    """Pictures, guided as in the official demonstration, and decoded."""
+    labels = [i % var.config.num_classes for i in range(batch)]
+    options = {"cfg": 1.5, "top_k": min(900, tok.vocab_size), "top_p": 0.96, "seed": 0}
+
+    def draw_by(sample: Callable[..., Tensor]) -> Run:
+        def draw() -> None:
+            with autocast():
+                sample(var, tok, labels, **options)
+
+        return draw
+
+    work = batch * (flops.var_sampling_flops(var.config) + flops.decode_flops(tok.config))
+    runs = {"quick": draw_by(drawing.sample), "plain": draw_by(sampler.sample)}
+    return Task("sample", batch, "images", batch, work, runs)
 
 
 def speed_rows(
-    shapes: Sequence[str], batches: Sequence[int], parts: Sequence[str],
-    rounds: int, limit: float, kind: str,
-) -> Iterator[Row]:  # fmt: skip
-    """Measures all parts of all shapes; yields rows as they are done, the ceilings first.
+    shapes: Sequence[str], batches: Sequence[int], rounds: int, limit: float
+) -> Iterator[Row]:
+    """Rows of all shapes, directions and precisions as they are done.
 
     Args:
         shapes: names of `SHAPES`.
-        batches: images together; none for each shape's own.
-        parts: of `PARTS`.
+        batches: images drawn together; none for each shape's own.
         rounds: at most so many, fewer where they would take longer than `limit` seconds.
-        kind: "wall" or "cpu", see `measure.clock`.
 
     Raises:
-        ValueError: on an unknown shape, part or clock, or a number below 1.
+        ValueError: on an unknown shape, or a number below 1.
     """
-    for given, names in ((shapes, SHAPES), (parts, PARTS)):
-        for one in given:
-            known(one, names)
+    for name in shapes:
+        known(name, SHAPES)
     if min(batches, default=1) < 1:
         raise ValueError(f"batches are {list(batches)}, expected at least 1 image")
-    most = ceilings(kind)
-    for what, value in most.items():
-        unit = "bytes/s" if what == "bandwidth" else "FLOP/s"
-        yield {"part": "ceiling", "what": what, "unit": unit, "per_second": short(value)}
+    most = ceilings()
     for name in shapes:
-        shape = SHAPES[name]
-        var, tok = models(shape)
-        for work in works(shape, var, tok, list(parts), list(batches) or list(shape.batches)):
-            for row in rows_of(work, most, rounds, limit, kind):
-                yield {"part": work.part, "shape": name} | row
-
-
-def rows_of(
-    work: Work, most: dict[str, float], rounds: int, limit: float, kind: str
-) -> Iterator[Row]:
-    """One row a variant; one that says "not measured" where a peer is missing.
-
-    Args:
-        most: from `measure.ceilings`.
-    """
-    about = {"what": work.what, "batch": work.batch}
-    if work.missing:
-        yield about | {"variant": work.missing, "per_second": "not measured"}
-        return
-    memory = {name: peak_memory(run) for name, run in work.runs.items()}  # also warms up
-    seconds = in_turn(work.runs, rounds, limit, kind)
-    middle = {name: statistics.median(s) for name, s in seconds.items()}
-    counted = counted_flops(work.counted) // work.counted_images if work.counted else 0
-    for name, measured in seconds.items():
-        row = about | {
-            "variant": name,
-            "unit": f"{work.unit}/s",
-            "per_second": short(work.units / middle[name]),
-            "ms": short(1e3 * middle[name]),
-            "ms_low": short(1e3 * min(measured)),
-            "ms_high": short(1e3 * max(measured)),
-            "ms_an_image": short(1e3 * middle[name] / work.batch),
-            "rounds": len(measured),
-            "clock": kind,
-            "times_quick": short(middle[name] / middle["quick"]),
-            "peak_mib": short(memory[name]),
-        }
-        if name == "quick" and work.flops:
-            dtype = precision(device().type)
-            row["flops_formula"] = short(work.flops)
-            row["flops_counted"] = short(counted * work.batch)
-            row["share_of_products"] = short(work.flops / middle[name] / most[name_of(dtype)])
-            if work.weights and work.batch == 1:
-                moved = work.weights * dtype.itemsize / middle[name]
-                row["share_of_bandwidth"] = short(moved / most["bandwidth"])
-        yield row
+        var, tok = models(SHAPES[name])
+        drawn = [drawing_of(var, tok, batch) for batch in batches or SHAPES[name].batches]
+        for task in (training(var, SHAPES[name].train), *drawn):
+            for dtype in precisions():
+                products = most[name_of(dtype)]
+                with arithmetic(dtype):
+                    memory = {form: peak_memory(run) for form, run in task.runs.items()}
+                    measured = in_pairs(task.runs, rounds, limit)
+                seconds = float(measured["quick_ms"]) / 1e3
+                yield {
+                    "shape": name,
+                    "what": task.what,
+                    "batch": task.batch,
+                    "arithmetic": name_of(dtype),
+                    **measured,
+                    "unit": f"{task.unit}/s",
+                    "per_second": short(task.units / seconds),
+                    **{f"{form}_mib": short(mib) for form, mib in memory.items()},
+                    "flops": short(task.flops),
+                    "products": short(products),
+                    "share_of_products": short(task.flops / seconds / products),
+                    "bandwidth": short(most["bandwidth"]),
+                }
 
 
 def known(one: str, names: Collection[str]) -> str:
@@ -91,8 +127,3 @@ def known(one: str, names: Collection[str]) -> str:
     if one not in names:
         raise ValueError(f"{one!r} is unknown, expected one of {', '.join(names)}")
     return one
-
-
-def short(value: float | None) -> str:
-    """Four digits; nothing where nothing was measured."""
-    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,114 @@
+"""A training step beside busy processes: threads that sleep while they wait, and that spin.
+
+Threads of a product wait for each other. Those that spin keep the core from the one that they wait
+for when another process takes a core, too (see `varmini/__init__.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from ...runtime.tables import Row
+from .measure import seconds_of, short
+
+POLICIES = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
+"""How threads wait: variables of the process; without them as torch does by itself."""
+BUSY = (0, 1, 2)
+"""Processes beside it that only count."""
+CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({threads}, {rounds})"
+
+
+def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = BUSY) -> Iterator[Row]:
+    """Milliseconds of a training step of the live bed, each policy in a process of its own.
+
+    Args:
+        threads: of the training.
+        rounds: steps that count.
+        counts: busy processes beside it.
+    """
+    for policy, variables in POLICIES.items():
+        quiet: dict[str, float] = {}
+        for count in counts:
+            for what, measured in _measured(variables, count, threads, rounds).items():
+                middle = statistics.median(measured)
+                quiet.setdefault(what, middle)
+                yield {
+                    "what": what,
+                    "waiting": policy,
+                    "busy": count,
+                    "ms": short(1e3 * middle),
+                    "ms_low": short(1e3 * min(measured)),
+                    "ms_high": short(1e3 * max(measured)),
+                    "times_quiet": short(middle / quiet[what]),
+                    "rounds": len(measured),
+                }
+
+
+def _measured(variables: dict, count: int, threads: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the steps in a process with these variables, beside `count` busy ones."""
+    own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        command = [sys.executable, "-c", CHILD.format(threads=threads, rounds=rounds)]
+        told = subprocess.run(command, env=own, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(told.stdout)
+
+
+def child(threads: int, rounds: int) -> None:
+    """Prints the seconds of the steps as JSON."""
+    import torch
+
+    torch.set_num_threads(threads)
+    found = {}
+    for what, step in steps():
+        step()  # warms up
+        found[what] = [seconds_of(step) for _ in range(rounds)]
+    print(json.dumps(found))
+
+
+def steps() -> Iterator[tuple[str, object]]:
+    """One training step of each stage of the preset `fashion`, on random images."""
+    import torch
+
+    from ...fast.quicken import quicken
+    from ...model.tokenizer import MultiScaleVQVAE
+    from ...model.transformer import VAR
+    from ...runtime.machine import device
+    from ...training.optim import Updater, make_optimizers
+    from ...training.presets import preset
+    from ...training.train_tokenizer import Stage1, perceptual_network
+    from ...training.train_var import backward
+
+    torch.manual_seed(0)
+    first, second = preset("fashion").tokenizer, preset("fashion").var
+    tok = quicken(MultiScaleVQVAE(first.model).to(device()))
+    shape = first.batch_size, first.model.image_channels, *tok.image_size
+    images = torch.rand(shape, device=device()) * 2 - 1
+    stage = Stage1(first, tok, perceptual_network(first.perceptual_network), images)
+    yield "tokenizer", lambda: stage.step(images, with_adversary=True)
+
+    sizes, codes = tok.config.sizes, tok.vocab_size
+    c = dataclasses.replace(
+        second.model, sizes=sizes, vocab_size=codes, code_channels=first.model.code_channels
+    )
+    b, var = second.batch_size, quicken(VAR(c).to(device()))
+    updater = Updater(var, make_optimizers(var, 1e-3, 0.05, second.muon_lr).values(), second.clip)
+    tokens = torch.randint(c.vocab_size, (b, var.schedule.num_tokens), device=device())
+    labels = torch.randint(c.num_classes, (b,), device=device())
+    batch = tokens, labels, torch.rand(b, 1 + 2 * c.depth, device=device())
+
+    def step() -> None:
+        loss, *_ = backward(var, tok.eval(), batch, 1, False)
+        updater.step(loss)
+
+    yield "transformer", step
