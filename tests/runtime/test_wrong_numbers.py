@@ -220,7 +220,6 @@ def test_transformer_and_sampler_are_near_float64(shipped):
         return filter_logits(torch.cat(logits, 1), 900, 0.96).softmax(-1).double()
 
     wanted = [exact(label, inputs.double()) for label in (labels, null)]
-    assert wanted[0].dtype == torch.float64
     for bf16, largest, mean_tv in ((False, 1e-4, 1e-5), (True, 0.3, 0.04)):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             found = [var(label, inputs).float() for label in (labels, null)]
