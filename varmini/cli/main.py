@@ -28,7 +28,7 @@ COMMANDS = {
     "scaling": "train one recipe at many sizes, fit power laws; goes on when stopped",
     "compare": "train and measure VAR, raster AR, MaskGIT and DiT on one bed",
     "plan": "count what a preset needs: parameters, FLOPs, memory, hours, cost",
-    "bench": "measure speed and memory, in quick and plain form, beside peers (10 minutes)",
+    "bench": "measure speed and memory, in quick and plain form (15 minutes)",
     "data": "list the data sets: where each was found, how many images",
     "grade": "mark an assignment: one submission, or a class into a CSV file",
 }
@@ -95,7 +95,10 @@ def _take_device(args: Sequence[str]) -> list[str]:
     for word in words:
         name, _, value = word.partition("=")
         if name == "--device":
-            os.environ["VARMINI_DEVICE"] = value or next(words, "") or "missing"
+            value = value or next(words, "")
+            if not value or value.startswith("-"):
+                raise ValueError("--device needs a name: cuda, mps or cpu")
+            os.environ["VARMINI_DEVICE"] = value
         else:
             others.append(word)
     return others
