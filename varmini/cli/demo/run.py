@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from ... import sample
+from ... import plots, sample
 from ...data import ImageSet, load_images, to_float
 from ...evaluation.fid import evaluate_tokenizer
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
-from ...plots import images as plots
 from ...runtime.files import read_json, write_atomic
 from ...runtime.machine import precision, provenance
 from ...runtime.pretrained import SHIPPED
