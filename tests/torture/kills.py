@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import toy_world
 from safetensors import safe_open
 from tiny import make_tokenizer, make_var
@@ -176,7 +177,8 @@ def child(
         with open(log, "ab", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        random.seed(0)  # nothing uses it, but its state is in the checkpoints
+        random.seed(0)  # nothing uses these two, but their state is in the checkpoints
+        np.random.seed(0)
         done = watch_writes(cut)
         before()
         if task.run:

@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, VARConfig, quicken, sample
-from varmini.fast import copies
 from varmini.fast.attention import rectangles
+from varmini.fast.copies import without_copies
 from varmini.training.flops import (
     computed_pairs,
     decode_flops,
@@ -45,9 +45,10 @@ TOKENIZERS = [
 
 
 @pytest.fixture(autouse=True)
-def countable(monkeypatch):
+def countable():
     """Without copies in oneDNN's order, whose products the counter does not know."""
-    monkeypatch.setattr(copies, "works", lambda *_: False)
+    with without_copies():
+        yield
 
 
 def counted(work) -> int:

@@ -6,8 +6,10 @@ made anew when a weight changed, and dropped by `forget` and with the module.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from .trial import works
 
 _COPIES: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+_without_copies: list[bool] = []
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -25,7 +28,7 @@ def ready(module: nn.Module) -> nn.Module:
     holds products' weights in the type of the surrounding autocast (bfloat16, or float32 without
     one) and shares the rest.
     """
-    if vars(module).get("is_copy"):
+    if vars(module).get("is_copy") or _without_copies:
         return module
     # All of this stands before every draw, so it is kept short.
     parts = list(module.modules())
@@ -60,6 +63,16 @@ def ready(module: nn.Module) -> nn.Module:
         some = [_some(p) for p in tensors if device == "cpu"]
         kept = _COPIES[module] = (marks, dtype), some, _numbers(some), made
     return kept[3]
+
+
+@contextlib.contextmanager
+def without_copies() -> Iterator[None]:
+    """No copies inside: torch's counter of FLOPs does not know the products of laid-out weights."""
+    _without_copies.append(True)
+    try:
+        yield
+    finally:
+        _without_copies.pop()
 
 
 def forget(module: nn.Module) -> None:

@@ -122,9 +122,7 @@ def _crc(tokens: Tensor, labels: Tensor) -> str:
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
+    with whole_tensors(path) as file:
         return file.get_tensor("tokens"), file.get_tensor("labels")
 
 

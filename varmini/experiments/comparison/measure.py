@@ -16,6 +16,7 @@ from ...data import in_order
 from ...evaluation.evaluators import Evaluator
 from ...evaluation.fid import reference_of
 from ...evaluation.metrics import check_samples, frechet_between, precision_recall, psnr
+from ...fast.copies import without_copies
 from ...model.transformer import VAR
 from ...runtime.files import file_checksum
 from ...runtime.machine import autocast, device
@@ -215,7 +216,7 @@ def quality_row(
 def _counted(call: Callable[[], Any]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with without_copies(), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
@@ -237,7 +238,7 @@ def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
     decoder = _counted(lambda: decode(x[:1]))
 
     def draw() -> Tensor:
-        if isinstance(model, VAR):  # greedy draws are in float32: no counter knows bf16's products
+        if isinstance(model, VAR):
             return sample(model, tok, label, cfg=guidance - 1, top_k=1)
         return draw_images(
             model, tok, decode, label, bed=bed, guidance=guidance, seed=0, **d.options
