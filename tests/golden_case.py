@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from varmini import VAR, MultiScaleVQVAE
-from varmini.official.checkpoints import load_official
+from varmini.official import load_official
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 SIZES = (1, 2, 3, 4)

@@ -45,7 +45,7 @@ class Mutation:
 
 MUTATIONS = {
     "residual": Mutation(  # Algorithm 1 without its subtraction: every map codes the features
-        "quantizer.py", "rest = rest - added.detach()", "rest = rest", ("00", "03")
+        "quantizer.py", "residual = residual - added.detach()", "residual = residual", ("00", "03")
     ),
     "mask": Mutation(  # one map off: a map sees the inputs that are made from itself
         "scales.py",

@@ -48,7 +48,7 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """One tiny demo for all tests here: its folder and what it printed."""
-    out = tmp_path_factory.mktemp("demo") / "demo"
+    out = tmp_path_factory.mktemp("demo") / "demo é"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         page = demo.run_demo(out, tiny=True)
@@ -56,10 +56,20 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     return out, printed.getvalue()
 
 
-def test_last_line_tells_how_to_open_the_page(finished) -> None:
+def test_what_it_prints(finished) -> None:
     out, printed = finished
-    assert printed.splitlines()[-1] == f"Open {out / 'index.html'} in a browser"
+    first, *_, last = printed.splitlines()
+    assert "minutes on two cores" in first and "bfloat16" in first
+    assert last == f"Open {out / 'index.html'} in a browser"
     assert (out / "log.txt").read_text() == printed
+
+
+def test_the_first_line_depends_on_the_processor(monkeypatch) -> None:
+    lines = []
+    for kind in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(demo, "precision", lambda kind=kind: kind)
+        lines.append(demo.expectation())
+    assert "with instructions" in lines[0] and "without instructions" in lines[1]
 
 
 def test_the_account_names_cost_machine_and_losses(finished) -> None:
@@ -92,7 +102,8 @@ def test_every_link_and_picture_of_the_page_is_there(finished) -> None:
     shown = {image["src"] for image in page.images}
     assert shown == {p.relative_to(out).as_posix() for p in (out / "pictures").glob("*.png")}
     kinds = ["samples", "growing", "scales", "tokens", "usage", "tokenizer-curves", "var-curves"]
-    assert {f"pictures/fashion-{kind}.png" for kind in kinds} <= shown
+    wanted = {f"pictures/{bed}-{kind}.png" for bed in ("fashion", "cifar10") for kind in kinds}
+    assert wanted <= shown
     for image in page.images:
         assert image["alt"]
         with Image.open(out / image["src"]) as file:
@@ -106,19 +117,16 @@ def test_missing_shipped_models_cost_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("varmini.runtime.pretrained.SHIPPED", tmp_path)
     facts = {}
     chapter = demo._cifar10(facts, tmp_path, True, lambda line: None)
-    assert not chapter.pictures and "no tokenizer named 'cifar10'" in chapter.lead
-    assert "\n" not in chapter.lead and facts["cifar10"]["missing"] in chapter.lead
+    assert not chapter.pictures and "no tokenizer named 'cifar10'" in chapter.text
+    assert "\n" not in chapter.text and facts["cifar10"]["missing"] in chapter.text
 
 
-def test_an_earlier_demo_is_replaced_only_when_asked(finished) -> None:
+def test_an_earlier_demo_is_replaced_only_when_asked(finished, tmp_path) -> None:
     out, _ = finished
     before = (out / "index.html").read_bytes()
     with pytest.raises(ValueError, match="already holds a demo: add --overwrite"):
         demo.run_demo(out, tiny=True)
     assert (out / "index.html").read_bytes() == before
-
-
-def test_overwriting_keeps_what_no_demo_wrote(tmp_path) -> None:
     out = demo._claim(tmp_path / "demo", overwrite=False)
     (out / "notes.txt").write_text("mine")
     (out / "index.html").write_text("old")
@@ -141,19 +149,12 @@ def test_another_folder_is_never_touched(tmp_path, overwrite: bool) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["demo.json", "thesis.tex"]
 
 
-def test_the_page_escapes_what_it_shows() -> None:
-    bad = "<script>alert('$x & \"y\"')</script>"
-    picture = Picture("a.png", (10, 10), bad, bad)
-    html = render(
-        title=bad,
-        subtitle=bad,
-        facts=[(bad, bad)],
-        chapters=[Chapter("one", bad, bad, [picture])],
-        table=[(bad, bad)],
-        code=bad,
-        footer=bad,
-    )
-    assert "<script" not in html
+@pytest.mark.parametrize("bad", ["<script>alert('$x & \"y\"')</script>", "$\\frac{", "{{7*7}}",
+                                 '"><img src=x onerror=alert(1)>'])  # fmt: skip
+def test_the_page_escapes_what_it_shows(bad) -> None:
+    chapter = Chapter("one", bad, bad, [Picture("a.png", (10, 10), bad, bad)])
+    html = render([chapter], [(bad, bad)], [(bad, bad)], bad)
+    assert "<script" not in html and "<img src=x" not in html
     page = Reader(html)
     assert not page.open and page.images[0]["alt"] == bad
-    assert sum(bad in word for word in page.words) >= 10
+    assert sum(bad in word for word in page.words) >= 9

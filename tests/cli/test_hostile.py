@@ -18,21 +18,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.optim.swa_utils import AveragedModel
 
 import varmini
-from varmini.cli import main as cli
-from varmini.cli.demo.page import Chapter, Picture, render
-from varmini.cli.draw import class_names
+from varmini.cli.models import class_names
 from varmini.data import load_images
 from varmini.evaluation import fid, npz
 from varmini.evaluation import samples as sampling_run
 from varmini.evaluation.evaluators import Evaluator
 from varmini.grade.submission import read_submission
-from varmini.official.checkpoints import load_official
+from varmini.official import load_official
 from varmini.plots.images import image_grid, save
 from varmini.training import checkpoint
 from varmini.training.checkpoint import consolidate
-from varmini.training.optim import averaged
 
 
 class Evil:
@@ -74,9 +72,9 @@ def test_object_arrays_are_neither_samples_nor_a_reference(victim, tmp_path, tok
     np.save(tmp_path / "part-000000-000003.npy", array, allow_pickle=True)
     assert not sampling_run._finished(tmp_path, part)
     np.savez(tmp_path / "stats.npz", mu=array, sigma=array)
-    evaluator = Evaluator("j", "j", 3, lambda x: (x, x))
+    judge = Evaluator("j", "j", 3, lambda x: (x, x))
     with pytest.raises(ValueError, match=r"stats.npz"):
-        fid.load_reference(tmp_path / "stats.npz", evaluator)
+        fid.load_reference(tmp_path / "stats.npz", judge)
     with pytest.raises(ValueError, match="cannot read mu"):
         npz.read_array(tmp_path / "stats.npz", "mu", (3,))
     # A draw that finds such a shard draws it again.
@@ -106,17 +104,9 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
             assert "weights_only=True" in call or "allow_pickle=False" in call, (path, call)
 
 
-NASTY = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac{", "{{7*7}}"]
-
-
-@pytest.mark.parametrize("name", NASTY)
-def test_class_names_are_shown_as_they_are(tmp_path, name):
-    picture = Picture("a.png", (1, 1), name, name)
-    page = render(title=name, subtitle=name, facts=[(name, name)], table=[(name, name)],
-                  chapters=[Chapter("one", name, name, [picture])], code=name,
-                  footer=name)  # fmt: skip
-    assert "<script" not in page and "<img src=x" not in page
-    save(image_grid(torch.zeros(2, 1, 8, 8), 2, [name, name], title=name), tmp_path / "a.png")
+def test_class_names_are_shown_as_they_are(tmp_path):
+    for name in ("<script>alert(1)</script>", "$\\frac{", "{{7*7}}"):
+        save(image_grid(torch.zeros(2, 1, 8, 8), 2, [name, name], title=name), tmp_path / "a.png")
 
 
 def test_folders_named_like_tags_are_classes_like_others(tmp_path):
@@ -146,9 +136,7 @@ def test_a_compressed_array_with_a_flipped_bit_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_names_that_are_no_text_do_not_reach_the_terminal(tmp_path, capsys):
-    assert cli.main(["reconstruct", "no\x1b[31m\udcff.png"]) == 2
-    assert "no\\x1b[31m\\udcff.png: no such file" in capsys.readouterr().err
+def test_names_that_are_no_text(tmp_path):
     for folder, file in ((b"a", b"\xff.png"), (b"b\xff", b"0.png")):
         path = os.path.join(os.fsencode(tmp_path), b"set", folder)
         os.makedirs(path)
@@ -222,7 +210,7 @@ def test_a_checkpoint_of_another_run_is_one_line(tmp_path):
                                     {"model": {"depth": 10**9}}, {"data": [1]}])  # fmt: skip
 def test_a_spoiled_run_json_is_one_line(tmp_path, tok, var, config):
     (tmp_path / "run.json").write_text(json.dumps({"kind": "var", "config": config}))
-    checkpoint.save(tmp_path / "state", 1, {"ema": averaged(var, 0.9)})
+    checkpoint.save(tmp_path / "state", 1, {"ema": AveragedModel(var)})
     with pytest.raises(ValueError, match="run.json") as error:
         consolidate(tmp_path)
     assert "\n" not in str(error.value)

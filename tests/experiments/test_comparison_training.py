@@ -102,7 +102,7 @@ def test_log_points_halve():
         (lambda: Training(images=0), "images is 0, expected at least 1"),
         (lambda: Training(images=8, batch_size=16), "at least a batch of 16"),
         (lambda: Training(lr=2.0), "lr is 2.0"),
-        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "at most the 3 images"),
+        (lambda: next(shuffled((torch.zeros(3),), 4, 0)), "expected 1 to 3, the images"),
     ],
 )
 def test_bad_settings_are_named(make, message):

@@ -22,6 +22,7 @@ from varmini.experiments.zero_shot.painting import (
     task_mask,
 )
 from varmini.experiments.zero_shot.repair import reencode, repair, repaired
+from varmini.model.checks import as_pyramid
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 SCHEDULE = ScaleSchedule((1, 2, 4))
@@ -123,7 +124,7 @@ def test_the_best_come_first(classifier):
 def test_what_is_forced_stays_and_the_rest_is_drawn(tok, var, known):
     own = random_tokens(SCHEDULE, 5, seed=1)
     drawn = draw_with(var, tok, LABELS, own[:known], **DRAW)
-    SCHEDULE.check(drawn, 12)
+    as_pyramid(drawn, SCHEDULE, 12)
     assert all(a.equal(b) for a, b in zip(drawn, own[:known]))
     other = draw_with(var, tok, LABELS, own[:known], **DRAW | {"seed": 1})
     assert all(not a.equal(b) for a, b in zip(drawn[known:], other[known:]))

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import pickle
+import weakref
 from unittest import mock
 
 import pytest
@@ -151,13 +152,12 @@ def test_no_copy_where_it_would_be_wrong(var):
 
 
 def test_a_copy_goes_with_its_model():
-    before = len(copies._COPIES)
     var = quicken(make_var(ScaleSchedule((1, 2))))
-    copy_of(var)
-    assert len(copies._COPIES) == before + 1
+    watched = [weakref.ref(var), weakref.ref(copy_of(var))]
+    assert watched[1]() is not None
     del var
     gc.collect()
-    assert len(copies._COPIES) == before
+    assert [ref() for ref in watched] == [None, None]
 
 
 def test_a_plain_model_is_drawn_by_a_twin_that_shares_its_weights():

@@ -12,8 +12,7 @@ from varmini.data import to_float
 from varmini.fast import drawing
 from varmini.model.quantizer import MultiScaleQuantizer
 from varmini.model.sampler import filter_logits
-from varmini.official.checkpoints import load_official
-from varmini.official.names import var_views
+from varmini.official import load_official, var_views
 
 FEATURES, IMAGES, LOGITS, GRADIENTS, PROBABILITIES = 2e-5, 5e-5, 3e-5, 1e-4, 1e-6
 

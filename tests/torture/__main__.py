@@ -2,70 +2,37 @@
 
     PYTHONPATH=tests python -m torture [SECTION ...] [--seed N] [--kills N] [--cases N] [--out FILE]
 
-Sections: kill signal rubbish starved tests. Exit code 1 when anything failed.
+Sections: kill signal rubbish starved. Exit code 1 when anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("VARMINI_PRECISION", "float32")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 
 from . import kills, rubbish, starved, stops
 from .table import Tried, write
 
-TESTS = Path(__file__).resolve().parent.parent
-SUITES = {
-    "nothing executes": ["test_hostile.py", "test_grade_isolation.py"],
-    "numbers that go wrong": ["test_wrong_numbers.py"],
-    "the same again, one and two processes": ["test_same_again.py"],
-    "checkpoints, damaged or cut short": ["test_checkpoint.py", "test_pretrained.py"],
-    "one process goes on as two, two as one": ["test_distributed.py"],
-}
-"""What is tested by name and counted here."""
-
-
-def suites() -> list[Tried]:
-    """Runs the tests that belong here; every test is one try."""
-    lines = []
-    for what, files in SUITES.items():
-        line = Tried("tests", what, seed=0, note=", ".join(files))
-        with tempfile.TemporaryDirectory() as place:
-            report = Path(place, "report.xml")
-            subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml",
-                 str(report), *(str(TESTS / file) for file in files)],
-                stdout=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
-            for case in ElementTree.parse(report).iter("testcase"):
-                skipped = case.find("skipped") is not None
-                line.tried += not skipped
-                line.note += f"; skipped: {case.get('name')}" if skipped else ""
-                for bad in (*case.iter("failure"), *case.iter("error")):
-                    line.fail(f"{case.get('name')}: {bad.get('message')}")
-        line.say()
-        lines.append(line)
-    return lines
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m torture")
-    known = ("kill", "signal", "rubbish", "starved", "tests")
+    known = ("kill", "signal", "rubbish", "starved")
     parser.add_argument("sections", nargs="*", choices=[[], *known], default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=120, help="at least so many SIGKILLs")
     parser.add_argument("--cases", type=int, default=20_000, help="spoiled inputs")
-    parser.add_argument("--sizes", type=int, default=0, help="sizes of the full disk; 0: all")
     parser.add_argument("--out", type=Path, help="CSV table to write")
     o = parser.parse_args()
     torch.set_num_threads(1)  # a forked child has no other threads
@@ -73,8 +40,7 @@ def main() -> int:
         "kill": lambda: kills.kill_and_resume(o.seed, o.kills),
         "signal": lambda: stops.stop(o.seed),
         "rubbish": lambda: rubbish.throw_rubbish(o.seed, o.cases),
-        "starved": lambda: starved.starve(o.seed, o.sizes),
-        "tests": suites,
+        "starved": lambda: starved.starve(o.seed),
     }
     lines, begin = [], time.monotonic()
     for name in o.sections or known:
@@ -94,20 +60,15 @@ def main() -> int:
 
 def apart(section) -> list[Tried]:
     """Runs a section in a forked process and brings its lines back."""
-    import json
-
     with tempfile.NamedTemporaryFile("r+") as file:
         sys.stdout.flush()
         process = os.fork()
         if not process:
             code = 1
             try:
-                lines = [vars(line) for line in section()]
-                Path(file.name).write_text(json.dumps(lines))
+                Path(file.name).write_text(json.dumps([vars(line) for line in section()]))
                 code = 0
             except BaseException:  # noqa: B902  a fork must not go on as its parent
-                import traceback
-
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()

@@ -8,7 +8,6 @@ removal.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -22,26 +21,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import toy_world
 from safetensors import safe_open
 from tiny import make_tokenizer, make_var
 
-import varmini.cli.evaluate
-import varmini.cli.scaling
-import varmini.cli.train
+from varmini.cli import evaluate as evaluation
 from varmini.cli import main as cli
+from varmini.cli import scaling, train  # noqa: F401  loaded before the forks
 from varmini.evaluation import samples as sampling_run
 from varmini.experiments.scaling import sweep
 from varmini.model.scales import ScaleSchedule
 from varmini.runtime.files import file_checksum
-from varmini.runtime.machine import provenance
-from varmini.training import run_folder, token_sets, train_tokenizer, train_var
+from varmini.runtime.tables import read_cells
+from varmini.training import token_sets, train_tokenizer, train_var
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 from .table import Tried
-
-SIZES = ["--model.sizes", "1", "2"]
 
 
 @dataclass
@@ -61,16 +56,13 @@ class Task:
 def prepare(folder: Path) -> list[Task]:
     """Makes the toy world in this process, before any fork, and the commands on it."""
     toy_world.install(setattr, {})
-    here = provenance()
-    run_folder.provenance = lambda: dict(here)  # asks git, which takes longer than a toy run
-    sampling_run.provenance = run_folder.provenance
     toy_world.models(folder)
     for module in (sweep, train_tokenizer, train_var):
         module.fitted = toy_world.image_set
     sampling_run.SHARD = 4
     make = sweep.token_set
     sweep.token_set = lambda *a, **k: make(*a, **k, shard=10)
-    varmini.cli.evaluate.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
+    evaluation.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
     tok = folder / "tok"
     schedule = ScaleSchedule((1, 2))
     make_var(schedule, vocab_size=24).save_pretrained(folder / "pair" / "var")
@@ -78,32 +70,31 @@ def prepare(folder: Path) -> list[Task]:
     Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).save_pretrained(
         folder / "judge")  # fmt: skip
 
-    often = ["--data", "toy", "--images", "48", "--batch-size", "4", "--held-out", "5",
-             "--checkpoint-every", "1", "--log-every", "3"]  # fmt: skip
-    shape = [*SIZES, "--model.vocab-size", "24", "--model.width", "32", "--model.multipliers", "1",
-             "1", "--model.num-res-blocks", "1", "--model.patch", "2", "--model.norm-groups", "8",
-             "--model.image-channels", "1", "--model.code-channels", "4"]  # fmt: skip
+    often = "--data toy --images 48 --batch-size 4 --held-out 5 --checkpoint-every 1 --log-every 3"
+    shape = ("--model.sizes 1 2 --model.vocab-size 24 --model.width 32 --model.multipliers 1 1 "
+             "--model.num-res-blocks 1 --model.patch 2 --model.norm-groups 8 "
+             "--model.image-channels 1 --model.code-channels 4")  # fmt: skip
+    commands = {
+        "train tokenizer": f"{often} {shape} --perceptual-network NET --adversarial 0.5 "
+        "--revive-every 2 --out OUT",
+        "train var": f"{often} --tokenizer TOK --model.depth 2 --model.width 16 --model.heads 2 "
+        "--model.drop-path 0.3 --accumulate 2 --muon-lr 0.01 --out OUT",
+        "scaling": "--depths 1 2 --unit 8 --seeds 0 --images 24 --batch-size 4 --points 2 "
+        "--held-out 5 --data toy --tokenizer TOK --out OUT --csv CSV",
+        "evaluate samples": "--var VAR --classifier JUDGE --per-class 9 --batch-size 4 --top-k 0 "
+        "--png --cfg 0 1.5 --samples SAMPLES --out CSV",
+    }
 
-    def tokenizer(out: Path) -> list[str]:
-        return ["train", "tokenizer", *often, *shape, "--perceptual-network", str(folder / "net"),
-                "--adversarial", "0.5", "--revive-every", "2", "--out", str(out)]  # fmt: skip
+    def words(name: str) -> Callable[[Path], list[str]]:
+        given = {"NET": folder / "net", "TOK": tok, "VAR": folder / "pair" / "var",
+                 "JUDGE": folder / "judge"}  # fmt: skip
 
-    def var(out: Path) -> list[str]:
-        return ["train", "var", *often, "--tokenizer", str(tok), "--model.depth", "2",
-                "--model.width", "16", "--model.heads", "2", "--model.drop-path", "0.3",
-                "--accumulate", "2", "--muon-lr", "0.01", "--out", str(out)]  # fmt: skip
+        def args(out: Path) -> list[str]:
+            places = given | {"OUT": out, "CSV": out / "a.csv", "SAMPLES": out / "samples"}
+            line = f"{name} {commands[name]}".split()
+            return [str(places.get(word, word)) for word in line]
 
-    def scaling(out: Path) -> list[str]:
-        return ["scaling", "--depths", "1", "2", "--unit", "8", "--seeds", "0", "--images", "24",
-                "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
-                "--tokenizer", str(tok), "--out", str(out), "--csv",
-                str(out / "a.csv")]  # fmt: skip
-
-    def evaluate(out: Path) -> list[str]:
-        return ["evaluate", "samples", "--var", str(folder / "pair" / "var"), "--classifier",
-                str(folder / "judge"), "--per-class", "9", "--batch-size", "4", "--top-k", "0",
-                "--png", "--cfg", "0", "1.5", "--samples", str(out / "samples"), "--out",
-                str(out / "a.csv")]  # fmt: skip
+        return args
 
     def cache(out: Path) -> int:
         model = train_var.MultiScaleVQVAE.from_pretrained(tok)
@@ -113,11 +104,11 @@ def prepare(folder: Path) -> list[Task]:
         return 0
 
     return [
-        Task("train tokenizer", tokenizer, trained, resume=True),
-        Task("train var", var, trained, resume=True),
+        Task("train tokenizer", words("train tokenizer"), trained, resume=True),
+        Task("train var", words("train var"), trained, resume=True),
         Task("token cache", lambda out: [], files("*.safetensors"), run=cache),
-        Task("scaling sweep", scaling, swept),
-        Task("sharded evaluation", evaluate, evaluated),
+        Task("scaling sweep", words("scaling"), swept),
+        Task("sharded evaluation", words("evaluate samples"), evaluated),
     ]
 
 
@@ -141,10 +132,9 @@ def tensors(path: Path) -> list:
     return [told, [(k, str(t.dtype), t.shape, t.numpy().tobytes()) for k, t in held.items()]]
 
 
-def rows(path: Path, *free: str) -> list[dict]:
-    free = {"seconds", "date", "command", *free}
-    with open(path, newline="") as file:
-        return [{k: v for k, v in r.items() if k not in free} for r in csv.DictReader(file)]
+def rows(path: Path) -> list[dict]:
+    free = {"seconds", "date", "command", "commit"}
+    return [{k: v for k, v in row.items() if k not in free} for row in read_cells(path)]
 
 
 def trained(out: Path) -> dict:
@@ -186,8 +176,7 @@ def child(
         with open(log, "ab", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        random.seed(0)  # nothing uses these two, but their state is in the checkpoints
-        np.random.seed(0)
+        random.seed(0)  # nothing uses it, but its state is in the checkpoints
         done = watch_writes(cut)
         before()
         if task.run:
@@ -243,12 +232,12 @@ def ended(number: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def kill_and_resume(seed: int, kills: int, only: str = "") -> list[Tried]:
+def kill_and_resume(seed: int, kills: int) -> list[Tried]:
     """At least `kills` kills, shared among the commands."""
     lines = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        tasks = [t for t in prepare(folder) if only in t.name]
+        tasks = prepare(folder)
         for task in tasks:
             lines.append(one_task(task, folder, seed, -(-kills // len(tasks))))
             lines[-1].say()

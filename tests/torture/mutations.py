@@ -1,4 +1,4 @@
-"""Ways to spoil a file: bytes, numbers in text, values in JSON, headers of safetensors."""
+"""Ways to spoil a file: bytes, values in JSON, headers of safetensors, words of a command line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import random
 import struct
 
-ODD = [None, True, -1, 0, 1, 2, 3, 7, 2**31, 2**63, 10**9, 10**30, 0.5, -0.0, 1e308, float("nan"),
-       float("inf"), "", "x", "4", "../../etc/passwd", "<script>", "\0", "é" * 50, [], {}, [[]],
-       [1], [0], [-1, 2], [1, [2, 3]], [10**6], [1] * 300, {"a": 1}, "9" * 5000]  # fmt: skip
+ODD = [None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"),
+       "", "x", "4", "../../etc/passwd", "<script>", "\0", "é" * 50, [], {}, [[]], [0], [-1, 2],
+       [1, [2, 3]], [10**6], [1] * 300, {"a": 1}, "9" * 5000]  # fmt: skip
 WORDS = [b"NaN", b"Infinity", b"1e999", b"-1", b"null", b"[]", b"{}", b'"', b"\0", b"\xff\xfe",
          b"99999999999999999999", b"0", b",", b"\n", b"\r", b"[" * 3000, b"\\u0000"]  # fmt: skip
 ARGUMENTS = ["nan", "inf", "-1", "0", "1e999", "9" * 30, "", "None", "true", "../../x", "/dev/null",
-             "/proc/self/mem", "1 2", "x"]  # fmt: skip
+             "1 2", "x", "--seed", "--out", "--x", "-", "--", "--n=0", "é"]  # fmt: skip
 SIDES = [0, 1, 3, -1, 2**20, 2**31, 2**40, 2**62]
 
 
@@ -22,23 +22,15 @@ def spoil(content: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(content) + 1)
         end = min(len(content), at + rng.choice((1, 1, 2, 4, 8, 64)))
-        kind = rng.randrange(8)
-        if kind <= 1 and content:  # a flipped bit
-            at = rng.randrange(len(content))
-            flipped = bytes([content[at] ^ 1 << rng.randrange(8)])
-            content = content[:at] + flipped + content[at + 1 :]
-        elif kind == 2:  # the end of a download
+        middle = content[at:end]
+        if not middle or rng.random() < 0.1:  # the end of a download
             content = content[:at]
-        elif kind == 3:
-            content = content[:at] + rng.randbytes(end - at) + content[end:]
-        elif kind == 4:
-            content = content[:at] + rng.choice((b"\0", b"\xff", b"9")) * (end - at) + content[end:]
-        elif kind == 5:
-            content = content[:at] + content[end:]
-        elif kind == 6:
-            content = content[:at] + rng.choice(WORDS) + content[at:]
-        else:
-            content = content[:at] + content[at:end] * 2 + content[end:]
+            continue
+        flipped = bytes([middle[0] ^ 1 << rng.randrange(8)]) + middle[1:]
+        filled = rng.choice((b"\0", b"\xff", b"9")) * len(middle)
+        word = rng.choice(WORDS) + middle
+        new = (flipped, flipped, rng.randbytes(len(middle)), filled, b"", word, middle * 2)
+        content = content[:at] + rng.choice(new) + content[end:]
     return content
 
 
@@ -49,15 +41,16 @@ def spoil_json(content: bytes, rng: random.Random) -> bytes:
     tree = json.loads(content)
     for _ in range(rng.choice((1, 1, 2))):
         places = list(_places(tree))
+        if not places:
+            break
         holder, key = rng.choice(places)
+        odd = copy.deepcopy(rng.choice(ODD))  # or a list may come to hold itself
         if rng.random() < 0.15:
             del holder[key]
         elif rng.random() < 0.1 and isinstance(holder, dict):
-            holder[f"{key}{rng.randrange(9)}"] = copy.deepcopy(rng.choice(ODD))
+            holder[f"{key}{rng.randrange(9)}"] = odd
         else:
-            holder[key] = copy.deepcopy(rng.choice(ODD))  # or a list may come to hold itself
-        if not list(_places(tree)):
-            break
+            holder[key] = odd
     return json.dumps(tree).encode()
 
 
@@ -76,18 +69,16 @@ def spoil_safetensors(content: bytes, rng: random.Random) -> bytes:
     size = struct.unpack("<Q", content[:8])[0]
     header, body = json.loads(content[8 : 8 + size]), content[8 + size :]
     name = rng.choice([k for k in header if k != "__metadata__"])
-    entry, kind = header[name], rng.randrange(7)
+    entry, kind = header[name], rng.randrange(6)
     if kind == 0:
         entry["shape"] = [rng.choice(SIDES) for _ in range(rng.randrange(5))]
-    elif kind == 1 and entry["shape"]:
-        entry["shape"][rng.randrange(len(entry["shape"]))] = rng.choice(SIDES)
-    elif kind == 2:
+    elif kind == 1:
         entry["shape"] = entry["shape"][::-1]
-    elif kind == 3:
+    elif kind == 2:
         entry["dtype"] = rng.choice(["F64", "I32", "F8_E4M3", "BOOL", "C64", "U16", "F99", 3])
-    elif kind == 4:
+    elif kind == 3:
         entry["data_offsets"] = [rng.choice(SIDES), rng.choice(SIDES)]
-    elif kind == 5:
+    elif kind == 4:
         header[rng.choice(["", "x", name + ".y", "../z"])] = header.pop(name)
     else:
         at = rng.randrange(0, max(1, len(body) - 4), 4)
@@ -98,20 +89,13 @@ def spoil_safetensors(content: bytes, rng: random.Random) -> bytes:
     return struct.pack("<Q", length) + text + body
 
 
-def spoil_words(words: list[str], rng: random.Random) -> list[str]:
-    """A command line with words changed, dropped, doubled, or added."""
-    words = list(words)
+def spoil_words(content: bytes, rng: random.Random) -> bytes:
+    """A command line, a JSON list, with words changed, dropped, doubled, or added."""
+    words = json.loads(content)
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.randrange(len(words))
-        kind = rng.randrange(6)
-        if kind == 0:
-            words[at] = spoil(words[at].encode(), rng).decode("utf-8", "replace").replace("\0", "")
-        elif kind == 1 and len(words) > 1:
-            del words[at]
-        elif kind == 2:
-            words.insert(at, words[at])
-        elif kind == 3:
-            words.insert(at, rng.choice(["--seed", "--out", "--x", "-", "--", "--n=0", "é"]))
-        else:
-            words[at] = rng.choice(ARGUMENTS)
-    return words
+        spoiled = spoil(words[at].encode(), rng).decode("utf-8", "replace").replace("\0", "")
+        odd = rng.choice(ARGUMENTS)
+        words[at : at + 1] = rng.choice(([spoiled], [words[at]] * 2, [odd, words[at]], [odd],
+                                         [] if len(words) > 1 else [odd]))  # fmt: skip
+    return json.dumps(words).encode()

@@ -1,16 +1,14 @@
-"""Starved: full and read-only disks, no home, no temporary place, few files, no memory.
+"""Starved: full and read-only disks, no home, no temporary place, no memory, a dead worker.
 
-Each case runs a command of `kills.prepare` in a forked child and looks at what it left.
+Each case runs a command of `kills.prepare` in a forked child and looks at what it left. Disks are
+small file systems in memory: where mounting is not allowed, these cases are not tried.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib
-import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -22,11 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
 
 from varmini.cli import main as cli
 from varmini.data import batches, load_images
-from varmini.training import checkpoint
+from varmini.runtime import machine
+from varmini.runtime.files import read_json
+from varmini.runtime.pretrained import read_tensors
+from varmini.runtime.tables import read_cells
+from varmini.training import checkpoint, planner
 
 from . import kills
 from .kills import Task
@@ -36,17 +37,26 @@ SIZES = (8, 40, 100, 200, 300, 450, 700)
 """Kilobytes of the small disk."""
 
 
+class NoDisk(Exception):
+    """This process may not mount anything."""
+
+
 @contextlib.contextmanager
-def disk(folder: Path, kilobytes: int) -> Iterator[bool]:
-    """A small file system of its own at `folder`; yields False where mounting is not allowed."""
+def disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """A small file system of its own at `folder`, which goes at the end.
+
+    Raises:
+        NoDisk: where mounting is not allowed.
+    """
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        raise NoDisk
     try:
-        yield mounted
+        yield
     finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        shutil.rmtree(folder)
 
 
 def remount(folder: Path, options: str) -> None:
@@ -71,23 +81,12 @@ def wrong_end(code: int, told: str, *wanted: str) -> str:
 
 def damaged(out: Path) -> list[str]:
     """Files under a final name that are not whole, and temporary files left behind."""
-    found = []
-    for path in (p for p in out.rglob("*") if p.is_file()):
+    readers = {".safetensors": read_tensors, ".csv": read_cells, ".json": read_json}
+    readers[".npz"] = lambda path: np.load(path)["arr_0"]
+    found = [str(path.relative_to(out)) for path in out.rglob("*.tmp")]
+    for path in (p for p in out.rglob("*") if p.suffix in readers):
         try:
-            if path.name.endswith(".tmp"):
-                raise ValueError("left behind")
-            if path.suffix == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    for name in file.keys():
-                        file.get_tensor(name)
-            elif path.suffix == ".json":
-                json.loads(path.read_text())
-            elif path.suffix == ".csv":
-                with open(path, newline="") as file:
-                    if any(None in r or None in r.values() for r in csv.DictReader(file)):
-                        raise ValueError("a row is not whole")
-            elif path.suffix == ".npz":
-                np.load(path)["arr_0"]
+            readers[path.suffix](path)
         except Exception as error:
             found.append(f"{path.relative_to(out)}: {error}")
     if (state := out / "state").is_dir():
@@ -95,189 +94,145 @@ def damaged(out: Path) -> list[str]:
     return found
 
 
-def starve(seed: int, cases: int = 0) -> list[Tried]:
-    """All cases; `cases` limits the sizes of the full disk, 0 takes all."""
+def starve(seed: int) -> list[Tried]:
+    """All cases."""
+    lines = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tasks = kills.prepare(folder)
-        sizes = random.Random(seed).sample(SIZES, cases) if cases else SIZES
-        lines = []
-        for case in (
-            lambda: no_memory(tasks, folder),
-            lambda: dead_worker(folder),
-            lambda: few_files(tasks[1], folder),
-            lambda: bare(tasks, folder),
-            lambda: read_only(tasks, folder),
-            lambda: full_disk(tasks, folder, sizes),
+        for what, case in (
+            ("memory does not suffice", no_memory),
+            ("a process that decodes pictures dies", dead_worker),
+            ("no home directory, no space for temporary files", bare),
+            ("the output folder is read-only", read_only),
+            ("the disk is full, then has room again", full_disk),
         ):
-            lines.append(case())
-            lines[-1].seed = seed
-            lines[-1].say()
+            line = Tried("starved", what, seed=seed)
+            try:
+                case(line, tasks, folder)
+            except NoDisk:
+                line.note = "not tried: no right to mount"
+            line.say()
+            lines.append(line)
     return lines
 
 
-def full_disk(tasks: list[Task], folder: Path, sizes: tuple[int, ...]) -> Tried:
+def full_disk(line: Tried, tasks: list[Task], folder: Path) -> None:
     """The disk fills at some file; with more room the same command ends as on an empty disk."""
-    line = Tried("starved", "the disk is full, then has room again")  # at some file or other
     log = folder / "log"
     for task in tasks:
         whole = folder / "roomy" / task.name
         if (end := run(task, whole, log))[0]:
             line.fail(f"{task.name} with room: {end}")
             continue
-        for size in sizes:
-            small = folder / f"small-{size}-{task.name}"
-            line.tried += 1
-            with disk(small, size) as mounted:
-                line.note = "on a tmpfs" if mounted else "by RLIMIT_FSIZE: no right to mount"
-                out = small / "out"
-                end = run(task, out, log, int if mounted else lambda size=size: limit_files(size))
-                if end[0] and (text := wrong_end(*end, "" if task.run else "space" if mounted
-                                                 else "")):  # fmt: skip
-                    line.fail(f"{task.name}, {size} kB: {text}")
+        for size in SIZES:
+            small, about = folder / f"small-{size}-{task.name}", f"{task.name}, {size} kB"
+            out = small / "out"
+            with disk(small, size):
+                line.tried += 1
+                end = run(task, out, log)
+                if end[0] and (text := wrong_end(*end, "" if task.run else "space")):
+                    line.fail(f"{about}: {text}")
                 if bad := damaged(out) if out.exists() else []:
-                    line.fail(f"{task.name}, {size} kB: {bad}")
-                if mounted:
-                    remount(small, "size=100m")
+                    line.fail(f"{about}: {bad}")
+                remount(small, "size=100m")
                 if (end := run(task, out, log))[0]:
-                    line.fail(f"{task.name}, {size} kB, with room again: {end}")
+                    line.fail(f"{about}, with room again: {end}")
                 elif task.result(out) != task.result(whole):
-                    line.fail(f"{task.name}, {size} kB: not equal to the run with room")
-            shutil.rmtree(small, ignore_errors=True)
-    return line
+                    line.fail(f"{about}: not equal to the run with room")
 
 
-def limit_files(kilobytes: int) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
-
-
-def read_only(tasks: list[Task], folder: Path) -> Tried:
+def read_only(line: Tried, tasks: list[Task], folder: Path) -> None:
     """Nothing is lost in a folder that cannot be written, and the line names it."""
-    line = Tried("starved", "the output folder is read-only")
     for task in (t for t in tasks if not t.run):
         for earlier in (False, True):
             place = folder / f"locked-{earlier}-{task.name}"
-            line.tried += 1
-            with disk(place, 100_000) as mounted:
-                out = place / "out"
+            out = place / "out"
+            with disk(place, 100_000):
+                line.tried += 1
                 if earlier:
                     run(task, out, folder / "log")
                 before = kills.files("*")(out) if earlier else {}
-                lock(place, mounted, True)
-                end = run(task, out, folder / "log")
-                lock(place, mounted, False)
-                if text := wrong_end(*end):
+                remount(place, "ro")
+                if text := wrong_end(*run(task, out, folder / "log")):
                     line.fail(f"{task.name}: {text}")
                 if (kills.files("*")(out) if out.exists() else {}) != before:
                     line.fail(f"{task.name}: a read-only folder changed")
-            line.note = "a read-only mount" if mounted else "by permissions"
-            shutil.rmtree(place, ignore_errors=True)
-    return line
 
 
-def lock(place: Path, mounted: bool, closed: bool) -> None:
-    if mounted:
-        remount(place, "ro" if closed else "rw")
-    else:
-        for path in (place, *place.rglob("*")):
-            if path.is_dir():
-                path.chmod(0o555 if closed else 0o755)
+def bare(line: Tried, tasks: list[Task], folder: Path) -> None:
+    """Neither a home nor a place for temporary files is needed."""
+    var, cached = str(folder / "pair" / "var"), ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
+    def words(out: Path) -> list[str]:
+        return ["sample", "--var", var, "--n", "1", "--out", str(out / "x.png")]
 
-def bare(tasks: list[Task], folder: Path) -> Tried:
-    """Neither a home nor room in the temporary place is needed."""
-    line = Tried("starved", "no home directory, no space for temporary files")
-    pair = folder / "pair"
-    draw = Task("sample", lambda out: ["sample", "--var", str(pair / "var"), "--n", "1", "--out",
-                                       str(out / "x.png")], kills.files("*.png"))  # fmt: skip
-    full = folder / "full"
-    with disk(full, 4) as mounted:
-        if mounted:
-            with contextlib.suppress(OSError):
-                (full / "fill").write_bytes(bytes(100_000))
-        for task in [*tasks, draw]:
-            for home, place in (("/nonexistent", None), (None, str(full)), ("/proc", str(full))):
-                if place and not mounted:
-                    place = str(folder / "nowhere")
+    def change() -> None:
+        tempfile.tempdir = None
+        os.environ |= {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}
+        for name in (*cached, "MPLCONFIGDIR", "HF_HOME"):
+            os.environ.pop(name, None)
 
-                def change(home=home, place=place) -> None:
-                    tempfile.tempdir = None
-                    for name, value in (("HOME", home), ("TMPDIR", place)):
-                        if value:
-                            os.environ[name] = value
-                    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "HF_HOME"):
-                        os.environ.pop(name, None)
-
-                out = folder / "bare" / f"{line.tried}"
-                line.tried += 1
-                end = run(task, out, folder / "log", change)
-                if end[0]:
-                    line.fail(f"{task.name}, HOME {home}, TMPDIR {place}: {end}")
-    return line
-
-
-def few_files(task: Task, folder: Path) -> Tried:
-    """With few open files allowed a run ends well or in one line."""
-    line = Tried("starved", "few files may be open")
-    for limit in range(3, 16):
-        def change(limit=limit) -> None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-        out = folder / "few" / str(limit)
+    for task in [*tasks, Task("sample", words, kills.files("*.png"))]:
         line.tried += 1
-        end = run(task, out, folder / "log", change)
-        if end[0] and (text := wrong_end(*end)):
-            line.fail(f"limit {limit}: {text}")
-        if out.exists() and (bad := damaged(out)):
-            line.fail(f"limit {limit}: {bad}")
-    return line
+        end = run(task, folder / "bare" / str(line.tried), folder / "log", change)
+        if end[0]:
+            line.fail(f"{task.name}: {end}")
 
 
-def dead_worker(folder: Path) -> Tried:
+def dead_worker(line: Tried, tasks: list[Task], folder: Path) -> None:
     """A process that decodes pictures is killed."""
-    line = Tried("starved", "a process that decodes pictures dies", tried=1)
+    line.tried += 1
     for i in range(40):
         path = folder / "faces" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(path)
 
-    def work(out: Path) -> int:
-        def go() -> None:
-            stream = batches(load_images(str(folder / "faces"), "train", size=8), 2, seed=0,
-                             workers=1)  # fmt: skip
-            for _, step in zip(stream, range(500)):
-                if step == 2:
-                    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-                    os.kill(int(children.split()[0]), signal.SIGKILL)
+    def go(args: list[str]) -> None:
+        images = load_images(str(folder / "faces"), "train", size=8)
+        for step, _ in zip(range(500), batches(images, 2, seed=0, workers=1)):
+            if step == 2:
+                children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+                os.kill(int(children.split()[0]), signal.SIGKILL)
 
-        cli.run = lambda args: go()
+    def work(out: Path) -> int:
+        cli.run = go
         return cli.main([])
 
     end = run(Task("worker", list, dict, run=work), folder / "x", folder / "log")
     if text := wrong_end(*end, "--workers"):
         line.fail(text)
-    return line
 
 
-def no_memory(tasks: list[Task], folder: Path) -> Tried:
-    """Memory that runs out is told in one line, and what was written before is whole."""
-    line = Tried("starved", "memory does not suffice")
+def no_memory(line: Tried, tasks: list[Task], folder: Path) -> None:
+    """A batch that is too large is refused with one that fits; what runs out anyway is one line."""
+
+    def poor() -> None:
+        def check(what: str, option: str, count: int, each: float, fixed: float) -> None:
+            machine.free_memory = lambda: fixed + 2.5 * each
+            machine.check_memory(what, option, count, each, fixed)
+
+        planner.check_memory = check
+
+    def limited() -> None:
+        # Optimizers import it, and an import without memory may fail in any way.
+        importlib.import_module("torch._dynamo")
+        machine.free_memory = lambda: 1e15  # the forecast is wrong
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
     log = folder / "log"
     for task in tasks[:2]:
-        def limited() -> None:
-            # Optimizers import it, and an import without memory may fail in any way.
-            importlib.import_module("torch._dynamo")
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            most = pages * resource.getpagesize() + 2**20
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
         out = folder / "poor" / task.name
-        line.tried += 1
-        end = run(task, out, log, limited)
-        if text := wrong_end(*end, "memory"):
+        line.tried += 2
+        end = run(task, out, log, poor)
+        if text := wrong_end(*end, "4 images a step need about", "--batch-size 2 would fit"):
+            line.fail(f"{task.name}, forecast: {text}")
+        if out.exists():
+            line.fail(f"{task.name}: a refused run left {out}")
+        if text := wrong_end(*run(task, out, log, limited), "memory"):
             line.fail(f"{task.name}, limit: {text}")
         if out.exists() and (bad := damaged(out)):
             line.fail(f"{task.name}: {bad}")
     line.note = "on a GPU: not measured" if not torch.cuda.is_available() else ""
-    return line

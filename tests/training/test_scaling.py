@@ -1,7 +1,6 @@
 """Parameter and FLOP counts against the real networks and torch's own counter."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ from tiny import make_tokenizer, make_var, random_images, random_tokens, schedul
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, VARConfig, sample
-from varmini.model import attention, transformer
+from varmini import VAR, MultiScaleVQVAE, ScaleSchedule, TokenizerConfig, VARConfig, quicken, sample
+from varmini.fast import copies
+from varmini.fast.attention import rectangles
 from varmini.training.flops import (
     computed_pairs,
     decode_flops,
@@ -44,6 +44,12 @@ TOKENIZERS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def countable(monkeypatch):
+    """Without copies in oneDNN's order, whose products the counter does not know."""
+    monkeypatch.setattr(copies, "works", lambda *_: False)
+
+
 def counted(work) -> int:
     """FLOPs that torch counts while `work` runs; it does not know the CPU's fused attention."""
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -72,7 +78,7 @@ def saved_on_a_cpu(config) -> int:
 
 @pytest.mark.parametrize("options", SHAPES)
 def test_the_formula_counts_every_parameter(options) -> None:
-    config = make_var(SCHEDULE, **options).config
+    config = quicken(make_var(SCHEDULE, **options)).config
     assert sum(var_parameters(config).values()) == exact_parameters(config)
 
 
@@ -133,7 +139,7 @@ def test_doubling_maps_take_log_n_steps_and_n_to_the_fourth_pairs() -> None:
 @pytest.mark.parametrize("options", SHAPES)
 def test_forward_and_backward(options) -> None:
     """The small scales' rectangle holds hidden pairs too, and the counter counts them."""
-    var, batch = make_var(SCHEDULE, **options), 3
+    var, batch = quicken(make_var(SCHEDULE, **options)), 3
     labels, inputs = torch.zeros(batch, dtype=torch.long), teacher_inputs(var, batch)
     forward = counted(lambda: var(labels, inputs))
     assert forward == batch * sum(var_flops(var.config, computed=True).values())
@@ -144,29 +150,31 @@ def test_forward_and_backward(options) -> None:
 @pytest.mark.parametrize("large", [1, 3])
 @pytest.mark.parametrize("options", SHAPES)
 def test_scales_that_stand_alone_compute_the_visible_pairs_alone(
-    options, large, monkeypatch
+    options, large
 ) -> None:
     """The same model, its attention cut at every scale: what the planner counts."""
-    var, batch = make_var(SCHEDULE, **options), 2
+    var, batch = quicken(make_var(SCHEDULE, **options)), 2
     labels, inputs = torch.zeros(batch, dtype=torch.long), teacher_inputs(var, batch)
     wanted = var(labels, inputs)
-    monkeypatch.setattr(transformer, "spans", partial(attention.spans, large=large))
+    for block in quicken(var).blocks:
+        block.attention.parts = rectangles(SCHEDULE, large)
     torch.testing.assert_close(var(labels, inputs), wanted)
     step = counted(lambda: var(labels, inputs).sum().backward())
     assert step == batch * var_training_flops(var.config)
 
 
 def test_pairs_that_are_computed() -> None:
-    """Of the ten scales at 256 pixels those of 169 and 256 tokens stand alone."""
+    """Of the ten scales at 256 pixels those of 36 tokens and more stand alone."""
     assert computed_pairs(SCHEDULE) == SCHEDULE.num_tokens**2
     schedule = ScaleSchedule(VARConfig().sizes)
-    assert computed_pairs(schedule) == 255**2 + 169 * 424 + 256 * 680
+    alone = sum(n * n_before for n, n_before in ((36, 91), (64, 155), (100, 255), (169, 424)))
+    assert computed_pairs(schedule) == 55**2 + alone + 256 * 680
 
 
 def test_recomputing_runs_the_blocks_once_more() -> None:
     from torch.utils.checkpoint import checkpoint
 
-    var, batch = make_var(SCHEDULE), 2
+    var, batch = quicken(make_var(SCHEDULE)), 2
     labels, inputs = torch.zeros(batch, dtype=torch.long), teacher_inputs(var, batch)
     for block in var.blocks:
         inner = block.forward
@@ -182,7 +190,7 @@ def test_recomputing_runs_the_blocks_once_more() -> None:
 
 @pytest.mark.parametrize("options", TOKENIZERS)
 def test_encode_and_decode(options) -> None:
-    tok, batch = make_tokenizer(**options), 2
+    tok, batch = quicken(make_tokenizer(**options)), 2
     images = random_images(batch, tok.config.image_channels, tok.image_size)
     assert counted(lambda: tok.encode(images)) == batch * encode_flops(tok.config)
     tokens = random_tokens(tok.schedule, batch)
@@ -192,7 +200,7 @@ def test_encode_and_decode(options) -> None:
 
 @pytest.mark.parametrize("options", TOKENIZERS)
 def test_training_pass_of_the_tokenizer(options) -> None:
-    tok, batch = make_tokenizer(**options), 2
+    tok, batch = quicken(make_tokenizer(**options)), 2
     images = random_images(batch, tok.config.image_channels, tok.image_size)
 
     def step() -> None:
@@ -217,7 +225,7 @@ def test_vgg_is_that_of_lpips() -> None:
 @pytest.mark.parametrize("cfg", [0, 1.5])
 @pytest.mark.parametrize("options", [{}, {"shared_adaln": True, "depth": 3}])
 def test_sampling_with_the_cache(cfg, options) -> None:
-    var, tok, batch = make_var(ScaleSchedule((1, 2, 4)), **options), make_tokenizer(), 2
+    var, tok, batch = make_var(ScaleSchedule((1, 2, 4)), **options), quicken(make_tokenizer()), 2
     # Greedy: float32, whose products the counter knows; those of oneDNN in bf16 it does not.
     drawn = counted(lambda: sample(var, tok, [0, 1], cfg=cfg, top_k=1))
     one = var_sampling_flops(var.config, guided=cfg > 0) + decode_flops(tok.config)

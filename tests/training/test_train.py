@@ -75,6 +75,7 @@ def tokenizer_config(tmp_path, monkeypatch):
         model=SHAPE,
         images=STEPS * 4,
         batch_size=4,
+        muon_lr=0.01,
         perceptual_network=str(network),
         adversarial=0.5,
         adversarial_start=0.3,

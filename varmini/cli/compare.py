@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import tyro
 
 from ..experiments.comparison.bed import KINDS, Bed, Codes, claim
 from ..experiments.comparison.methods import GRID
@@ -16,36 +15,42 @@ from ..runtime.distributed import progress
 from ..runtime.files import check_writable
 from ..runtime.tables import origin, write_rows
 from .main import parse
+from .models import Flat, save_picture
 
 
 @dataclass(frozen=True)
-class CompareTrain:
+class Compare:
+    """What the three commands share."""
+
+    bed: Annotated[Bed, Flat]
+    out: Path = Path("runs/comparison")
+    """Folder of all runs."""
+    csv: Path = Path("results/comparison")
+    """Folder that gets the tables."""
+
+
+@dataclass(frozen=True)
+class CompareTrain(Compare):
     """Trains three autoencoders, then every method: a grid of learning rates, then full runs.
 
-    Stopped or killed, the same command goes on.
+    Stopped or killed, the same command goes on. Writes grid.csv and training.csv.
     """
 
-    bed: Annotated[Bed, tyro.conf.arg(name="")]
     seeds: tuple[int, ...] = (0, 1)
     """One full run a method and seed."""
     grid: tuple[float, ...] = GRID
     """Learning rates that are tried for every method."""
     grid_images: int = 2000
     """Length of the runs that try them."""
-    out: Path = Path("runs/comparison")
-    """Folder of all runs."""
-    csv: Path = Path("results/comparison")
-    """Folder that gets grid.csv and training.csv."""
 
 
 @dataclass(frozen=True)
-class CompareMeasure:
+class CompareMeasure(Compare):
     """Draws from every finished run and measures: quality.csv, autoencoders.csv, cost.csv.
 
     samples.png shows two pictures a class of each method, at the strongest guidance.
     """
 
-    bed: Annotated[Bed, tyro.conf.arg(name="")]
     seeds: tuple[int, ...] = (0, 1)
     """Runs to measure."""
     per_class: int = 60
@@ -53,26 +58,17 @@ class CompareMeasure:
     guidance: tuple[float, ...] = (1.0, 1.5, 2.5)
     """Standard guidance s, 1 for none; VAR ramps up to it over its scales."""
     classifier: str = "cifar10"
-    """Judge: a shipped name or folder."""
-    out: Path = Path("runs/comparison")
-    """Folder of the runs."""
-    csv: Path = Path("results/comparison")
-    """Folder that gets the tables."""
+    """Evaluator: a shipped name or folder."""
 
 
 @dataclass(frozen=True)
-class CompareSpeed:
+class CompareSpeed(Compare):
     """Times all methods in turn, in one process: speed.csv, milliseconds an image."""
 
-    bed: Annotated[Bed, tyro.conf.arg(name="")]
     rounds: int = 7
     """Timed rounds, after one to warm up."""
     batches: tuple[int, ...] = (1, 16)
     """Images drawn together."""
-    out: Path = Path("runs/comparison")
-    """Folder of the runs; only the autoencoders are read."""
-    csv: Path = Path("results/comparison")
-    """Folder that gets speed.csv."""
 
 
 def _write(folder: Path, name: str, rows: list[dict]) -> None:
@@ -125,7 +121,7 @@ def compare_measure(args: Sequence[str], prog: str) -> None:
 def _show(o: CompareMeasure, codes: Codes) -> None:
     from ..experiments.comparison.measure import drawn_by
     from ..experiments.comparison.methods import COMPARED, DRAWINGS, Setting
-    from ..plots.images import image_grid, save
+    from ..plots.images import image_grid
 
     names, rows = codes.images["train"].classes, []
     labels = torch.arange(len(names)).repeat_interleave(2)
@@ -135,7 +131,7 @@ def _show(o: CompareMeasure, codes: Codes) -> None:
     headings = [name for name in names for _ in range(2)]
     called = [next(d.name for d in DRAWINGS if d.method == method) for method in COMPARED]
     figure = image_grid(torch.cat(rows), len(labels), headings, title, rows=called)
-    save(figure, o.csv / "samples.png")
+    save_picture(figure, o.csv / "samples.png")
 
 
 def compare_speed(args: Sequence[str], prog: str) -> None:

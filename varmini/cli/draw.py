@@ -6,109 +6,38 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 import tyro
 from torch import Tensor
 
-from ..data import class_names as known_names
-from ..fast.drawing import inpaint as redraw
-from ..fast.drawing import sample as draw
+from .. import inpaint as redraw
+from .. import sample as draw
 from ..model.tokenizer import MultiScaleVQVAE
-from ..model.transformer import VAR
-from ..runtime.files import check_writable, read_json
 from ..runtime.machine import autocast, check_memory, device
-from ..runtime.pretrained import resolve_folder
-from .main import nearest, parse
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Flat = tyro.conf.arg(name="")
+from .main import parse
+from .models import Flat, Pair, caption, class_label, output_file, save_picture
 
 
-def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
-    """`path`, checked before any work is done for it.
+def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
+    """Pictures (B, C, H, W) in [-1, 1] as `tok` wants them: resized and cropped around the centre.
 
     Raises:
-        ValueError: when it ends otherwise, exists and may not be replaced, or cannot be written.
+        ValueError: when there is none, or one is missing or broken.
     """
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"--out {path} does not end in {suffix}: name a {suffix} file")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} exists: add --overwrite to replace it, or choose another --out")
-    return check_writable(path)
+    from PIL import Image, ImageOps
 
+    from ..data.pictures import decode, to_float, to_tensor
 
-def _save(figure: Figure, path: Path) -> None:
-    """Writes a picture, whole or not at all, and names it."""
-    from ..plots.images import save
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(figure, path)
-    print(f"wrote {path}")
-
-
-def load_pair(var: str, tokenizer: str | None) -> tuple[VAR, MultiScaleVQVAE, tuple[str, ...]]:
-    """A transformer, its tokenizer and its class names.
-
-    Without a tokenizer's name: the folder `tokenizer` beside the transformer's, else the shipped
-    one of the same name.
-    """
-    folder = resolve_folder(var, VAR.kind)
-    beside = folder.resolve().parent / "tokenizer"
-    tok = MultiScaleVQVAE.from_pretrained(
-        tokenizer or (beside if (beside / "config.json").exists() else var)
-    )
-    model = VAR.from_pretrained(folder)
-    return model.to(device()), tok.to(device()), class_names(folder, model, tok)
-
-
-def class_names(folder: Path, var: VAR, tok: MultiScaleVQVAE) -> tuple[str, ...]:
-    """The names of a transformer's classes: those of the data in its run.json, else of our bed."""
-    data = bed(tok)
-    try:
-        if (folder / "run.json").exists():
-            config = read_json(folder / "run.json").get("config")
-            data = str(config.get("data", data)) if isinstance(config, dict) else data
-        classes = known_names(data)
-    except (ValueError, OSError):  # damaged or out of reach by now: numbers still do
-        return ()
-    return classes if len(classes) == var.config.num_classes else ()
-
-
-def bed(tok: MultiScaleVQVAE) -> str:
-    """The embedded set that a tokenizer's images look like."""
-    return "fashion-subset" if tok.config.image_channels == 1 else "cifar10-subset"
-
-
-def class_label(word: str, names: Sequence[str], num_classes: int) -> int:
-    """The label that `word` means: a number, a class name in any case, or "none" (the null class).
-
-    Raises:
-        ValueError: for any other word, naming the nearest class.
-    """
-    if word.lower() == "none":
-        return num_classes
-    if word.lstrip("-").isdigit():
-        if not 0 <= int(word) < num_classes:
-            raise ValueError(
-                f"label {word} is outside the classes, expected 0 to "
-                f"{num_classes - 1}, a class name, or none"
-            )
-        return int(word)
-    low = [name.lower() for name in names]
-    if word.lower() not in low:
-        hint = f"; this model's class names are unknown, expected 0 to {num_classes - 1}"
-        hint = nearest(word.lower(), [*low, "none"]) if names else hint
-        raise ValueError(f"unknown class {word!r}{hint}")
-    return low.index(word.lower())
-
-
-def caption(label: int, names: Sequence[str]) -> str:
-    """What stands below a picture of class `label`."""
-    return names[label] if label < len(names) else "no class" if names else str(label)
+    check_files(paths)
+    height, width = tok.image_size
+    pictures = []
+    for path in paths:
+        picture = decode(str(path), str(path), tok.config.image_channels)
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+        pictures.append(to_float(to_tensor(picture)))
+    return torch.stack(pictures)
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -118,25 +47,6 @@ def check_files(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such file, expected a picture")
-
-
-def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
-    """Pictures (B, C, H, W) in [-1, 1] as `tok` wants them: resized and cropped around the centre.
-
-    Raises:
-        ValueError: when one is broken.
-    """
-    from PIL import Image, ImageOps
-
-    from ..data.pictures import decode, to_float, to_tensor
-
-    height, width = tok.image_size
-    pictures = []
-    for path in paths:
-        picture = decode(str(path), str(path), tok.config.image_channels)
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-        pictures.append(to_float(to_tensor(picture)))
-    return torch.stack(pictures)
 
 
 @dataclass(frozen=True)
@@ -162,10 +72,7 @@ class Sample:
     """Draws images of the given classes, one row a class, into a PNG file."""
 
     sampling: Annotated[Sampling, Flat] = Sampling()
-    var: str = "cifar10"
-    """Transformer: a shipped name, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
+    models: Annotated[Pair, Flat] = Pair()
     labels: tuple[str, ...] = ()
     """Class names or numbers, or "none" for no class; nothing: the first ten classes."""
     n: int = 8
@@ -180,9 +87,8 @@ def sample(args: Sequence[str], prog: str) -> None:
     """`varmini sample`."""
     o = parse(Sample, args, prog)
     output_file(o.out, ".png", o.overwrite)
-    if o.n < 1:
-        raise ValueError(f"--n is {o.n}, expected at least 1 image a class")
-    var, tok, names = load_pair(o.var, o.tokenizer)
+    _check_count(o.n, "image a class")
+    var, tok, names = o.models.load()
     classes = var.config.num_classes
     labels = [class_label(word, names, classes) for word in o.labels] or range(min(10, classes))
     check_memory("images a class", "--n", o.n, len(labels) * _image_bytes(tok))
@@ -191,9 +97,10 @@ def sample(args: Sequence[str], prog: str) -> None:
         images = draw(var, tok, each, **dataclasses.asdict(o.sampling))
     from ..plots.images import image_grid
 
-    title = f"{o.var}, guidance {o.sampling.cfg:g}, seed {o.sampling.seed}"
+    title = f"{o.models.var}, guidance {o.sampling.cfg:g}, seed {o.sampling.seed}"
     rows = [caption(label, names) for label in labels]
-    _save(image_grid(images, o.n, title=title, rows=rows), o.out)
+    save_picture(image_grid(images, o.n, title=title, rows=rows), o.out)
+    print(f"wrote {o.out}")
 
 
 @dataclass(frozen=True)
@@ -222,7 +129,8 @@ def reconstruct(args: Sequence[str], prog: str) -> None:
 
     for path, value in zip(o.images, psnr(tok.decode(tok.encode(images)), images)):
         print(f"{path}: PSNR {value:.2f} dB from {tok.schedule.num_tokens} tokens")
-    _save(scale_by_scale(tok, images, f"{o.tokenizer}: from 1, 2, ... token maps"), o.out)
+    save_picture(scale_by_scale(tok, images, f"{o.tokenizer}: from 1, 2, ... token maps"), o.out)
+    print(f"wrote {o.out}")
 
 
 @dataclass(frozen=True)
@@ -232,10 +140,7 @@ class Inpaint:
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures of any size; resized to the model's and cropped around the centre."""
     sampling: Annotated[Sampling, Flat] = Sampling()
-    var: str = "cifar10"
-    """Transformer: a shipped name, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
+    models: Annotated[Pair, Flat] = Pair()
     label: str = "none"
     """Class name or number to draw into the part (editing); "none": no class."""
     box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)
@@ -255,25 +160,18 @@ class Inpaint:
 def inpaint(args: Sequence[str], prog: str) -> None:
     """`varmini inpaint IMAGE...`."""
     o = parse(Inpaint, args, prog)
-    check_files([*o.images, *([o.mask] if o.mask else [])] if o.images else [])
+    check_files(o.images)
     output_file(o.out, ".png", o.overwrite)
-    if o.n < 1:
-        raise ValueError(f"--n is {o.n}, expected at least 1 version a picture")
-    var, tok, names = load_pair(o.var, o.tokenizer)
+    _check_count(o.n, "version a picture")
+    var, tok, names = o.models.load()
     images = read_images(o.images, tok)
     mask = _mask(o, tok)
     label = class_label(o.label, names, var.config.num_classes)
     check_memory("versions a picture", "--n", o.n, len(images) * _image_bytes(tok))
-    repeated = images.repeat_interleave(o.n, 0)
+    repeated = images.repeat_interleave(o.n, 0).to(device())
+    labels = [label] * len(repeated)
     with autocast():
-        drawn = redraw(
-            var,
-            tok,
-            repeated.to(device()),
-            mask,
-            [label] * len(repeated),
-            **dataclasses.asdict(o.sampling),
-        ).cpu()
+        drawn = redraw(var, tok, repeated, mask, labels, **dataclasses.asdict(o.sampling)).cpu()
     rows = [
         torch.cat([x[None], x.where(~mask, torch.zeros(()))[None], versions])
         for x, versions in zip(images, drawn.split(o.n))
@@ -281,8 +179,14 @@ def inpaint(args: Sequence[str], prog: str) -> None:
     from ..plots.images import image_grid
 
     headings = ["original", "kept", *(f"drawn {i + 1}" for i in range(o.n))]
-    title = f"{o.var}: {caption(label, names)}, guidance {o.sampling.cfg:g}"
-    _save(image_grid(torch.cat(rows), o.n + 2, headings, title), o.out)
+    title = f"{o.models.var}: {caption(label, names)}, guidance {o.sampling.cfg:g}"
+    save_picture(image_grid(torch.cat(rows), o.n + 2, headings, title), o.out)
+    print(f"wrote {o.out}")
+
+
+def _check_count(n: int, what: str) -> None:
+    if n < 1:
+        raise ValueError(f"--n is {n}, expected at least 1 {what}")
 
 
 def _image_bytes(tok: MultiScaleVQVAE) -> float:
@@ -293,19 +197,17 @@ def _image_bytes(tok: MultiScaleVQVAE) -> float:
 
 def _mask(o: Inpaint, tok: MultiScaleVQVAE) -> Tensor:
     """(H, W) bool, True where a picture is to be drawn."""
-    height, width = tok.image_size
     if o.mask is not None:
         mask = read_images([o.mask], tok)[0].mean(0) > 0
-    else:
-        top, left, bottom, right = o.box
-        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-            raise ValueError(
-                f"--box is {' '.join(f'{x:g}' for x in o.box)}, expected top, left, "
-                f"bottom, right as shares of the side: 0 <= top < bottom <= 1, "
-                f"0 <= left < right <= 1"
-            )
-        mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[
-            round(top * height) : round(bottom * height), round(left * width) : round(right * width)
-        ] = True
+        return ~mask if o.outside else mask
+    height, width = tok.image_size
+    top, left, bottom, right = o.box
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise ValueError(
+            f"--box is {' '.join(f'{x:g}' for x in o.box)}, expected top, left, bottom, right as "
+            f"shares of the side: 0 <= top < bottom <= 1, 0 <= left < right <= 1"
+        )
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    rows = slice(round(top * height), round(bottom * height))
+    mask[rows, round(left * width) : round(right * width)] = True
     return ~mask if o.outside else mask

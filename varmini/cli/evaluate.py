@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import tyro
 
 from ..data import LazyImages, in_order, load_images
 from ..evaluation import npz
@@ -21,13 +17,10 @@ from ..evaluation.samples import Draw, draw_samples, weights_checksum
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime import distributed
 from ..runtime.files import check_writable
-from ..runtime.machine import autocast, device, precision, provenance
-from ..runtime.tables import write_rows
-from .draw import bed, load_pair
+from ..runtime.machine import autocast, device, precision
+from ..runtime.tables import append_row, origin
 from .main import parse
-
-Flat = tyro.conf.arg(name="")
-OTHER_COLUMNS = "{} holds other columns than this result: choose another --out"
+from .models import Flat, Pair, bed, warn
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -41,45 +34,14 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds a row to a CSV file; the rows before it stay, whatever happens.
-
-    Raises:
-        ValueError: when the file has other columns or is no CSV file.
-    """
-    rows = read_rows(path, list(row))
-    write_rows(path, [*rows, row])
-
-
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of an earlier CSV file, none if there is no file; ValueError on other columns."""
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            rows, found = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise ValueError(f"{path} cannot be read as CSV ({error}): choose another --out") from None
-    if list(found) != list(columns):
-        raise ValueError(OTHER_COLUMNS.format(path))
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"{path} has a row with too many or too few cells: choose another --out")
-    return rows
-
-
 def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
     """Prints one result, a value a line, and appends it to a CSV file."""
     row = about | flatten(results)
     width = max(map(len, row))
     for key, value in row.items():
-        print(
-            f"{key:<{width}}  {value:.4g}"
-            if isinstance(value, float)
-            else f"{key:<{width}}  {value}"
-        )
-    origin = provenance()
-    append_row(path, row | {k: origin[k] for k in ("date", "hardware", "command", "commit")})
+        print(f"{key:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+    where = origin()
+    append_row(path, row | {k: where[k] for k in ("date", "hardware", "command", "commit")})
 
 
 def _csv(path: Path, first: str) -> Path:
@@ -89,18 +51,18 @@ def _csv(path: Path, first: str) -> Path:
     if path.exists():
         with open(path, errors="replace") as file:
             if file.readline().split(",")[0] != first:
-                raise ValueError(OTHER_COLUMNS.format(path))
+                raise ValueError(f"{path} holds other columns: choose another --out")
     return check_writable(path)
 
 
 @dataclass(frozen=True)
 class Judging:
-    """Who judges, on which images."""
+    """Which network evaluates, on which images."""
 
     data: str | None = None
     """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Judge: "inception" (FID; needs the extra [metrics]), a shipped name or a folder; None:
+    """Evaluator: "inception" (FID; needs the extra [metrics]), a shipped name or a folder; None:
     "inception" above 64 pixels if it can be had, else the shipped "cifar10" or "fashion"."""
     limit: int | None = None
     """So many real images, evenly spaced over the set; None: all."""
@@ -109,29 +71,24 @@ class Judging:
     workers: int = 0
     """Processes that decode images; sets in memory need none."""
 
+    def evaluator(self, tok: MultiScaleVQVAE) -> Evaluator:
+        """The network; ValueError when it cannot be had."""
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}, expected at least 1")
+        channels, size = tok.config.image_channels, tok.image_size[0]
+        found, line = load_evaluator(self.classifier, channels, size)
+        if line:
+            warn(line)
+        return found
 
-def _judge(o: Judging, tok: MultiScaleVQVAE) -> Evaluator:
-    if o.batch_size < 1:
-        raise ValueError(f"--batch-size is {o.batch_size}, expected at least 1")
-    judge, line = load_evaluator(o.classifier, tok.config.image_channels, tok.image_size[0])
-    if line:
-        _warn(line)
-    return judge
-
-
-def _warn(line: str) -> None:
-    print(f"varmini: warning: {' '.join(line.split())}", file=sys.stderr)
-
-
-def _real_images(o: Judging, tok: MultiScaleVQVAE, split: str = "test") -> Any:
-    """Images as the tokenizer reads them, from the centre; ValueError when their size differs."""
-    data = o.data or bed(tok)
-    dataset = load_images(
-        data, split, limit=o.limit, size=tok.image_size[0], channels=tok.config.image_channels
-    )
-    if isinstance(dataset, LazyImages):
-        dataset.train = False  # a reference is measured on centre crops
-    return dataset
+    def images(self, tok: MultiScaleVQVAE, split: str = "test") -> Any:
+        """Images as the tokenizer reads them, from the centre; ValueError when none fit."""
+        channels, size = tok.config.image_channels, tok.image_size[0]
+        options = dict(limit=self.limit, size=size, channels=channels)
+        dataset = load_images(self.data or bed(tok), split, **options)
+        if isinstance(dataset, LazyImages):
+            dataset.train = False  # a reference is measured on centre crops
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -150,14 +107,14 @@ def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
     o = parse(EvaluateTokenizer, args, prog)
     _csv(o.out, "tokenizer")
     tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(device())
-    judge = _judge(o.judging, tok)
-    dataset = _real_images(o.judging, tok)
-    check_samples(len(dataset), judge.features, f"{dataset.name}, test")
+    evaluator, dataset = o.judging.evaluator(tok), o.judging.images(tok)
+    check_samples(len(dataset), evaluator.features, f"{dataset.name}, test")
+    batch = (o.judging.batch_size, o.judging.workers)
     with autocast():
-        figures = measure_tokenizer(tok, dataset, judge, o.judging.batch_size, o.judging.workers)
+        figures = measure_tokenizer(tok, dataset, evaluator, *batch)
     if "fid" in figures:  # of reconstructions, the field says
         figures["rfid"] = figures.pop("fid")
-    about = {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": judge.about}
+    about = {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": evaluator.about}
     report(o.out, about, figures)
     print(f"wrote {o.out}")
 
@@ -171,10 +128,7 @@ class EvaluateSamples:
     """
 
     judging: Annotated[Judging, Flat] = Judging()
-    var: str = "cifar10"
-    """Transformer: a shipped name, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
+    models: Annotated[Pair, Flat] = Pair()
     per_class: int | None = None
     """Samples a class; None: 50 for 1,000 classes and more, else 100. Distances are comparable only
     between equal numbers."""
@@ -190,7 +144,7 @@ class EvaluateSamples:
     """Rejection sampling (-re): draw so many for each sample and keep the one whose class the
     rejector is surest of, a share of 1 / candidates; 1: no rejection."""
     rejector: str | None = None
-    """Who rejects: "torchvision:<network>", a shipped classifier or a folder; not the judge."""
+    """Who rejects: "torchvision:<network>", a shipped classifier or a folder; not the evaluator."""
     reference: Path | None = None
     """.npz file with mu and sigma (pytorch-fid, ADM), images arr_0, or both; None: the test images
     of --data."""
@@ -222,21 +176,21 @@ def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Evaluator | No
 
 
 def _reference(
-    o: EvaluateSamples, judge: Evaluator, tok: MultiScaleVQVAE
+    o: EvaluateSamples, evaluator: Evaluator, tok: MultiScaleVQVAE
 ) -> Callable[[], Reference]:
     """What makes the reference. Files are read and counts checked now, images are seen later."""
     if o.reference is not None:
-        loaded = load_reference(o.reference, judge, o.judging.batch_size)
+        loaded = load_reference(o.reference, evaluator, o.judging.batch_size)
         return lambda: loaded
-    dataset = _real_images(o.judging, tok, o.split)
+    dataset = o.judging.images(tok, o.split)
     name = f"{len(dataset)} {o.split} images of {dataset.name}"
-    check_samples(len(dataset), judge.features, name)
+    check_samples(len(dataset), evaluator.features, name)
     if isinstance(dataset, LazyImages):
         name += ", shorter side 1.125 x size, centre"
 
     def compute() -> Reference:
         stream = in_order(dataset, o.judging.batch_size, o.judging.workers)
-        return reference_of(judge, (images for images, _ in stream), len(dataset), name)
+        return reference_of(evaluator, (images for images, _ in stream), len(dataset), name)
 
     return compute
 
@@ -245,59 +199,53 @@ def evaluate_samples(args: Sequence[str], prog: str) -> None:
     """`varmini evaluate samples`."""
     o = parse(EvaluateSamples, args, prog)
     distributed.start()
-    main, judge, reference = distributed.is_main(), None, None
+    main, batch_size = distributed.is_main(), o.judging.batch_size
     with distributed.together():  # what is wrong is told once, and before any long work
-        var, tok, _ = load_pair(o.var, o.tokenizer)
-        classes, channels = var.config.num_classes, tok.config.image_channels
+        var, tok, _ = o.models.load()
+        classes = var.config.num_classes
         per_class = o.per_class if o.per_class is not None else 50 if classes >= 1000 else 100
-        rejector = _rejector(o, channels, classes)
-        models = (weights_checksum(var), weights_checksum(tok), classes, per_class)
-        draws = [
-            Draw(
-                *models,
-                cfg=cfg,
-                top_k=o.top_k,
-                top_p=o.top_p,
-                seed=o.seed,
-                candidates=o.candidates,
-                rejector=rejector.about if rejector else "",
-                precision=str(precision()),
-            )
-            for cfg in o.cfg
-        ]
+        rejector = _rejector(o, tok.config.image_channels, classes)
+        given = dict(top_k=o.top_k, top_p=o.top_p, seed=o.seed, candidates=o.candidates)
+        given |= dict(rejector=rejector.about if rejector else "", precision=str(precision()))
+        marks = (weights_checksum(var), weights_checksum(tok), classes, per_class)
+        draws = [Draw(*marks, cfg=cfg, **given) for cfg in o.cfg]
         if main:
-            _csv(o.out, "var")
-            check_writable(o.samples / "draw.json")
-            if o.save_reference is not None:
-                check_writable(o.save_reference)
-            judge = _judge(o.judging, tok)
-            check_samples(classes * per_class, judge.features, f"--per-class {per_class}")
-            reference = _reference(o, judge, tok)
-            if rejector and rejector.about == judge.about:
-                _warn("the judge itself rejects, so its figures flatter: name another --rejector")
-    files = [
-        draw_samples(
-            var,
-            tok,
-            draw,
-            o.samples,
-            batch_size=o.judging.batch_size,
-            reject=(lambda x: rejector(x)[1]) if rejector else None,
-        )
-        for draw in draws
-    ]
+            evaluator, reference = _prepare(o, tok, classes, per_class, rejector)
+    reject = (lambda x: rejector(x)[1]) if rejector else None
+    options = dict(batch_size=batch_size, reject=reject)
+    files = [draw_samples(var, tok, draw, o.samples, **options) for draw in draws]
     if not main:
         return
     known = reference()
     if o.save_reference is not None:
-        known.save(o.save_reference, judge)
+        known.save(o.save_reference, evaluator)
         print(f"wrote {o.save_reference}")
     for draw, file in zip(draws, files):
-        images = (to_channels_first(x) for x in npz.read_images(file, o.judging.batch_size))
-        results = measure(judge, images, draw.labels, known, num_classes=classes, seed=draw.seed)
-        about = {"var": o.var, "network": judge.about, "reference": known.about}
-        about |= {k: getattr(draw, k) for k in ("per_class", "cfg", "seed", "top_k", "top_p")}
-        about |= {"candidates": draw.candidates, "rejector": draw.rejector}
-        report(o.out, about, results)
+        images = (to_channels_first(x) for x in npz.read_images(file, batch_size))
+        options = dict(num_classes=classes, seed=draw.seed)
+        results = measure(evaluator, images, draw.labels, known, **options)
+        about = {"var": o.models.var, "network": evaluator.about, "reference": known.about}
+        shown = ("per_class", "cfg", "seed", "top_k", "top_p", "candidates", "rejector")
+        report(o.out, about | {k: getattr(draw, k) for k in shown}, results)
         print(f"wrote {file}")
     print(f"wrote {o.out}")
+
+
+def _prepare(
+    o: EvaluateSamples,
+    tok: MultiScaleVQVAE,
+    classes: int,
+    per_class: int,
+    rejector: Evaluator | None,
+) -> tuple[Evaluator, Callable[[], Reference]]:
+    """Checks all files, and gives the evaluator and what makes the reference."""
+    _csv(o.out, "var")
+    for path in (o.samples / "draw.json", o.save_reference):
+        if path is not None:
+            check_writable(path)
+    evaluator = o.judging.evaluator(tok)
+    check_samples(classes * per_class, evaluator.features, f"--per-class {per_class}")
+    reference = _reference(o, evaluator, tok)
+    if rejector and rejector.about == evaluator.about:
+        warn("the evaluator itself rejects, so its figures flatter: name another --rejector")
+    return evaluator, reference

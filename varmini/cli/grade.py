@@ -15,8 +15,8 @@ from ..grade.marking import class_files, grade_class
 from ..grade.marking import grade as mark
 from ..grade.runner import Limits
 from ..runtime.tables import write_rows
-from .draw import output_file
 from .main import parse
+from .models import output_file
 
 
 @dataclass(frozen=True)

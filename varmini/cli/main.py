@@ -1,23 +1,18 @@
 """The `varmini` command: finds the sub-command, reads its options, and turns errors into one line.
 
-The options of each sub-command are a dataclass in this folder, with a typed config of `configs.py`
-inside it where something is trained; tyro makes the parser and the help out of them. What is
-imported here is light, so that `varmini --help` answers at once.
+The options of each sub-command are a dataclass in this folder, with a typed config of
+`training.configs` inside it where something is trained; tyro makes the parser, its help and its
+messages out of them. What is imported here is light, so that `varmini --help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import difflib
 import importlib
-import io
 import os
-import re
 import sys
-import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Options = TypeVar("Options")
 
@@ -53,14 +48,9 @@ TARGETS = {
         "speed": "milliseconds an image, all methods in turn in one process",
     },
 }
-
 HOME = {"demo": "train", "consolidate": "train"}
 HOME |= dict.fromkeys(("sample", "reconstruct", "inpaint"), "draw")
 """The module that a sub-command lives in, where it has not its name."""
-
-
-class UsageError(ValueError):
-    """The command line cannot be understood; the message is one line."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -69,96 +59,34 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
 
 
-def option_names(cls: type, prefix: str = "--") -> list[str]:
-    """Every option that tyro makes out of the dataclass `cls`, nested ones as --outer.inner."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    names = []
-    for field in dataclasses.fields(cls):
-        hint, flat, positional = hints[field.name], False, False
-        if typing.get_origin(hint) is typing.Annotated:
-            marks = hint.__metadata__
-            flat = any(getattr(mark, "name", None) == "" for mark in marks)
-            positional = any("Positional" in str(mark) for mark in marks)
-            hint = typing.get_args(hint)[0]
-        name = field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hint):
-            names += option_names(hint, prefix if flat else f"{prefix}{name}.")
-        elif not positional:
-            names += [prefix + name] + ([f"{prefix}no-{name}"] if hint is bool else [])
-    return names
-
-
-def parse(cls: type[Options], args: Sequence[str], prog: str, default: Any = None) -> Options:
+def parse(cls: type[Options], args: Sequence[str], prog: str, default: object = None) -> Options:
     """Reads `args` into the dataclass `cls`, starting from `default` if one is given.
 
     Raises:
-        UsageError: on an unknown option (naming the nearest), a missing or a bad value.
-        SystemExit: with code 0, after --help.
+        SystemExit: with code 2 after tyro told what is wrong with an option, with 0 after --help.
     """
     import tyro
 
-    boxes = io.StringIO()
     start = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(boxes):
-            options, unknown = tyro.cli(
-                cls, args=list(args), prog=prog, return_unknown_args=True, **start
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(f"{_first_sentence(boxes.getvalue())} (see {prog} --help)") from None
-    for word in unknown:
-        if word.startswith("-"):
-            name = word.split("=")[0]
-            hint = nearest(name.replace("_", "-"), option_names(cls)) if name[2:] else ""
-            hint = hint if "did you mean" in hint else ""
-            raise UsageError(f"unknown option {name}{hint} (see {prog} --help)")
-    if unknown:
-        raise UsageError(f"unexpected {unknown[0]!r} (see {prog} --help)")
-    return options
-
-
-def _first_sentence(box: str) -> str:
-    """The message in tyro's error box, without its frame, colours and help, as one line.
-
-    On a terminal without UTF-8 the frame is a title, then a line of hyphens.
-    """
-    message: list[str] = []
-    inside = False
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        text = line.strip("│ ")
-        if line.startswith("╭") or not text.strip("─╰╯-"):
-            if message:
-                break
-            inside = inside or bool(text)
-        elif inside:
-            message.append(text)
-    text = " ".join(message) or " ".join(box.split())
-    return text.removeprefix("Error parsing ").removesuffix(".")
-
-
-def _usage(prog: str, known: dict[str, str], title: str) -> str:
-    width = max(len(name) for name in known) + 2
-    rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
-    return (
-        f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
-        f"{prog} <command> --help shows the options with their defaults and units.\n"
-        f"All take --device cuda, mps or cpu; by default the first of them that is here."
-    )
+    return tyro.cli(cls, args=list(args), prog=prog, **start)
 
 
 def _choose(prog: str, args: Sequence[str], known: dict[str, str], title: str) -> str | None:
     """The sub-command that `args` begin with, or None after its help was printed."""
+    word = args[0] if args else "--help"
+    if word in known:
+        return word
+    if word not in ("-h", "--help"):
+        raise ValueError(f"unknown command {word!r}{nearest(word, list(known))}")
+    width = max(map(len, known)) + 2
+    rows = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
+    usage = f"usage: {prog} <command> [options]\n\n{title}\n\n{rows}\n\n"
+    usage += f"{prog} <command> --help shows the options with their defaults and units.\n"
+    usage += "All take --device cuda, mps or cpu; by default the first of them that is here."
+    print(usage, file=sys.stdout if args else sys.stderr)
     if not args:
-        print(_usage(prog, known, title), file=sys.stderr)
-        raise UsageError(f"{prog} needs a command: one of {', '.join(known)}")
-    if args[0] in ("-h", "--help"):
-        print(_usage(prog, known, title))
-        return None
-    if args[0] not in known:
-        raise UsageError(f"unknown command {args[0]!r}{nearest(args[0], list(known))}")
-    return args[0]
+        raise ValueError(f"{prog} needs a command: one of {', '.join(known)}")
+    return None
 
 
 def _take_device(args: Sequence[str]) -> list[str]:
@@ -237,20 +165,25 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error) or type(error).__name__)
     except (MemoryError, RuntimeError, ImportError, TypeError) as error:
-        if missing := _what_is_missing(error):
-            return fail(missing)
-        if str(error).startswith("DataLoader worker"):  # noticed in the middle of a step
-            return fail(
-                "a process that decodes pictures died, perhaps for want of memory: lower "
-                "--workers; what was saved before is intact"
-            )
-        # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU; a
-        # library that no longer fits is an ImportError
-        words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
-        if not isinstance(error, MemoryError) and not any(w in str(error).lower() for w in words):
+        if not (words := _what_is_missing(error) or _want_of_memory(error)):
             raise
-        return fail(
+        return fail(words)
+    return 0
+
+
+def _want_of_memory(error: Exception) -> str:
+    """The line for an error that means too little memory; "" for any other."""
+    if str(error).startswith("DataLoader worker"):  # noticed in the middle of a step
+        return (
+            "a process that decodes pictures died, perhaps for want of memory: lower "
+            "--workers; what was saved before is intact"
+        )
+    # torch says it in words on a CPU, in a class of its own (a RuntimeError) on a GPU; a library
+    # that no longer fits is an ImportError
+    words = ("out of memory", "allocate memory", "not enough memory", "failed to map")
+    if isinstance(error, MemoryError) or any(w in str(error).lower() for w in words):
+        return (
             "memory ran out; what was saved before is intact: lower --batch-size, or for "
             "`train var` raise --accumulate or add --recompute"
         )
-    return 0
+    return ""

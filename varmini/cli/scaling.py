@@ -7,28 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from ..experiments.scaling.sweep import Sweep, laws, run_sweep
 from ..runtime.files import check_writable
 from ..runtime.tables import Row, read_rows, write_rows
 from .main import parse
+from .models import Flat
 
 
 @dataclass(frozen=True)
 class Scaling:
     """Trains one recipe at many sizes and fits power laws. Stopped or killed, it goes on again."""
 
-    sweep: Annotated[Sweep, tyro.conf.arg(name="")]
+    sweep: Annotated[Sweep, Flat]
     out: Path = Path("runs/scaling")
     """Folder of the runs, one folder each."""
     csv: Path = Path("results/scaling/sweep.csv")
     """Table of all measurements; the fits go beside it, to laws.csv."""
     pictures: int = 0
-    """Pictures a class to draw from every run when all are trained, judged in pictures.csv beside
-    the table; 0: none."""
+    """Pictures a class to draw from every run when all are trained, measured in pictures.csv
+    beside the table; 0: none."""
     classifier: str = "cifar10"
-    """Judge of the pictures: a shipped name or folder."""
+    """Evaluator of the pictures: a shipped name or folder."""
 
 
 def scaling(args: Sequence[str], prog: str) -> None:

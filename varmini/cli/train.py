@@ -13,8 +13,8 @@ import tyro
 from ..training.configs import ClassifierTraining, TokenizerTraining, VARTraining
 from ..training.presets import PRESETS, preset
 from .main import parse
+from .models import Flat
 
-Flat = tyro.conf.arg(name="")
 PresetName = Annotated[
     str, tyro.conf.arg(help=f"Where the defaults below come from: {', '.join(PRESETS)}.")
 ]
@@ -145,7 +145,7 @@ def consolidate(args: Sequence[str], prog: str) -> None:
 class Demo:
     """Trains both stages on Fashion-MNIST, samples, and shows the shipped CIFAR-10 models.
 
-    About five minutes on two CPU cores. The line printed last names the page to open.
+    Its first line says how long that takes here; its last names the page to open.
     """
 
     out: Path = Path("out/demo")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from ..data import load_images
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device
-from ..runtime.tables import origin, write_rows
+from ..runtime.tables import Row, origin, write_rows
 from ..training.classifier import Classifier
-from .draw import bed, load_pair
 from .main import parse
+from .models import Flat, Pair, bed, save_picture
 
 SHOWN = (
     "with the smallest seam, then the eight with the largest",
@@ -33,14 +33,11 @@ class ZeroShot:
     the worst, of super-resolution the first.
     """
 
-    var: str = "cifar10"
-    """Transformer: a shipped name, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
+    models: Annotated[Pair, Flat] = Pair()
     data: str | None = None
     """Test images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Judge: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
+    """Evaluator: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
     limit: int = 200
     """So many test images, evenly spaced over the set."""
     shares: tuple[float, ...] = (0.25, 1.0)
@@ -61,72 +58,75 @@ def zeroshot(args: Sequence[str], prog: str) -> None:
     """`varmini zeroshot`."""
     o = parse(ZeroShot, args, prog)
     check_writable(o.out / "painting.csv")
-    var, tok, _ = load_pair(o.var, o.tokenizer)
+    var, tok, _ = o.models.load()
     channels = tok.config.image_channels
     name = o.classifier or ("cifar10" if channels == 3 else "fashion")
     judge = Classifier.from_pretrained(name).to(device())
-    data = load_images(o.data or bed(tok), "test", limit=o.limit, size=tok.image_size[0],
-                       channels=channels)  # fmt: skip
+    options = dict(limit=o.limit, size=tok.image_size[0], channels=channels)
+    data = load_images(o.data or bed(tok), "test", **options)
     pairs = [data[i] for i in range(len(data))]
     images = torch.stack([x for x, _ in pairs]).to(device())
     labels = torch.tensor([int(y) for _, y in pairs], device=device())
-    about = {"var": o.var, "data": data.name, "classifier": name} | origin()
+    given = (var, tok, images, labels, judge)
+    about = {"var": o.models.var, "data": data.name, "classifier": name} | origin()
     # The paper keeps 900 of 4,096 codes.
-    top_k = round(tok.vocab_size * 900 / 4096)
+    options = dict(top_k=round(tok.vocab_size * 900 / 4096), seed=o.seed, batch_size=o.batch_size)
     with autocast():
-        _paint(o, var, tok, judge, images, labels, top_k, about)
-        _refine(o, var, tok, judge, images, labels, top_k, about)
+        _paint(o, given, options, about)
+        _super_resolve(o, given, options, about)
+        _repair(o, given, options, about)
 
 
-def _paint(o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: int, about) -> None:
+def _paint(o: ZeroShot, given: tuple, options: dict, about: Row) -> None:
     from ..experiments.zero_shot.painting import TASKS, painting, ranked
-    from ..plots.images import image_grid, save
+    from ..plots.images import image_grid
 
+    _, tok, images, labels, judge = given
     rows = []
     for task in progress(TASKS, "painting"):
         for smooth in (True, False):
-            row, painted = painting(
-                var, tok, images, labels, judge, task, cfg=o.cfg, top_k=top_k, smooth=smooth,
-                seed=o.seed, batch_size=o.batch_size,
-            )  # fmt: skip
+            row, painted = painting(*given, task, cfg=o.cfg, smooth=smooth, **options)
             rows.append(row | about)
-            if smooth:
-                order = ranked(judge, painted, labels, task)
-                shown = torch.cat([order[:8], order[-8:]])
-                own = tok.decode(tok.encode(images[shown]))
-                cells = torch.cat([images[shown].cpu(), own.cpu(), painted[shown].cpu()])
-                title = f"{task.capitalize()}: the eight {SHOWN[task == 'editing']}"
-                o.out.mkdir(parents=True, exist_ok=True)
-                figure = image_grid(cells.float(), columns=len(shown), title=title,
-                                    rows=("original", "tokenizer", "painted"))  # fmt: skip
-                save(figure, o.out / f"{task}.png")
+            if not smooth:
+                continue
+            order = ranked(judge, painted, labels, task)
+            shown = torch.cat([order[:8], order[-8:]])
+            own = tok.decode(tok.encode(images[shown]))
+            cells = torch.cat([images[shown].cpu(), own.cpu(), painted[shown].cpu()]).float()
+            title = f"{task.capitalize()}: the eight {SHOWN[task == 'editing']}"
+            names = ("original", "tokenizer", "painted")
+            figure = image_grid(cells, columns=len(shown), title=title, rows=names)
+            save_picture(figure, o.out / f"{task}.png")
     print(f"wrote {write_rows(o.out / 'painting.csv', rows)} and {len(TASKS)} pictures beside it")
 
 
-def _refine(
-    o: ZeroShot, var, tok, judge, images: Tensor, labels: Tensor, top_k: int, about
-) -> None:
+def _super_resolve(o: ZeroShot, given: tuple, options: dict, about: Row) -> None:
     from ..experiments.zero_shot.painting import super_resolution
-    from ..experiments.zero_shot.repair import repair
-    from ..plots.images import image_grid, save
+    from ..plots.images import image_grid
 
-    options = dict(cfg=o.repair_cfg, top_k=top_k, seed=o.seed, batch_size=o.batch_size)
-    scales, rows, few, cells = len(tok.schedule), [], images[:16], [images[:16]]
-    names = ["original"]
+    _, tok, images, *_ = given
+    scales, rows, few = len(tok.schedule), [], images[:16]
+    cells, names = [few], ["original"]
     for known in progress(range(scales + 1), "super-resolution"):
-        row, drawn = super_resolution(var, tok, images, labels, judge, known, **options)
+        row, drawn = super_resolution(*given, known, cfg=o.repair_cfg, **options)
         rows.append(row | about)
         if 0 < known < scales:
             cells += [tok.decode(tok.encode(few), num_scales=known), drawn[:16]]
-            names += [f"{known} of {scales} maps", "the rest drawn"]
+            names += [f"{known} of {scales} maps", "the others drawn"]
     title = "Super-resolution: an image's first maps alone, then with the other maps drawn"
-    figure = image_grid(torch.cat([x.float().cpu() for x in cells]), columns=len(few), title=title,
-                        rows=names)  # fmt: skip
-    save(figure, o.out / "super-resolution.png")
+    cells = torch.cat([x.float().cpu() for x in cells])
+    figure = image_grid(cells, columns=len(few), title=title, rows=names)
+    save_picture(figure, o.out / "super-resolution.png")
     print(f"wrote {write_rows(o.out / 'super_resolution.csv', rows)}")
-    rows = []
-    for scale in progress(range(1, scales), "repair"):
-        for share in o.shares:
-            row = repair(var, tok, images, labels, judge, scale, share, **options)
-            rows.append(row | about)
+
+
+def _repair(o: ZeroShot, given: tuple, options: dict, about: Row) -> None:
+    from ..experiments.zero_shot.repair import repair
+
+    scales = range(1, len(given[1].schedule))
+    rows = [
+        repair(*given, scale, share, cfg=o.repair_cfg, **options) | about
+        for scale in progress(scales, "repair")
+        for share in o.shares
+    ]
     print(f"wrote {write_rows(o.out / 'repair.csv', rows)}")

@@ -6,12 +6,13 @@ dark (fine).
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..runtime.tables import read_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +64,7 @@ def read_log(log: Log) -> dict[str, np.ndarray]:
         ValueError: when it is no such log, or damaged.
     """
     try:
-        if isinstance(log, str | os.PathLike):
-            with open(log, newline="") as file:
-                rows = list(csv.DictReader(file, strict=True))
-        else:
-            rows = list(log)
+        rows = read_cells(log) if isinstance(log, str | os.PathLike) else list(log)
         names = dict.fromkeys(name for row in rows for name in row)
         if not {"step", "loss"} <= names.keys():
             raise ValueError("no rows with step and loss")
@@ -77,7 +74,7 @@ def read_log(log: Log) -> dict[str, np.ndarray]:
             )
             for name in names
         }
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{log!s:.80} is no log ({error}), expected a log.csv") from None
 
 

@@ -64,7 +64,8 @@ def scale_steps(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> tuple[Tenso
         after = tok.decode(tokens, num_scales=scales)
         if scales > 1:
             return after, after - tok.decode(tokens, num_scales=scales - 1)
-        return after, after - tok.decode_features(tok.quantizer.decode(tokens, 1) * 0).clamp(-1, 1)
+        nothing = after.new_zeros(1, tok.config.code_channels, *tok.schedule.grids[-1])
+        return after, after - tok.decode_features(nothing).clamp(-1, 1)
 
 
 def one_scale(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> Figure:

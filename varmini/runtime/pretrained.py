@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from .files import check_format, read_json, write_atomic
 
@@ -39,19 +37,17 @@ def resolve_folder(name: str | os.PathLike, kind: str) -> Path:
         ValueError: when there is no such model.
     """
     folder = Path(name)
-    if (folder / "config.json").is_file():
-        return folder
-    shipped = SHIPPED / str(name) / kind
-    if (shipped / "config.json").is_file():
-        return shipped
+    for found in (folder, SHIPPED / str(name) / kind):
+        if (found / "config.json").is_file():
+            return found
     if folder.is_dir():
         raise ValueError(
             f"{folder} holds no config.json: give the folder that a training run wrote "
             f"(config.json and model.safetensors)"
         )
-    known = sorted(p.parent.parent.name for p in SHIPPED.glob(f"*/{kind}/config.json"))
     if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         return _from_hub(str(name), kind)
+    known = sorted(p.parent.parent.name for p in SHIPPED.glob(f"*/{kind}/config.json"))
     raise ValueError(
         f"no {kind} named {str(name)!r}: expected a folder with config.json, a hub id "
         f"user/repo, or a shipped name ({', '.join(known) or 'none in this checkout'})"
@@ -68,64 +64,6 @@ def _from_hub(repo: str, kind: str) -> Path:
             f"could not load the {kind} {repo!r}: no such folder here, and the hub "
             f"answered {type(error).__name__}; download it and give its folder"
         ) from None
-
-
-def build_config(cls: type, values: dict[str, Any], source: str = "config") -> Any:
-    """Builds the dataclass `cls` from a JSON dictionary.
-
-    Raises:
-        ValueError: on an unknown or missing key, naming it and its nearest relative.
-    """
-    import difflib
-
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            raise ValueError(
-                f"{source}: unknown key {key!r} for {cls.__name__}"
-                + (f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}")
-            )
-    for name, field in fields.items():
-        has_default = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
-        if name not in values and not has_default:
-            raise ValueError(f"{source}: missing key {name!r} for {cls.__name__}")
-    taken = {int: int, float: int | float, bool: bool, str: str, tuple: list | tuple}
-    for name, value in values.items():
-        kind = type(fields[name].default)
-        if kind in taken and (
-            not isinstance(value, taken[kind]) or isinstance(value, bool) != (kind is bool)
-        ):
-            raise ValueError(f"{source}: {name} is {value!r}, expected {kind.__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{source}: {name} is {value}, expected a finite number")
-    try:
-        return cls(**{k: _as_tuple(v) for k, v in values.items()})
-    except TypeError as error:
-        raise ValueError(
-            f"{source}: a value of the wrong type for {cls.__name__}: {error}"
-        ) from None
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
-
-
-class Unfilled(TorchFunctionMode):
-    """Leaves out numbers, which tensors on the meta device lack.
-
-    Without it torch would first import all of dynamo, which takes a second.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, func.__name__
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        if name.endswith("_") and name[0] != "_" and name != "requires_grad_":
-            return args[0]  # changed in place, were there numbers
-        if name in ("ge", "__ge__"):  # of the mask
-            return torch.empty(len(args[0]), args[1].shape[-1], dtype=torch.bool, device="meta")
-        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -153,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
-def check_finite(tensors: dict[str, torch.Tensor], source: str) -> None:
+def check_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
     """Raises a ValueError that names the first tensor with NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
@@ -163,72 +101,50 @@ def check_finite(tensors: dict[str, torch.Tensor], source: str) -> None:
             )
 
 
-def build_fitting(cls: type, config: Any, weights: Path, source: str) -> nn.Module:
-    """Builds cls(config) once the header of its weights shows that both belong together.
+def build(
+    cls: type,
+    values: Mapping[str, Any],
+    tensors: dict[str, torch.Tensor],
+    source: str,
+    weights: str,
+) -> Any:
+    """The model that a JSON dictionary describes, with these tensors, in evaluation mode.
 
-    A config may ask for any size; memory is taken only for what the weights' file really holds.
-
-    Raises:
-        ValueError: as `build_unfilled`.
-    """
-    with whole_tensors(weights) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    build_unfilled(cls, config, shapes, str(weights), source)
-    return cls(config)
-
-
-def build_unfilled(
-    cls: type, config: Any, shapes: dict[str, tuple[int, ...]], weights: str, source: str
-) -> nn.Module:
-    """cls(config) on the meta device, where tensors of `shapes`, those of `weights`, fit it.
+    Args:
+        cls: a `Pretrained` class; its `config_class` takes `values`.
+        source, weights: the files that both come from, for errors.
 
     Raises:
-        ValueError: naming `source` when it describes no model, or all that does not fit.
+        ValueError: naming `source` when no model can be made of it, or all tensors that do not fit.
     """
-    most = max(1024, len(shapes), *(side for shape in shapes.values() for side in shape))
-    for name, value in _integers(dataclasses.asdict(config)):
-        if value > most:
-            raise ValueError(f"{source}: {name} is {value}, more than anything in {weights}")
     try:
-        with torch.device("meta"), Unfilled():
-            model = cls(config)
-    except MemoryError:
-        raise
+        config = cls.config_class(**{k: _as_tuple(v) for k, v in values.items()})
+        model = cls(config)
     except Exception as error:  # torch's layers raise many kinds on odd sizes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
-    check_shapes(model, shapes, weights)
-    return model
-
-
-def _integers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _integers(part, key)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _integers(part, name)
-    elif isinstance(value, int):
-        yield name, value
-
-
-def check_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
-    """Names all in which a model and the tensors for it differ in one ValueError."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = [f"missing {k}" for k in own if k not in shapes]
-    problems += [f"unknown {k}" for k in shapes if k not in own]
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"missing {k}" for k in own if k not in given]
+    problems += [f"unknown {k}" for k in given if k not in own]
     problems += [
-        f"{k} is {shapes[k]}, expected {own[k]}" for k in own if shapes.get(k, own[k]) != own[k]
+        f"{k} is {given[k]}, expected {own[k]}" for k in own if given.get(k, own[k]) != own[k]
     ]
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(
-            f"{source} does not fit this {type(model).__name__}: " + "; ".join(problems[:8]) + more
+            f"{weights} does not fit this {cls.__name__}: " + "; ".join(problems[:8]) + more
         )
+    model.load_state_dict(tensors)  # copies into float32, whatever the file's type
+    return model.eval()
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
 
 
 class Pretrained:
-    """Mixin that gives a module `save_pretrained` and `from_pretrained`.
+    """Mixin that gives a module `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     The module keeps its configuration, a dataclass of type `config_class`, in `self.config`, and
     can be rebuilt by `cls(config)`.
@@ -281,9 +197,20 @@ class Pretrained:
         check_format(version, FORMAT_VERSION, f"{source}")
         if kind != cls.kind:
             raise ValueError(f"{source} is of kind {kind!r}, expected {cls.kind!r}")
-        config = build_config(cls.config_class, values, f"{source}")
-        model = build_fitting(cls, config, weights, f"{source}")
         tensors = read_tensors(weights)
         check_finite(tensors, f"{weights}")
-        model.load_state_dict(tensors)  # copies into float32, whatever the file's type
-        return model.eval()
+        return build(cls, values, tensors, f"{source}", f"{weights}")
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Saves into the hub's repository `repo`, made if missing, and returns its address.
+
+        Who may write there is known from `hf auth login`; options: as `HfApi.upload_folder` takes.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        repo = api.create_repo(repo, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=repo, folder_path=folder, **options)
+        return f"https://huggingface.co/{repo}"

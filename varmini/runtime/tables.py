@@ -49,25 +49,46 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> Path:
     return path
 
 
+def read_cells(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as text, by column.
+
+    Raises:
+        ValueError: when the file is missing, is no CSV text, or a row has not a cell a column.
+    """
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV ({error}): make it again") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} has a row with too many or too few cells: make it again")
+    return rows
+
+
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a CSV file; what reads as a number is one, an empty cell is left out.
 
     A commit stays text: some, like 2662e1778366, read as a number.
 
     Raises:
-        ValueError: when the file is missing or is no CSV text.
+        ValueError: as `read_cells`.
     """
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV ({error}): measure it again") from None
-    if any(None in row for row in rows):
-        raise ValueError(f"{path} has a row with more cells than columns: measure it again")
     return [
-        {k: v if k == "commit" else _value(v) for k, v in row.items() if k and v not in ("", None)}
-        for row in rows
+        {k: v if k == "commit" else _value(v) for k, v in row.items() if k and v}
+        for row in read_cells(path)
     ]
+
+
+def append_row(path: str | Path, row: Row) -> Path:
+    """Adds a row to a CSV file, made if missing; the rows before it stay, whatever happens.
+
+    Raises:
+        ValueError: when the file has other columns or is no CSV file.
+    """
+    rows = read_cells(path) if Path(path).exists() else []
+    if rows and list(rows[0]) != list(row):
+        raise ValueError(f"{path} holds other columns than this result: choose another --out")
+    return write_rows(path, [*rows, row])
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -116,10 +137,10 @@ def provenance(rows: Sequence[Row]) -> str:
     return f"{commands}; commit {commits}; {machines}; {when}.\n"
 
 
-def _value(text: Any) -> Any:
+def _value(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
-        except (TypeError, ValueError):
+        except ValueError:
             pass
     return text

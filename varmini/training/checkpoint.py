@@ -21,7 +21,7 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
 from ..runtime.files import check_format, file_checksum, read_json, write_atomic
-from ..runtime.pretrained import build_config, build_unfilled, check_finite
+from ..runtime.pretrained import build, check_finite
 
 FORMAT_VERSION = 1
 """Of the files that `save` writes; index.json tells it. Index files without one have format 1."""
@@ -262,10 +262,6 @@ def consolidate(run: Path) -> Path:
         cls, source = kinds[told["kind"]], f"{run}/run.json"
         tensors = read(path, prefix=AVERAGES)[1]
         weights = {name.removeprefix(AVERAGES): t for name, t in tensors.items()}
-        shapes = {name: tuple(t.shape) for name, t in weights.items()}
-        config = build_config(cls.config_class, values, source)
-        model = build_unfilled(cls, config, shapes, str(path), source)
-        model.load_state_dict(weights, assign=True)
-        model.save_pretrained(run)
+        build(cls, values, weights, source, str(path)).save_pretrained(run)
     distributed.wait()
     return run

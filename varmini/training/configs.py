@@ -99,6 +99,8 @@ class TokenizerTraining(StageRecipe):
     """A finished tokenizer: keep its encoder and codes, so its tokens, and train on the decoder."""
     quantizer_lr: float = 1.0
     """Learning rate of codebook and phi, in units of `lr`: codes must follow moving features."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the kernels of encoder and decoder; 0: AdamW for all."""
     decay: float = 0.4
     """Share of the run in which the learning rate falls linearly."""
     final: float = 0.02

@@ -15,7 +15,6 @@ from ..fast.attention import rectangles
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..model.transformer import VAR, VARConfig
-from ..runtime.pretrained import Unfilled
 
 # --------------------------------------------------------------------------------------- parameters
 
@@ -23,7 +22,7 @@ from ..runtime.pretrained import Unfilled
 def exact_parameters(config: VARConfig | TokenizerConfig) -> int:
     """Parameters of the real network, built without memory on the meta device."""
     build = VAR if isinstance(config, VARConfig) else MultiScaleVQVAE
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"):
         return sum(p.numel() for p in build(config).parameters())
 
 

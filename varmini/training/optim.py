@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..runtime import distributed
 from ..runtime.machine import can_compile, device
+from .muon import Muon
 
 # ----------------------------------------------------------------------------------------- schedule
 
@@ -93,7 +94,7 @@ def make_optimizers(
     optimizers = {"optimizer": torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)}
     if matrices:
         group = {"params": matrices, "peak": muon_lr}
-        optimizers["muon"] = torch.optim.Muon([group], lr=muon_lr, weight_decay=weight_decay)
+        optimizers["muon"] = Muon([group], lr=muon_lr, weight_decay=weight_decay)
     return optimizers
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import batches, check_batch_size, fitted
@@ -21,6 +21,7 @@ from .codebook import CodeRevival, code_diversity
 from .configs import TokenizerTraining
 from .loop import Loop
 from .losses import Adversary, adaptive_weight, perceptual_network
+from .muon import Muon
 from .optim import Updater, averaged, blockwise, decay_groups, set_rates
 from .run_folder import check_folder
 
@@ -69,7 +70,8 @@ def train(
     with loop:
         for step in loop:
             images = next(stream)[0]
-            lr = set_rates([stage.optimizer, stage.adversary.optimizer], config, step, total)
+            optimizers = *stage.optimizers.values(), stage.adversary.optimizer
+            lr = set_rates(optimizers, config, step, total)
             if step == 0 and not config.decoder_of:
                 stage.move_codes(images, stage.revival.start)
             terms = stage.step(images, with_adversary=step >= int(config.adversarial_start * total))
@@ -104,9 +106,16 @@ class Stage1:
         self.adversary = Adversary(config)
         codes = list(model.quantizer.parameters())
         quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
-        groups = [*decay_groups(model, config.weight_decay, apart=codes), quick]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
-        self.updater = Updater(model, [self.optimizer], config.clip)
+        kernels = muon_kernels(model) if config.muon_lr else []
+        groups = decay_groups(model, config.weight_decay, apart=[*codes, *kernels])
+        adamw = torch.optim.AdamW([*groups, quick], lr=config.lr, betas=(0.9, 0.99), fused=True)
+        self.optimizers = {"optimizer": adamw}
+        if kernels:
+            group = {"params": kernels, "peak": config.muon_lr}
+            self.optimizers["muon"] = Muon(
+                [group], lr=config.muon_lr, weight_decay=config.weight_decay
+            )
+        self.updater = Updater(model, list(self.optimizers.values()), config.clip)
         self.ema = averaged(model, config.ema)
         self.revival = CodeRevival(model.quantizer)
         coders = model.encoder, model.decoder
@@ -120,7 +129,7 @@ class Stage1:
             "model": self.model,
             "ema": self.ema,
             "discriminator": self.adversary.network,
-            "optimizer": self.optimizer,
+            **self.optimizers,
             "adversary": self.adversary.optimizer,
             "revival": self.revival,
         }
@@ -230,6 +239,13 @@ def has_idle_phi(quantizer: MultiScaleQuantizer) -> bool:
     """Whether some phi serves no scale, so that no gradient will ever reach it."""
     phis, scales = len(quantizer.phis), range(len(quantizer.schedule))
     return phis > 0 and len({quantizer.phi_index(k) for k in scales}) < phis
+
+
+def muon_kernels(model: MultiScaleVQVAE) -> list[nn.Parameter]:
+    """The kernels inside encoder and decoder: all but those next to pixels or codes."""
+    coders = model.encoder, model.decoder
+    layers = [layer for coder in coders for layer in (coder.levels, coder.middle)]
+    return [p for layer in layers for p in layer.parameters() if p.ndim > 1 and p.requires_grad]
 
 
 def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:

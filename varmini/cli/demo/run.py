@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,22 +12,22 @@ from typing import Any
 
 import torch
 
-from ... import plots
+from ... import plots, sample
 from ...data import ImageSet, load_images, to_float
 from ...evaluation.fid import evaluate_tokenizer
-from ...fast.drawing import sample
 from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
 from ...runtime.files import read_json, write_atomic
-from ...runtime.machine import provenance
+from ...runtime.machine import precision, provenance
 from ...runtime.pretrained import SHIPPED
 from ...training import train_tokenizer, train_var
 from ...training.presets import Preset, preset
-from . import text as demo_text
-from .page import Chapter, Picture, render
+from .page import Chapter, Picture, account, code, duration, memory, render, tiles, words
 
 KIND = "varmini demo"
 GUIDANCE, SEED = 1.5, 0
+EXPECTED = {torch.bfloat16: "about 5 minutes", torch.float32: "about 16 minutes"}
+"""What the whole takes on two cores, by the precision of matrix products."""
 
 
 def run_demo(
@@ -44,6 +45,7 @@ def run_demo(
     out = _claim(Path(out), overwrite)
     begin = time.perf_counter()
     log = _Log(out / "log.txt")
+    log(expectation())
     runs = _tiny(preset("fashion")) if tiny else preset("fashion")
     facts: dict[str, Any] = {"kind": KIND, "finished": True} | provenance()
     facts |= {"seed": SEED, "guidance": GUIDANCE}
@@ -60,35 +62,31 @@ def run_demo(
     facts["var"] = _trained(out / "var", start, runs.var.images, log)
 
     log("3/4 drawing Fashion-MNIST with the two models")
-    tok, var = MultiScaleVQVAE.from_pretrained(out / "tokenizer"), VAR.from_pretrained(out / "var")
     test = load_images(runs.tokenizer.data, "test", limit=100 if tiny else None)
-    facts["fashion"], pictures = _bed("fashion", tok, var, test, out, tiny)
-    pictures += _curves("fashion", out / "tokenizer", out / "var", tok.vocab_size, out)
-    mask = _picture(out, "mask", plots.mask_picture(tok.schedule), demo_text.caption("mask"), True)
-    chapters = [
-        Chapter("how", "How VAR draws", demo_text.how(tok), [mask]),
-        Chapter("fashion", "Fashion-MNIST, trained just now", demo_text.fashion(facts), pictures),
-    ]
+    chapters = _fashion(facts, out, test, tiny)
     log("4/4 drawing CIFAR-10 with the shipped models")
     chapters.append(_cifar10(facts, out, tiny, log))
 
     facts["peak_memory_mb"] = peak_memory_mb()
     facts["total_seconds"] = round(time.perf_counter() - begin, 1)
-    log(f"whole demo {demo_text.duration(facts['total_seconds'])}, peak memory "
-        f"{demo_text.memory(facts)}")  # fmt: skip
-    page = render(
-        title=demo_text.TITLE,
-        subtitle=demo_text.SUBTITLE,
-        facts=demo_text.tiles(facts, tok),
-        chapters=chapters,
-        table=demo_text.table(facts),
-        code=demo_text.code(out.as_posix(), len(test.classes) - 1, test.classes[-1]),
-        footer=demo_text.FOOTER,
-    )
+    log(f"whole demo {duration(facts['total_seconds'])}, peak memory {memory(facts)}")
+    go_on = code(out.as_posix(), len(test.classes) - 1, test.classes[-1])
+    page = render(chapters, tiles(facts), account(facts), go_on)
     write_atomic(out / "index.html", page.encode())
     write_atomic(out / "demo.json", (json.dumps(facts, indent=1) + "\n").encode())
     log(f"Open {out / 'index.html'} in a browser")
     return out / "index.html"
+
+
+def expectation() -> str:
+    """What to expect on this kind of processor, in one line."""
+    if torch.cuda.is_available():
+        return "This trains two small models on the GPU; the bars tell what remains."
+    kind, others = precision(), {torch.bfloat16: "with", torch.float32: "without"}
+    return (
+        f"Expect {EXPECTED[kind]} on two cores: a processor {others[kind]} instructions for "
+        f"bfloat16; the bars tell what remains."
+    )
 
 
 class _Log:
@@ -128,24 +126,14 @@ def _claim(out: Path, overwrite: bool) -> Path:
 
 
 def _tiny(runs: Preset) -> Preset:
-    model = TokenizerConfig(
-        sizes=(1, 2, 4),
-        image_channels=1,
-        vocab_size=32,
-        code_channels=8,
-        width=32,
-        multipliers=(1,),
-        num_res_blocks=1,
-        attention=False,
-        patch=8,
-    )
+    """The same runs with toy networks and a few steps."""
+    small = dict(vocab_size=32, code_channels=8, width=32, multipliers=(1,), num_res_blocks=1)
+    model = TokenizerConfig((1, 2, 4), image_channels=1, attention=False, patch=8, **small)
     short = {"images": 128, "batch_size": 16, "log_every": 2, "held_out": 20}
-    var = dataclasses.replace(
-        runs.var, model=VARConfig(depth=2, width=32, heads=2), flip=False, **short
-    )
-    return dataclasses.replace(
-        runs, tokenizer=dataclasses.replace(runs.tokenizer, model=model, **short), var=var
-    )
+    tokenizer = dataclasses.replace(runs.tokenizer, model=model, **short)
+    network = VARConfig(depth=2, width=32, heads=2)
+    var = dataclasses.replace(runs.var, model=network, flip=False, **short)
+    return dataclasses.replace(runs, tokenizer=tokenizer, var=var)
 
 
 def _trained(folder: Path, start: float, images: int, log: _Log) -> dict[str, Any]:
@@ -153,14 +141,10 @@ def _trained(folder: Path, start: float, images: int, log: _Log) -> dict[str, An
     seconds = time.perf_counter() - start
     columns = plots.read_log(folder / "log.csv").items()
     final = {name: float(c[c == c][-1]) for name, c in columns if (c == c).any()}
-    speed = images / max(final["seconds"], 0.1)  # of the loop alone, without start-up
-    log(f"    {demo_text.duration(seconds)}, {speed:,.0f} images/s, loss {final['loss']:.4f}")
-    return {
-        "seconds": round(seconds, 1),
-        "images": images,
-        "images_per_second": round(speed, 1),
-        "final": final,
-    }
+    speed = round(images / max(final["seconds"], 0.1), 1)  # of the loop alone, without start-up
+    log(f"    {duration(seconds)}, {speed:,.0f} images/s, loss {final['loss']:.4f}")
+    cost = {"seconds": round(seconds, 1), "images": images, "images_per_second": speed}
+    return cost | {"final": final}
 
 
 def peak_memory_mb() -> int | None:
@@ -173,23 +157,45 @@ def peak_memory_mb() -> int | None:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 
 
-def _picture(
-    out: Path, file: str, figure: Any, caption: tuple[str, str], chart: bool = False
-) -> Picture:
-    path = f"pictures/{file}.png"
-    return Picture(path, plots.save(figure, out / path), *caption, chart=chart)
+def _fashion(facts: dict[str, Any], out: Path, test: ImageSet, tiny: bool) -> list[Chapter]:
+    """The chapters on the method and on the two models trained just now."""
+    tok, var = MultiScaleVQVAE.from_pretrained(out / "tokenizer"), VAR.from_pretrained(out / "var")
+    facts["fashion"], values, pictures = _bed("fashion", tok, var, test, out, out, tiny)
+    values |= {f"{k}_time": duration(facts[k]["seconds"]) for k in ("tokenizer", "var")}
+    figure = plots.mask_picture(tok.schedule)
+    mask = _picture(out, "mask", figure, words("pictures", "mask", values), chart=True)
+    return [
+        Chapter("how", **words("chapters", "how", values), pictures=[mask]),
+        Chapter("fashion", **words("chapters", "fashion", values), pictures=pictures),
+    ]
+
+
+def _cifar10(facts: dict[str, Any], out: Path, tiny: bool, log: _Log) -> Chapter:
+    """The chapter on the shipped models; one line of explanation where they are missing."""
+    try:
+        tok, var = MultiScaleVQVAE.from_pretrained("cifar10"), VAR.from_pretrained("cifar10")
+    except ValueError as error:
+        facts["cifar10"] = {"missing": str(error)}
+        log(f"    not shown: {error}")
+        return Chapter("cifar10", **words("chapters", "missing", {"reason": error}))
+    test = load_images("cifar10-subset", "test", limit=50 if tiny else None)
+    bed = _bed("cifar10", tok, var, test, SHIPPED / "cifar10", out, tiny)
+    facts["cifar10"], values, pictures = bed
+    return Chapter("cifar10", **words("chapters", "cifar10", values), pictures=pictures)
 
 
 def _bed(
-    bed: str, tok: MultiScaleVQVAE, var: VAR, test: ImageSet, out: Path, tiny: bool
-) -> tuple[dict[str, Any], list[Picture]]:
-    """Measures a pair of models on test pictures and draws with it: (numbers, pictures)."""
+    bed: str, tok: MultiScaleVQVAE, var: VAR, test: ImageSet, models: Path, out: Path, tiny: bool
+) -> tuple[dict[str, Any], dict[str, Any], list[Picture]]:
+    """Measures a pair of models on test pictures and draws with it.
+
+    Returns:
+        (numbers for demo.json, values for the words, pictures with the curves of both trainings).
+    """
     classes, rows = len(test.classes), 1 if tiny else 8
-    scores = evaluate_tokenizer(tok, test)
-    start = time.perf_counter()
-    drawn, tokens = sample(
-        var, tok, torch.arange(classes).repeat(rows), cfg=GUIDANCE, seed=SEED, return_tokens=True
-    )
+    scores, start = evaluate_tokenizer(tok, test), time.perf_counter()
+    labels = torch.arange(classes).repeat(rows)
+    drawn, tokens = sample(var, tok, labels, cfg=GUIDANCE, seed=SEED, return_tokens=True)
     seconds = time.perf_counter() - start
     # The first test picture of each of some classes, so that nobody's taste chooses.
     firsts = [int((test.labels == c).nonzero()[0]) for c in range(min(6, classes))]
@@ -204,55 +210,42 @@ def _bed(
         "tokens": plots.token_maps(tok.encode(real[:4]), codebook, real[:4]),
         "usage": plots.codebook_usage(scores["usage"], names),
     }
-    values = {
-        "rows": f"{rows} picture{'s' * (rows > 1)}",
-        "guidance": GUIDANCE,
-        "seed": SEED,
-        "scales": len(names),
-        "vocab": f"{tok.vocab_size:,}",
-        "test": f"{len(test):,}",
-    }
-    pictures = [
-        _picture(out, f"{bed}-{name}", figure, demo_text.caption(name, **values), name == "usage")
-        for name, figure in figures.items()
-    ]
-    models = {"tokenizer": tok, "var": var}
+    for kind in ("tokenizer", "var"):
+        if (log := models / kind / "log.csv").is_file():
+            figures[f"{kind}-curves"] = plots.loss_curves(log)
+
     numbers = {
         "test_pictures": len(test),
         "psnr": scores["psnr"],
         "usage": scores["usage"],
         "samples": len(drawn),
         "samples_per_second": round(len(drawn) / seconds, 1),
-        "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in models.items()},
+        "tokens": tok.schedule.num_tokens,
+        "steps": len(names),
+        "parameters": {m.kind: sum(p.numel() for p in m.parameters()) for m in (tok, var)},
     }
-    return numbers, pictures
-
-
-def _curves(bed: str, tokenizer: Path, var: Path, vocab_size: int, out: Path) -> list[Picture]:
-    """The curves of both training runs, as far as their logs are there."""
-    values = {"vocab": f"{vocab_size:,}", "blind": demo_text.blind(vocab_size)}
-    return [
-        _picture(
-            out, f"{bed}-{name}", plots.loss_curves(path), demo_text.caption(name, **values), True
-        )
-        for name, path in (
-            ("tokenizer-curves", tokenizer / "log.csv"),
-            ("var-curves", var / "log.csv"),
-        )
-        if path.is_file()
+    values = _values(tok, numbers)
+    charts = {"usage", "tokenizer-curves", "var-curves"}
+    pictures = [
+        _picture(out, f"{bed}-{name}", figure, words("pictures", name, values), name in charts)
+        for name, figure in figures.items()
     ]
+    return numbers, values, pictures
 
 
-def _cifar10(facts: dict[str, Any], out: Path, tiny: bool, log: _Log) -> Chapter:
-    """The chapter on the shipped models; one line of explanation where they are missing."""
-    heading, shipped = "CIFAR-10, with the shipped models", SHIPPED / "cifar10"
-    try:
-        tok, var = MultiScaleVQVAE.from_pretrained("cifar10"), VAR.from_pretrained("cifar10")
-    except ValueError as error:
-        facts["cifar10"] = {"missing": str(error)}
-        log(f"    not shown: {error}")
-        return Chapter("cifar10", heading, f"Not shown: {error}.")
-    test = load_images("cifar10-subset", "test", limit=50 if tiny else None)
-    facts["cifar10"], pictures = _bed("cifar10", tok, var, test, out, tiny)
-    pictures += _curves("cifar10", shipped / "tokenizer", shipped / "var", tok.vocab_size, out)
-    return Chapter("cifar10", heading, demo_text.cifar10(tok, facts["cifar10"]), pictures)
+def _values(tok: MultiScaleVQVAE, numbers: dict[str, Any]) -> dict[str, Any]:
+    """What the words of a bed's chapter and pictures have blanks for."""
+    maps = [f"{h}×{w}" for h, w in tok.schedule.grids]
+    values = {"guidance": GUIDANCE, "seed": SEED, "vocab": tok.vocab_size}
+    values |= {"steps": len(maps), "last": tok.schedule.tokens_per_scale[-1]}
+    values |= {"psnr": numbers["psnr"], "test": numbers["test_pictures"]}
+    values |= {kind: count / 1e6 for kind, count in numbers["parameters"].items()}
+    height, width = tok.image_size
+    shape = f"A picture of {height}×{width} pixels becomes {tok.schedule.num_tokens} tokens"
+    values["shape"] = f"{shape} in {len(maps)} maps: {', '.join(maps)}."
+    return values | {"blind": math.log(tok.vocab_size)}
+
+
+def _picture(out: Path, file: str, figure: Any, text: dict[str, str], chart: bool) -> Picture:
+    path = f"pictures/{file}.png"
+    return Picture(path, plots.save(figure, out / path), **text, chart=chart)
