@@ -58,11 +58,12 @@ def bench(args: Sequence[str], prog: str) -> None:
     from ..experiments.bench.forms import form_rows
     from ..experiments.bench.profiles import profile_rows
     from ..experiments.bench.shapes import SHAPES
-    from ..experiments.bench.speed import known, speed_rows
+    from ..experiments.bench.speed import speed_rows
 
-    for names, there in ((o.only, PARTS), (o.shapes, SHAPES)):
+    for names, there in ((o.only, PARTS), (o.shapes, list(SHAPES))):
         for name in names:
-            known(name, there)
+            if name not in there:
+                raise ValueError(f"{name!r} is unknown, expected one of {', '.join(there)}")
     if o.threads < 0 or o.rounds < 1 or min(o.batches, default=1) < 1 or not o.shapes:
         raise ValueError(
             f"threads are {o.threads}, rounds {o.rounds}, batches {list(o.batches)} and shapes "

@@ -15,7 +15,7 @@ from ...runtime.machine import device, precision
 from ...runtime.tables import Row
 from .measure import Run, ceilings, name_of, short
 from .shapes import SHAPES, models
-from .speed import drawing_of, known, training
+from .speed import drawing_of, training
 
 KINDS = {
     "linear layers": "mm addmm linear _linear_pointwise mkldnn_linear",
@@ -144,13 +144,7 @@ def profile_rows(shape: str, batches: Sequence[int], rounds: int) -> Iterator[Ro
         shape: a name of `SHAPES`.
         batches: images in the step, and drawn together.
         rounds: as in `profile_run`.
-
-    Raises:
-        ValueError: on an unknown shape, or a number below 1.
     """
-    known(shape, SHAPES)
-    if min(*batches, rounds) < 1:
-        raise ValueError(f"batches are {list(batches)}, {rounds} rounds: expected at least 1")
     most, dtype = ceilings(), name_of(precision(device().type))
     var, tok = models(SHAPES[shape])
     for batch in batches:
