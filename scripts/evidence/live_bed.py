@@ -1,18 +1,25 @@
 """Scores the live bed with an outside evaluator: results/live_bed.csv.
 
-    python scripts/live_bed.py evaluator --out out/evaluator.pt           # once, about six minutes
-    python scripts/live_bed.py score --evaluator out/evaluator.pt --tokenizer fashion --var fashion
+    python scripts/evidence/live_bed.py evaluator --out out/evaluator.pt  # a quarter of an hour
+    python scripts/evidence/live_bed.py score --evaluator out/evaluator.pt \
+        --tokenizer fashion --var fashion
+    OMP_NUM_THREADS=1 python scripts/evidence/live_bed.py time  # some minutes
 
 The evaluator is a network of its own make, trained here on all 60,000 training images (set
 VARMINI_DATA, as for `load_images("fashion")`); it takes no part in any training of varmini. A row
 is 500 samples, 50 a class, at guidance 1.5: the share that it takes for the class asked for, and
 the Frechet distance of its averaged last features to those of the 10,000 test images.
+
+`time` gives a preset's seconds on the reference (two cores of an AMD EPYC with AVX2, float32),
+where the preset until e1db90b trains 128 and 65 images a second: it measures both presets here, one
+after the other, in seconds of the processor, so that other work does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +31,9 @@ from varmini.data import load_images, to_float
 from varmini.evaluation.metrics import frechet_distance
 from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import RESULTS, read_rows, write_rows
+from varmini.training import train_tokenizer, train_var
+from varmini.training.configs import Preset
+from varmini.training.presets import preset
 
 CLASSES, ROWS, GUIDANCE = 10, 50, 1.5
 NAME = "ResNet of scripts/live_bed.py, seed 101"
@@ -144,13 +154,50 @@ def score(args: argparse.Namespace) -> dict[str, object]:
     return {"own_class": round(own, 4), "frechet": round(distance, 3), "evaluator": NAME}
 
 
+REFERENCE = {"tokenizer": 128.0, "var": 65.0}
+"""Images a second of `before()` on the reference."""
+
+
+def before() -> Preset:
+    """The first edition's preset, which the reference's speeds are of."""
+    return preset("fashion")
+
+
+def seconds_an_image(train, config, few: int = 10, many: int = 90, **options) -> float:
+    """Processor seconds of the loop: of a long run less those of a short one."""
+    spent = []
+    for steps in (few, many):
+        short = replace(config, images=steps * config.batch_size, log_every=10**6)
+        start = time.process_time()
+        train(short, overwrite=True, **options)
+        spent.append(time.process_time() - start)
+    return (spent[1] - spent[0]) / ((many - few) * config.batch_size)
+
+
+def time_presets(folder: Path) -> None:
+    """Prints, of both stages, the seconds on the reference: this machine's ratio times them."""
+    costs: dict[str, list[float]] = {"tokenizer": [], "var": []}
+    now = preset("lesson")
+    for runs in (before(), now):
+        tokenizer = {"out": folder / "tokenizer"}
+        costs["tokenizer"].append(
+            seconds_an_image(train_tokenizer.train, runs.tokenizer, **tokenizer)
+        )
+        var = {"out": folder / "var", "tokenizer": folder / "tokenizer"}
+        costs["var"].append(seconds_an_image(train_var.train, runs.var, **var))
+    for stage, (old, new) in costs.items():
+        images, speed = getattr(now, stage).images, REFERENCE[stage] * old / new
+        print(f"{stage}: {old / new:.2f} times the images a second, {speed:.0f} on the reference: "
+              f"{images} in {images / speed:.0f} s")  # fmt: skip
+
+
 def main() -> None:
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="what", required=True)
     one = commands.add_parser("evaluator", help="train the evaluator")
     one.add_argument("--out", type=Path, default=Path("out/evaluator.pt"))
-    one.add_argument("--epochs", type=int, default=10)
+    one.add_argument("--epochs", type=int, default=8)
     two = commands.add_parser("score", help="score a pair of models; appends a row")
     two.add_argument("--evaluator", type=Path, default=Path("out/evaluator.pt"))
     two.add_argument("--tokenizer", default="fashion")
@@ -164,9 +211,13 @@ def main() -> None:
     two.add_argument("--var-seconds", default="", help="the same, of the transformer")
     two.add_argument("--picture", type=Path, help="a PNG of the first 80 samples")
     two.add_argument("--table", type=Path, default=RESULTS / "live_bed.csv")
+    three = commands.add_parser("time", help="seconds of the preset on the reference")
+    three.add_argument("--out", type=Path, default=Path("out/live_bed_time"), help="scratch")
     args = parser.parse_args()
     if args.what == "evaluator":
         train_evaluator(args.out, args.epochs)
+    elif args.what == "time":
+        time_presets(args.out)
     else:
         found = provenance()
         row = {

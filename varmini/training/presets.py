@@ -124,7 +124,8 @@ PRESETS: dict[str, Preset] = {
             seed=1,
         ),
     ),
-    # Fits a lesson on two AVX2 cores in float32: five minutes (results/live_bed.csv).
+    # Fits a lesson on two AVX2 cores in float32: five minutes (results/live_bed.csv, where it is
+    # called fashion and this preset `fashion` "until e1db90b").
     "lesson": Preset(
         tokenizer=TokenizerTraining(
             data="fashion-subset",
