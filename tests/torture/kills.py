@@ -83,7 +83,7 @@ def prepare(folder: Path) -> list[Task]:
         "scaling": "--depths 1 2 --unit 8 --seeds 0 --images 24 --batch-size 4 --points 2 "
         "--held-out 5 --data toy --tokenizer TOK --out OUT --csv CSV",
         "evaluate samples": "--var VAR --classifier JUDGE --per-class 9 --batch-size 4 --top-k 0 "
-        "--png --cfg 0 1.5 --samples SAMPLES --out CSV",
+        "--cfg 0 1.5 --samples SAMPLES --out CSV",
     }
 
     def words(name: str) -> Callable[[Path], list[str]]:
