@@ -1,7 +1,9 @@
 """Grading: what a submission may be, what it cannot do, and what the teacher gets to see."""
 
 import csv
+import functools
 import json
+import os
 import random
 from collections import namedtuple
 
@@ -16,6 +18,7 @@ from varmini.grade import marking as public
 from varmini.grade import trees
 from varmini.grade.checks import Exam, difference
 from varmini.grade.marking import Checker, class_files, grade, plain
+from varmini.grade.runner import plain_answer
 from varmini.grade.submission import read_submission
 from varmini.grade.worker import perform, statements
 
@@ -146,24 +149,62 @@ def test_damaged_notebooks_are_told_in_one_line(tmp_path):
             assert "n.ipynb is no notebook" in str(error)
 
 
-def test_a_file_that_cannot_be_read_costs_only_itself(tmp_path, monkeypatch):
+DEEP = """
+def deep(*args):
+    found = []
+    for _ in range(600):
+        found = [found]
+    return found
+
+
+parameters = forward_flops = training_flops = attention_pairs = deep
+fit = interval = predict = frontier = deep
+"""
+
+
+def test_no_file_stops_a_class(tmp_path):
+    """Each of these once ended the whole run; the last file is marked all the same."""
+    files = {
+        "a_deep.py": (DEEP, "RecursionError"),
+        "b_emoji.py": ("# " + "\N{GRINNING FACE}" * 400_000, "bytes of code, expected at most"),
+        "c_control.py": ("# " + "\x01" * 900_000, "bytes of code, expected at most"),
+        "d_cells.ipynb": (notebook(*[code("")] * 150_000), "is not there"),
+        "e_comments.ipynb": (notebook(*[code("#")] * 150_000), "bytes of code, expected at most"),
+        "f_surrogate.ipynb": (notebook(code("x = '\ud800'")), "is not there"),
+        "g_zero.py": ("x = 1\0", "is not there"),
+        "h_latin.py": (b"\xe9", "is no text in UTF-8"),
+        "j_brackets.py": ("x = " + "(" * 10**5, "is not there"),
+        "z_right.py": (proof.solution("a4"), ""),
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "k_link.py").symlink_to(tmp_path / "z_right.py")
+    (tmp_path / "l_dangling.py").symlink_to("nowhere")
+    (tmp_path / "n_away").symlink_to(proof.NOTEBOOKS / "source")
+    os.mkfifo(tmp_path / "m_pipe.py")
+    said = {name: words for name, (_, words) in files.items()}
+    said |= dict.fromkeys(("k_link.py", "l_dangling.py"), "cannot be read: a symbolic link")
+    said["m_pipe.py"] = "cannot be read: no ordinary file"
+    rows = {row["submission"]: row for row in public.grade_class("a4", tmp_path, seed=0)}
+    assert list(rows) == sorted(said)
+    assert [name for name in said if said[name] not in rows[name]["remarks"]] == []
+    assert [row["earned"] for row in rows.values()] == [0] * (len(rows) - 1) + [25]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), MemoryError(), RecursionError()])
+def test_a_failure_of_the_grader_itself_costs_one_file(tmp_path, monkeypatch, error):
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text("x = 1")
+    real = public.grade
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
+    def fails_once(*args, **options):
+        monkeypatch.setattr(public, "grade", real)
+        raise error
 
-    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
-    rows = list(public.grade_class("a4", tmp_path))
-    said = [(row["submission"], row["earned"], row["remarks"]) for row in rows]
-    assert said == [(n, 0, f"{n} cannot be read: Permission denied") for n in ("a.py", "b.py")]
-
-
-def test_too_much_code(tmp_path):
-    path = tmp_path / "n.py"
-    path.write_text("x = 1\n" * 300_000)
-    with pytest.raises(ValueError, match="characters of code, expected at most"):
-        read_submission(path)
+    monkeypatch.setattr(public, "grade", fails_once)
+    first, second = public.grade_class("a4", tmp_path)
+    assert first["remarks"] == f"could not be graded: {error!r}" and not first["earned"]
+    assert "is not there" in second["remarks"]
 
 
 # ------------------------------------------------------------------------------ answers and marks
@@ -225,6 +266,7 @@ def test_answers_of_a_liar_earn_nothing():
         {"status": "ok", "value": {"a": 1}}, {"status": "won"}, {"status": None}, {},
         {"status": "ok", "value": float("nan")}, {"status": "ok", "value": "25 points"},
         {"status": "ok", "value": [np.zeros((1, 1, 1))]}, {"status": "raised"},
+        plain_answer({"status": "ok", "value": functools.reduce(lambda x, _: [x], range(900), 0)}),
     ]  # fmt: skip
     for answer in strange:
         results = exam.mark([answer] * len(exam.calls))

@@ -128,7 +128,7 @@ def class_files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix in SUFFIXES
-        and path.is_file()
+        and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:
@@ -139,7 +139,7 @@ def class_files(folder: Path) -> list[Path]:
 def grade_class(
     assignment: str, folder: Path, *, seed: int | None = None, limits: Limits = Limits()
 ) -> Iterator[dict[str, Any]]:
-    """Yields one row a submission, each marked on the same inputs; a bad file gets no points.
+    """Yields one row a submission; one that cannot be graded gets no points and says why.
 
     Args:
         folder: of `class_files`; a row names its file as from there.
@@ -152,9 +152,10 @@ def grade_class(
         name = plain(str(path.relative_to(folder)))
         try:
             row = grade(assignment, path, seed=seed, limits=limits).row()
-        except ValueError as error:
+        except Exception as error:  # whatever goes wrong with one file, the class goes on
+            why = str(error) if isinstance(error, ValueError) else repr(error)
             row = {"submission": name, "earned": 0, "points": points, **empty,
-                   "remarks": plain(str(error)), "notes": "", "seed": seed,
+                   "remarks": plain(f"could not be graded: {why}"), "notes": "", "seed": seed,
                    "isolation": "not run"}  # fmt: skip
         yield row | {"submission": name}
 

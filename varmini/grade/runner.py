@@ -204,7 +204,7 @@ def plain_answer(answer: Any) -> dict[str, Any]:
         found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}
         found["changed"] = [int(number) for number in answer.get("changed", ())]
         return found | ({"value": walk(answer["value"], leaf)} if "value" in answer else {})
-    except (AttributeError, ValueError, TypeError, OverflowError):
+    except (AttributeError, ValueError, TypeError, OverflowError, RecursionError):
         return {"status": "unread"}
 
 
