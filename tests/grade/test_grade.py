@@ -41,6 +41,36 @@ def test_a_notebook_without_its_tags_earns_the_same(tmp_path):
     assert (report.earned, report.points) == (25, 25)
 
 
+ODD = [  # cells as students write them, around and inside the solution
+    "import torch\ntorch.set_num_threads(2)\ntorch.set_num_interop_threads(2)",
+    "\n\n%matplotlib inline\nF.interpolate?\nwidth = 3\n??F.conv2d",
+    "gpus = !nvidia-smi -L\n!pip install einops\nt = %timeit -o -n 1 sum([1])\nprint(t.best)",
+    "%time seen = 4\nassert seen == 4 and width == 3",
+    "%%time\nassert seen == 4",
+    "get_ipython().run_line_magic('time', 'assert seen == 4')\nif len(gpus):\n    %pip list",
+    "def down(f, size):\n"
+    "    return torch.utils.checkpoint.checkpoint(area, f, size, use_reentrant=False)\n\n\n"
+    "def area(f, size):\n    return F.interpolate(f, size=tuple(size), mode='area')",
+    "import torch.utils.checkpoint\n"
+    "from concurrent.futures import ThreadPoolExecutor\nimport threading\n"
+    "one = torch.compile(lambda h, w, b: h + F.conv2d(h, w, b, padding=1), backend='eager')\n"
+    "def phi(h, weight, bias):\n"
+    "    found = []\n"
+    "    thread = threading.Thread(target=lambda: found.append(one(h, weight, bias)))\n"
+    "    thread.start(), thread.join()\n"
+    "    with ThreadPoolExecutor(4) as pool:\n"
+    "        return list(pool.map(lambda x: x / 2, found))[0]",
+]
+
+
+def test_what_notebooks_hold_costs_nothing(tmp_path):
+    """Threads, IPython's syntax, torch.compile, checkpointing: full points, and no notes."""
+    path = tmp_path / "odd.ipynb"
+    path.write_text(notebook(code(proof.solution("a1")), *map(code, ODD)))
+    report = grade("a1", path, seed=0)
+    assert (report.notes, report.earned) == ([], 25), report.text()
+
+
 def test_the_command_marks_the_students_version_with_zero(capsys):
     path = proof.notebook("a4")
     assert cli.main(["grade", "a4", str(path), "--seed", "5"]) == 0
@@ -115,7 +145,7 @@ def test_what_is_taken_from_a_notebook(tmp_path):
     blocks = read_submission(path)
     assert [label for label, _ in blocks] == ["cell 2", "cell 5", "cell 6"]
     found, notes = statements(blocks)
-    assert [(label, node.lineno) for label, node in found] == [("cell 2", 2), ("cell 5", 2)]
+    assert [(label, node.lineno) for label, node in found][1:] == [("cell 2", 2), ("cell 5", 2)]
     assert notes == ["cell 6, line 1: SyntaxError: invalid syntax"]
 
 

@@ -224,6 +224,7 @@ def _process(job: dict[str, Any]) -> Iterator[tuple[subprocess.Popen, Any]]:
         tempfile.TemporaryFile() as complaints,
         tempfile.TemporaryFile() as jobfile,
     ):
+        environment["TORCHINDUCTOR_CACHE_DIR"] = folder  # else torch wants to make one in /tmp
         jobfile.write(pack(job))
         jobfile.seek(0)
         # -I -S: no environment variables, no start-up files, no packages but those of `site`

@@ -9,7 +9,8 @@ from __future__ import annotations
 import __future__
 
 import ast
-import contextlib
+import concurrent.futures
+import functools
 import importlib.abc
 import importlib.machinery
 import linecache
@@ -17,6 +18,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,11 @@ class Stub(types.ModuleType):
     def __iter__(self):
         return iter((self, self))  # figure, axes = plt.subplots()
 
+    def __len__(self) -> int:
+        return 2
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __call__
+
 
 class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Answers every import of an absent package with a stub."""
@@ -88,6 +95,46 @@ class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+class Shell(Stub):
+    """What `get_ipython()` returns: magic that times or captures code runs it, the rest is mute."""
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        super().__init__("shell")
+        self.namespace = namespace
+
+    def run_line_magic(self, name: str, line: str, *rest: Any) -> Stub:
+        return self.run_cell_magic(name, "", line)
+
+    def run_cell_magic(self, name: str, line: str, body: str) -> Stub:
+        if name in ("time", "capture"):
+            exec(body, self.namespace)
+        return self
+
+
+class OneByOne(concurrent.futures.Executor):
+    """Stands in for a pool of threads, which may not start: runs each task at once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
+
+    def submit(self, function: Any, /, *args: Any, **options: Any) -> concurrent.futures.Future:
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(function(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def do_without_threads() -> None:
+    """What would start threads, which the kernel refuses, does its work in this one."""
+    torch.set_num_threads = torch.set_num_interop_threads = lambda number: None
+    threading.Thread.start = threading.Thread.run
+    threading.Thread.join = lambda self, timeout=None: None
+    for module in (concurrent.futures, importlib.import_module("concurrent.futures.thread")):
+        module.ThreadPoolExecutor = OneByOne
+
+
 # --------------------------------------------------------------------------- running a submission
 
 
@@ -99,22 +146,32 @@ def statements(blocks: list[tuple[str, str]]) -> tuple[list[tuple[str, ast.stmt]
     """
     found, notes = [], []
     for label, source in blocks:
-        tree = None
-        for text in (source, MAGIC.sub("", source)):  # IPython's %magic and !shell lines
-            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-                tree = ast.parse(text)
-                break
-        if tree is None:
+        tree, first = None, None
+        for read in (str, python_of):
             try:
-                ast.parse(source)
+                tree = ast.parse(read(source))
+                break
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                line = getattr(error, "lineno", None)
-                where = f"{label}, line {line}" if line else label
-                notes.append(f"{where}: {type(error).__name__}: {getattr(error, 'msg', error)}")
+                first = first or error
+        if tree is None:
+            line = getattr(first, "lineno", None)
+            where = f"{label}, line {line}" if line else label
+            notes.append(f"{where}: {type(first).__name__}: {getattr(first, 'msg', first)}")
             continue
         linecache.cache[label] = (len(source), None, source.splitlines(True), label)
         found += [(label, node) for node in tree.body]
     return found, notes
+
+
+def python_of(source: str) -> str:
+    """A cell with IPython's syntax (%magic, !shell, help?) as Python, on the same lines."""
+    try:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        blank = re.match(r"(\s*\n)*", source)[0].count("\n")  # which IPython strips
+        return "\n" * blank + TransformerManager().transform_cell(source)
+    except Exception:  # no IPython, or a cell that it cannot read either
+        return MAGIC.sub("", source)
 
 
 def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
@@ -287,7 +344,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warm = torch.ones(2, requires_grad=True)
     torch.autograd.grad(warm.softmax(0).sum(), warm)  # loads what a first backward pass loads
-    sys.meta_path.insert(0, StubFinder())
+    do_without_threads()
     lockdown.limit(job["memory_mb"], job["cpu_seconds"])
     os.dup2(nowhere, 2)
     readable, listable = readable_paths()
@@ -298,6 +355,10 @@ def main() -> None:
     found, notes = statements(job["blocks"])
     for note in notes:
         send({"note": note})
+    for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, StubFinder())
+    module.get_ipython = functools.partial(Shell, module.__dict__)
     flags = 0
     for i, (label, node) in enumerate(found):
         if i in job["skip_statements"]:
