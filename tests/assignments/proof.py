@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from varmini.grade.checks import Exam, Result
+from varmini.grade.checks import Result
+from varmini.grade.exam import Exam
 from varmini.grade.submission import read_submission
 from varmini.grade.worker import perform
 
@@ -73,7 +74,9 @@ def mark(exam: Exam, source: str) -> list[Result]:
     module = sys.modules["submission"] = types.ModuleType("submission")
     try:
         exec(compile(source, "submission", "exec", dont_inherit=True), module.__dict__)
-        return exam.mark([perform(module.__dict__, asdict(call)) for call in exam.calls])
+        return exam.mark(
+            lambda calls: [perform(module.__dict__, asdict(call)) for call in calls]
+        )
     finally:
         del sys.modules["submission"]
 

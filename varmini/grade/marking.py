@@ -7,16 +7,20 @@ isolation gives and does not give: `docs/grading.md`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .checks import Exam, Result, load
-from .runner import Limits, run_isolated
+from .checks import Result, load
+from .exam import Exam
+from .runner import Call, Limits, Session
 from .submission import SUFFIXES, read_submission
 
 
@@ -89,7 +93,7 @@ def grade(
     Args:
         assignment: "a1", "a2", "a3" or "a4".
         submission: a notebook or a .py file that defines the assignment's functions.
-        seed: of the random inputs; None draws a fresh one.
+        seed: of the random inputs, together with the code; None draws a fresh one.
         limits: what the submission may use.
 
     Returns:
@@ -101,19 +105,22 @@ def grade(
     """
     start = time.monotonic()
     seed = secrets.randbits(32) if seed is None else seed
-    exam = Exam(assignment, seed)
     path = Path(submission)
-    outcome = run_isolated(read_submission(path), exam.calls, limits)
-    results = exam.mark(outcome.answers)
+    blocks = read_submission(path)
+    # The inputs hang on the code as well: what is written down in it beforehand changes them.
+    digest = hashlib.sha256(json.dumps([source for _, source in blocks]).encode()).digest()
+    exam = Exam(assignment, [seed, *digest])
+    with Session(blocks, limits) as session:
+        results = exam.mark(session.call)
     for result in results:
         result.message = plain(result.message)
     return Report(
         assignment,
         plain(path.name),
         results,
-        [plain(note) for note in outcome.notes],
+        [plain(note) for note in session.notes],
         seed,
-        outcome.isolation,
+        session.isolation,
         time.monotonic() - start,
     )
 
@@ -166,6 +173,9 @@ def plain(text: str, most: int = 400) -> str:
     return text[:most] + "…" if len(text) > most else text
 
 
+_exam = lru_cache(64)(Exam)
+
+
 class Checker:
     """The grader's checks inside a notebook: says what a function earns, on fixed inputs.
 
@@ -209,10 +219,13 @@ class Checker:
         from .worker import perform  # needs torch alone
 
         name = getattr(function, "__name__", str(function))
-        exam = Exam(self.assignment, self.seed, name)
+        exam = _exam(self.assignment, self.seed, name)
         namespace = getattr(function, "__globals__", {}) | {name: function}
-        answers = [perform(namespace, asdict(call)) for call in exam.calls]
-        results = [result for result in exam.mark(answers) if result.function == name]
+
+        def ask(calls: list[Call]) -> list[dict[str, Any]]:
+            return [perform(namespace, asdict(call)) for call in calls]
+
+        results = [result for result in exam.mark(ask) if result.function == name]
         self.results |= {result.check: result for result in results}
         return results
 

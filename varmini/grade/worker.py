@@ -1,24 +1,22 @@
 """The child process: runs a submission, then calls its functions; knows no reference.
 
-Started by `runner.py` as a script, without varmini on the path. It reads one packed job from stdin,
-locks itself in, runs the submission statement by statement, and sends one packed message after
-every step through the pipe that was stdout. `perform` is also what checks in a notebook use.
+Started by `runner.py` as a script, without varmini on the path. It reads a packed job from stdin,
+locks itself in, runs the submission statement by statement, and then answers calls for as long as
+there are some, through the pipe that was stdout. `perform` is also what checks in a notebook use.
 """
 
 from __future__ import annotations
 import __future__
 
 import ast
-import concurrent.futures
+import contextlib
 import functools
-import importlib.abc
-import importlib.machinery
+import inspect
 import linecache
 import os
 import re
 import signal
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -34,105 +32,19 @@ if __name__ == "__main__":  # as a script: varmini is not on the path
     import lockdown
     import toy
     import trees
+    from stubs import ABSENT, Shell, Stub, StubFinder, do_without_threads
 
     del sys.path[0]
 else:
     from . import toy, trees
+    from .stubs import Stub
 
-ABSENT = ("varmini", "matplotlib", "IPython", "ipywidgets")
-"""Packages that a notebook may import but a grade must not depend on."""
 MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
 LARGEST_ANSWER = 100_000
 
 
 class OutOfTime(BaseException):
     """A statement or a call took too long; not an Exception, so that `except Exception` passes."""
-
-
-class Stub(types.ModuleType):
-    """Stands in for an absent package: every attribute, call and item of it is a stub again."""
-
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Stub:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Stub(name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Stub:
-        return self
-
-    def __getitem__(self, key: Any) -> Stub:
-        return self
-
-    def __enter__(self) -> Stub:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-    def __iter__(self):
-        return iter((self, self))  # figure, axes = plt.subplots()
-
-    def __len__(self) -> int:
-        return 2
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __call__
-
-
-class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers every import of an absent package with a stub."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name.partition(".")[0] in ABSENT:
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: Any) -> Stub:
-        return Stub(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        pass
-
-
-class Shell(Stub):
-    """What `get_ipython()` returns: magic that times or captures code runs it, the rest is mute."""
-
-    def __init__(self, namespace: dict[str, Any]) -> None:
-        super().__init__("shell")
-        self.namespace = namespace
-
-    def run_line_magic(self, name: str, line: str, *rest: Any) -> Stub:
-        return self.run_cell_magic(name, "", line)
-
-    def run_cell_magic(self, name: str, line: str, body: str) -> Stub:
-        if name in ("time", "capture"):
-            exec(body, self.namespace)
-        return self
-
-
-class OneByOne(concurrent.futures.Executor):
-    """Stands in for a pool of threads, which may not start: runs each task at once."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def submit(self, function: Any, /, *args: Any, **options: Any) -> concurrent.futures.Future:
-        future = concurrent.futures.Future()
-        try:
-            future.set_result(function(*args, **options))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def do_without_threads() -> None:
-    """What would start threads, which the kernel refuses, does its work in this one."""
-    torch.set_num_threads = torch.set_num_interop_threads = lambda number: None
-    threading.Thread.start = threading.Thread.run
-    threading.Thread.join = lambda self, timeout=None: None
-    for module in (concurrent.futures, importlib.import_module("concurrent.futures.thread")):
-        module.ThreadPoolExecutor = OneByOne
 
 
 # --------------------------------------------------------------------------- running a submission
@@ -204,36 +116,33 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
     """Calls one function of the submission.
 
     Args:
-        call: "function", "args" (a tree), "numpy" (arrays stay arrays), and "kind":
+        call: "function", "args" (a tree), "numpy" (arrays stay arrays), "rolled" (functions whose
+            results are rolled for this call, see `trees.roll`), and "kind":
             "call"      the answer is the result;
             "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
                         arguments at the paths call["wrt"]; with call["value"], that result too;
-            "chain"     the function is called once for each of call["steps"], as
-                        fn(step, *args, state) -> (result, state); the answer is all results.
+            "chain"     the function is called with each input of each sequence in call["steps"],
+                        the sequences in turn, as fn(input, *args, state) -> (result, state) with
+                        fresh arguments; the answer is all results.
 
     Returns:
-        {"status": "ok", "value": tree, "changed": numbers of arguments changed in place}, or
-        {"status": "missing" | "raised", ...}.
+        {"status": "ok", "value": tree, "changed": [(number, new value)] for arguments that were
+        changed in place}, or {"status": "missing" | "raised" | "memory" | "slow", ...}.
     """
     function = namespace.get(call["function"])
     if not callable(function):
         return {"status": "missing"}
-    convert = _as_is if call["numpy"] else _tensor
-    args = trees.walk(call["args"], convert)
-    args = [_build(arg) for arg in args]
-    kept = trees.walk(call["args"], convert)
+    changed: list[tuple[int, Any]] = []
     try:
-        if call["kind"] == "gradient":
-            value = _gradient(function, args, call)
-        elif call["kind"] == "chain":
-            value, state = [], None
-            for step in trees.walk(call["steps"], convert):
-                result, state = function(step, *args, state)
-                value.append(result)
-        else:
-            value = function(*args)
+        with _rolled(getattr(inspect.unwrap(function), "__globals__", namespace), call["rolled"]):
+            if call["kind"] == "gradient":
+                value = _gradient(function, _fresh(call["args"], call["numpy"]), call)
+            elif call["kind"] == "chain":
+                value = _chain(function, call, changed)
+            else:
+                value = _watched(function, call["args"], call["numpy"], changed)
         value = trees.walk(value, _plain)
-        if len(trees.pack(value)) > trees.LARGEST:
+        if len(trees.pack([value, changed])) > trees.LARGEST:
             raise ValueError("the result is far larger than asked for")
     except OutOfTime:
         return {"status": "slow"}
@@ -242,25 +151,56 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         memory = "not enough memory" in str(error) or "can't allocate memory" in str(error)
         return {"status": "memory" if memory else "raised", **blame(error)}
-    changed = [
-        i
-        for i, (arg, old) in enumerate(zip(args, kept))
-        if call["kind"] == "call" and not isinstance(arg, toy.ToyModel) and not _same(arg, old)
-    ]
     return {"status": "ok", "value": value, "changed": changed}
 
 
-def _as_is(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+@contextlib.contextmanager
+def _rolled(scope: dict[str, Any], names: list[str]):
+    """Functions of the submission, by their names, return what they return rolled by one."""
+    real = {name: scope[name] for name in names if name in scope}
+    for name, function in real.items():
+        scope[name] = lambda *args, function=function: trees.roll(function(*args))
+    try:
+        yield
+    finally:
+        scope.update(real)
 
 
-def _tensor(leaf: Any) -> Any:
-    return torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf
+def _fresh(args: Any, numpy: bool) -> list:
+    """Arguments made anew, as tensors or as arrays; a toy model from its weights."""
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        return value.copy() if numpy else torch.from_numpy(value.copy())
+
+    return [
+        toy.ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+        for arg in trees.walk(list(args), leaf)
+    ]
 
 
-def _build(arg: Any) -> Any:
-    """The toy model, where an argument holds its weights."""
-    return toy.ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+def _watched(function: Any, inputs: Any, numpy: bool, changed: list, *state: Any) -> Any:
+    """The result of a call; arguments that it changed in place join `changed`."""
+    args, kept = _fresh(inputs, numpy), _fresh(inputs, numpy)
+    value = function(*args, *state)
+    for i, (arg, old) in enumerate(zip(args, kept)):
+        if isinstance(arg, toy.ToyModel):
+            arg, old = [[part.sizes, part.codebook] for part in (arg, old)]
+        if not _same(arg, old):
+            changed.append((i, trees.walk(arg, _plain)))
+    return value
+
+
+def _chain(function: Any, call: dict[str, Any], changed: list) -> list:
+    """Sequences in turn: what is kept anywhere but in the state gets mixed up."""
+    states, results = [None] * len(call["steps"]), []
+    for inputs in zip(*call["steps"]):
+        for i, one in enumerate(inputs):
+            args = [one, *call["args"]]
+            result, states[i] = _watched(function, args, call["numpy"], changed, states[i])
+            results.append(result)
+    return results
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -319,10 +259,13 @@ def _plain(leaf: Any) -> Any:
 
 def main() -> None:
     """Job on stdin, messages on what was stdout; everything else goes nowhere."""
-    job = trees.unpack(sys.stdin.buffer.read())
-    pipe = os.dup(1)
+    source, pipe = open(os.dup(0), "rb"), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0), os.dup2(nowhere, 1)
+
+    def receive() -> dict[str, Any]:
+        size = int.from_bytes(source.read(4), "big")
+        return trees.unpack(source.read(size)) if size else os._exit(0)
 
     def send(message: dict[str, Any]) -> None:
         data = trees.pack(message)
@@ -340,6 +283,7 @@ def main() -> None:
     def ring(number: int, frame: Any) -> None:
         raise OutOfTime("took too long")
 
+    job = receive()
     signal.signal(signal.SIGPROF, ring)
     torch.set_num_threads(1)
     warm = torch.ones(2, requires_grad=True)
@@ -361,26 +305,23 @@ def main() -> None:
     module.get_ipython = functools.partial(Shell, module.__dict__)
     flags = 0
     for i, (label, node) in enumerate(found):
-        if i in job["skip_statements"]:
+        if i in job["skip"]:
             continue
-        send({"start": ["statement", i], "where": f"{label}, line {node.lineno}"})
+        send({"start": i, "where": f"{label}, line {node.lineno}"})
         try:
             flags = in_time(execute, label, node, module.__dict__, flags)
         except BaseException as error:
             told = blame(error)
             where = told["where"] or f"{label}, line {node.lineno}"
             send({"note": f"{where}: {told['type']}: {told['text']}"})
-    for i, call in enumerate(job["calls"]):
-        if i in job["skip_calls"]:
-            continue
-        send({"start": ["call", i], "where": call["function"]})
-        try:
-            answer = in_time(perform, module.__dict__, call)
-        except OutOfTime:  # the alarm rang on the way out
-            answer = {"status": "slow"}
-        send({"call": i, "answer": answer})
-    send({"end": True})
-    os._exit(0)  # no exit handlers of the submission
+    send({"loaded": True})
+    while True:
+        for call in receive()["calls"]:
+            try:
+                answer = in_time(perform, module.__dict__, call)
+            except OutOfTime:  # the alarm rang on the way out
+                answer = {"status": "slow"}
+            send({"answer": answer})
 
 
 def readable_paths() -> tuple[list[Path], list[Path]]:

@@ -54,6 +54,5 @@ def predict(n, loss, new, t):
 
 def frontier(flops, loss):
     order = np.argsort(flops)
-    on = np.empty(len(loss), bool)
-    on[order] = loss[order] <= np.minimum.accumulate(loss[order])
-    return on
+    best = np.minimum.accumulate(loss[order])
+    return loss <= best[np.searchsorted(flops[order], flops, side="right") - 1]

@@ -57,7 +57,8 @@ def predict(n, loss, new, t):
 
 
 def frontier(flops, loss):
-    order = torch.from_numpy(flops).argsort()
+    cost, order = torch.from_numpy(flops).sort()
     values = torch.from_numpy(loss)
     best = values[order].cummin(0).values
-    return (values <= torch.empty_like(values).scatter(0, order, best)).numpy()
+    last = torch.searchsorted(cost, torch.from_numpy(flops), right=True) - 1
+    return (values <= best[last]).numpy()

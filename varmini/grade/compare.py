@@ -1,0 +1,184 @@
+"""An answer beside the expected one: what is different, and of what kind the difference is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Tree = Any
+
+
+def difference(got: Tree, expected: Tree, tolerance: float, name: str = "") -> str | None:
+    """None when `got` is `expected`; else what was seen, as the end of a sentence.
+
+    Args:
+        got: arrays, numbers, lists and tuples; anything may be in it.
+        expected: arrays of bool (compared as such), integers (tokens), floats (any precision, in
+            which -inf must stand in the same positions), numbers, lists and tuples of these.
+        tolerance: for floats, in units of the largest finite expected number.
+    """
+    of = f" in {name}" if name else ""
+    if isinstance(expected, list | tuple):
+        got = list(got) if isinstance(got, np.ndarray) and got.ndim else got
+        if not isinstance(got, list | tuple):
+            return f"returned {_kind(got)}{of}, expected {_kind(expected)}"
+        if len(got) != len(expected):
+            return f"returned {len(got)} entries{of}, expected {len(expected)}"
+        for i, (one, other) in enumerate(zip(got, expected)):
+            seen = difference(one, other, tolerance, f"{name}[{i}]" if name else f"entry {i}")
+            if seen is not None:
+                return seen
+        return None
+    if got is None:
+        return f"returned None{of}: is a `return` missing?"
+    if isinstance(got, list | tuple) and got and all(isinstance(v, int | float) for v in got):
+        got = np.asarray(got)
+    if isinstance(got, list | tuple | dict | str):
+        return f"returned {_kind(got)}{of}, expected {_kind(expected)}"
+    mine, right = np.asarray(got), np.asarray(expected)
+    if mine.shape != right.shape:
+        return f"returned shape {mine.shape}{of}, expected {right.shape}"
+    if right.dtype == bool and mine.dtype != bool:
+        return f"returned {mine.dtype}{of}, expected bool"
+    if (
+        isinstance(expected, np.ndarray)
+        and right.dtype.kind in "iu"
+        and mine.dtype.kind not in "iu"
+    ):
+        return f"returned {mine.dtype}{of}, expected integers (torch.int64)"
+    if right.dtype.kind in "biu" and mine.dtype.kind == "f":  # a count, added up in floats
+        return _first(~(np.abs(mine - right) <= 1e-12 * abs(right)), mine, right, of)
+    if right.dtype.kind in "biu":
+        return _first(mine != right, mine, right, of)
+    mine = mine.astype(np.float64)
+    odd = np.isnan(mine) != np.isnan(right)  # a mistake's reference may hold some
+    if odd.any():
+        return f"returned NaN{of}, at {_position(odd)}"
+    if np.isneginf(right).any() and not np.array_equal(np.isneginf(mine), np.isneginf(right)):
+        return _kept(mine, right, of)
+    finite = np.isfinite(right)
+    allowed = tolerance * max(float(np.abs(right[finite]).max(initial=0)), 1e-6)
+    error = np.abs(np.where(finite, mine - np.where(finite, right, 0), 0))
+    return _first(~(error <= allowed), mine, right, of, error)
+
+
+def _kind(value: Tree) -> str:
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"a tensor of shape {value.shape}"
+    return "a number" if isinstance(value, int | float) else f"a {type(value).__name__}"
+
+
+def _position(where: np.ndarray) -> str:
+    at = np.argwhere(where)[0].tolist() if where.ndim else []
+    return f"[{', '.join(map(str, at))}]"
+
+
+def _first(
+    wrong: np.ndarray, got: np.ndarray, right: np.ndarray, of: str, error: np.ndarray | None = None
+) -> str | None:
+    """What stands at the worst position, or at the first one."""
+    if not wrong.any():
+        return None
+    worst = wrong if error is None else error == np.where(wrong, error, -1).max()
+    at = tuple(np.argwhere(worst)[0]) if wrong.ndim else ()
+    shown = (
+        f"{got[at]:.4g}, expected {right[at]:.4g}"
+        if got.dtype.kind == "f"
+        else f"{got[at]}, expected {right[at]}"
+    )
+    if not wrong.ndim:
+        return f"returned {shown}{of}"
+    return f"is wrong at {wrong.sum()} of {wrong.size} places{of}; at {_position(worst)} {shown}"
+
+
+def _kept(got: np.ndarray, right: np.ndarray, of: str) -> str:
+    """Which tokens of the first wrong row are ruled out (-inf)."""
+    rows = [np.isneginf(part).reshape(-1, part.shape[-1]) for part in (got, right)]
+    row = int(np.argwhere((rows[0] != rows[1]).any(1))[0, 0])
+    mine, expected = ((~part[row]).nonzero()[0].tolist() for part in rows)
+    return f"keeps the tokens {mine}{of} in row {row}, expected {expected}"
+
+
+# ------------------------------------------------------------------------------- kinds of mistake
+
+
+def kind(got: list[Tree], expected: list[Tree]) -> tuple[str, str] | None:
+    """What all wrong answers of a function have in common: a name and a sentence, or None.
+
+    Args:
+        got, expected: the answers to some calls.
+    """
+    pairs = [pair for one, other in zip(got, expected) for pair in _leaves(one, other)]
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
+    if not pairs or any(a.dtype.kind not in "biuf" for a, _ in pairs):
+        return None
+    if any(a.shape != b.shape for a, b in pairs):
+        if all(sorted(a.shape) == sorted(b.shape) for a, b in pairs):
+            return "dimensions", "the dimensions are in another order"
+        if all(a.size == b.size for a, b in pairs):
+            return "shape", "the numbers may be right, but not their shape"
+        return None
+    if all(b.dtype == bool for _, b in pairs):
+        if all((a != b).all() for a, b in pairs):
+            return "inverted", "True and False are swapped everywhere"
+        return None
+    if all(a.dtype.kind == b.dtype.kind == "i" for a, b in pairs):
+        return _of_integers(pairs)
+    return _of_floats([(a.astype(float), b.astype(float)) for a, b in pairs])
+
+
+def _leaves(got: Tree, expected: Tree) -> list[tuple[Tree, Tree]]:
+    if not isinstance(expected, list | tuple):
+        return [(got, expected)]
+    if not isinstance(got, list | tuple) or len(got) != len(expected):
+        return [("", expected)]
+    return [pair for one, other in zip(got, expected) for pair in _leaves(one, other)]
+
+
+def _of_integers(pairs: list) -> tuple[str, str] | None:
+    steps = np.unique(np.concatenate([(a - b).ravel() for a, b in pairs]))
+    if len(steps) == 1:
+        return "offset", f"every number is off by {steps[0]:+d}"
+    bad = [a[a != b] for a, b in pairs if (a != b).any()]
+    if all((part == part[0]).all() and part[0] > b.max() for part, (_, b) in zip(bad, pairs)):
+        return "past-the-end", (
+            f"some tokens are {bad[0][0]}, past the last code: rounding leaves the last cumulative "
+            f"probability a little below 1, and the random number may lie above it"
+        )
+    return None
+
+
+def _of_floats(pairs: list) -> tuple[str, str] | None:
+    pairs = [(a, b) for a, b in pairs if np.isfinite(b).any()]
+    if not pairs or any(not np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in pairs):
+        return None
+    flat = [np.concatenate([part[np.isfinite(part)] for part in side]) for side in zip(*pairs)]
+    got, right = flat
+    largest = np.abs(right).max()
+
+    def near(a: np.ndarray, b: np.ndarray) -> bool:
+        return bool((np.abs(a - b) <= 1e-4 * max(largest, np.abs(b).max())).all())
+
+    if not largest:
+        return None
+    factor = got @ right / (right @ right)
+    if abs(factor) > 1e-3 and near(got, factor * right):
+        if abs(factor + 1) < 1e-3:
+            return "sign", "the sign is reversed"
+        return "factor", f"every number is {factor:.3g} times the expected one"
+    if len(right) > 2 and near(got, right + (got - right).mean()):
+        return "offset", f"every number is off by {(got - right).mean():+.3g}"
+    if len(right) > 2 and (right > 0).all() and (got > 0).all():
+        ratio = np.polyfit(np.log(right), np.log(got), 1)[0]
+        if abs(ratio - round(ratio, 1)) < 1e-3 and near(got, right**ratio):
+            return "power", f"every number is the expected one to the power {ratio:.2g}"
+    for axis in range(1, 5):
+        turned = [np.flip(b, -axis) if b.ndim >= axis else b for _, b in pairs]
+        if all(near(a, b) for (a, _), b in zip(pairs, turned)):
+            return "reversed", f"dimension {-axis} runs the other way"
+    if all(a.ndim > 1 and len(a) > 1 and near(a, b[[0] * len(b)]) for a, b in pairs):
+        return "first-of-batch", "every entry of the batch gets the result of the first"
+    return None

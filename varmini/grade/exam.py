@@ -1,0 +1,339 @@
+"""From answers to points: random inputs, marks against the references, names of mistakes.
+
+A function that calls wrong functions of earlier tasks is not wrong itself. So where an answer is
+not the reference's, it is compared once more with what the reference makes of the student's own
+earlier functions, which are called in the submission's process. See `_Marking`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .checks import Check, Result, load
+from .compare import Tree, difference, kind
+from .reference import NONE, wide
+from .runner import Call
+from .trees import pack, roll, walk
+
+Ask = Callable[[list[Call]], list[dict[str, Any]]]
+"""Calls of functions of a submission -> answers, as `worker.perform` gives them."""
+Given = dict[str, Callable]
+"""Functions of a submission that stand in for the reference's."""
+MOST_SUBSETS = 12
+LOOSER = 10
+"""Factor on the tolerance where the student's own functions, in float32, take part."""
+
+
+class Exam:
+    """The checks of an assignment on one draw of random inputs; may mark many submissions.
+
+    Args:
+        assignment: "a1" to "a4".
+        seed: of the inputs; one number or several.
+        function: stop after the checks of this function; its forerunners matter for its marks.
+
+    Raises:
+        ValueError: when there is no such assignment or function.
+    """
+
+    def __init__(
+        self, assignment: str, seed: int | list[int], function: str | None = None
+    ) -> None:
+        module = load(assignment)
+        self.reference, self.numpy = module.Reference, getattr(module, "NUMPY", False)
+        checks: list[Check] = [replace(c, function=c.function or c.name) for c in module.CHECKS]
+        # Each check has its own stream: leaving one out does not change another's inputs.
+        streams = np.random.default_rng(seed).spawn(len(checks))
+        if function is not None:
+            names = [check.function for check in checks]
+            if function not in names:
+                raise ValueError(
+                    f"{assignment} asks for no function {function!r}: its functions are "
+                    f"{', '.join(dict.fromkeys(names))}"
+                )
+            checks = checks[: len(names) - names[::-1].index(function)]
+        self.checks = checks
+        self._known: dict[tuple[int, frozenset[str]], Tree] = {}
+        self.cases = [self._draw(check, rng) for check, rng in zip(checks, streams)]
+        self.calls = [call for case in self.cases for call in case]
+
+    def _draw(self, check: Check, rng: np.random.Generator) -> list[Call]:
+        """Inputs on which every known mistake shows, and no two give the same."""
+        while True:
+            drawn = check.draw(rng)
+            case = [
+                c if isinstance(c, Call) else Call(check.function, c, numpy=self.numpy)
+                for c in drawn
+            ]
+            sets = [NONE, *(frozenset({mistake}) for mistake in check.mistakes)]
+            if all(
+                self.differ(check, case, *pair, 3 * check.tolerance)
+                for pair in itertools.combinations(sets, 2)
+            ):
+                return case
+
+    def differ(self, check: Check, case: list[Call], one, other, tolerance, given=None) -> bool:
+        """Whether two sets of mistakes give different answers to these calls."""
+        for call in case:
+            pair = [self.expected(check, call, wrong, given) for wrong in (one, other)]
+            if any(part is None for part in pair) or difference(*pair, tolerance):
+                return True
+        return False
+
+    def expected(self, check: Check, call: Call, wrong=NONE, given: Given | None = None) -> Tree:
+        """The reference's answer; None when there is none with these mistakes and functions."""
+        key = (id(call), wrong)
+        if given is None and key in self._known:
+            return self._part(check, self._known[key][1])
+        try:
+            with np.errstate(all="ignore"):
+                value = self.reference(wrong, given).answer(call)
+        except Exception:  # a student's function may give anything
+            if not wrong and given is None:
+                raise
+            value = None
+        if given is None:
+            self._known[key] = call, value  # the call, lest another one gets its id
+        return self._part(check, value)
+
+    def _part(self, check: Check, value: Tree) -> Tree:
+        whole = isinstance(value, list | tuple) and check.part is not None
+        return value[check.part] if whole else value
+
+    # ------------------------------------------------------------------------------- marking
+
+    def mark(self, ask: Ask) -> list[Result]:
+        """One result a check. `ask` calls the submission, first with all of `calls`."""
+        remaining = iter(ask(self.calls))
+        marking = _Marking(self, ask)
+        return [
+            marking.mark(check, case, [next(remaining) for _ in case])
+            for check, case in zip(self.checks, self.cases)
+        ]
+
+    def compare(
+        self, check: Check, case: list[Call], values: list[Tree], wrong=NONE,
+        given: Given | None = None,
+    ) -> str | None:  # fmt: skip
+        """None when all values are those of the reference; else what was seen."""
+        for call, value in zip(case, values):
+            expected = self.expected(check, call, wrong, given)
+            if expected is None:
+                return "has no such result"
+            if check.part is not None:
+                if not isinstance(value, list | tuple) or len(value) != 2:
+                    return difference(value, (0, 0), 0) or "returned no pair"
+                value = value[check.part]
+            seen = difference(value, expected, check.tolerance * (LOOSER if given else 1))
+            if seen is not None:
+                return seen
+        return None
+
+
+class _Marking:
+    """Marks one submission, check by check, and knows which functions were not right so far."""
+
+    def __init__(self, exam: Exam, ask: Ask) -> None:
+        self.exam, self.ask = exam, ask
+        self.suspects: list[str] = []
+        self.in_place: list[str] = []
+        self.made: dict[str, frozenset[str]] = {}
+        """By function, the known mistakes that were found in it."""
+        self._answers: dict[tuple[str, bytes], dict[str, Any]] = {}
+
+    def mark(self, check: Check, case: list[Call], answers: list[dict]) -> Result:
+        """The result of one check."""
+        name = check.function
+        result = Result(check.name, name, check.task, check.points, 0, "")
+        suspects = [f for f in self.suspects if f != name]
+        trouble = next((t for t in map(_trouble, answers) if t), None)
+        values = [answer.get("value") for answer in answers]
+        seen = trouble or self.exam.compare(check, case, values)
+        changed = [answer["changed"][0][0] for answer in answers if answer.get("changed")]
+        if seen is None and not changed:
+            result.earned, result.message = check.points, "right"
+            return result
+        if name not in self.suspects:
+            self.suspects.append(name)
+        if trouble:
+            result.message = f"`{name}` {trouble}"
+        elif seen is None:
+            culprits = [f for f in self.in_place if self._uses(case, f)]
+            if culprits:
+                return self._right_given(result, culprits)
+            self.in_place.append(name)
+            result.mistake = "in-place"
+            result.message = (
+                f"`{name}` changed its argument number {changed[0] + 1} in place: the caller still "
+                f"needs it, so make a new tensor (x = x - y instead of x -= y)"
+            )
+        else:
+            contexts = list(self._contexts(check, case, suspects))
+            culprits = self._excused(check, case, values, contexts)
+            if culprits:
+                return self._right_given(result, culprits)
+            result.mistake, sentence = self._name(check, case, values, contexts)
+            result.message = f"`{name}`: {sentence} ({seen})" if sentence else f"`{name}` {seen}"
+        return result
+
+    def _right_given(self, result: Result, culprits: list[str]) -> Result:
+        told = ", ".join(f"`{name}`" for name in culprits)
+        result.earned = result.points
+        result.message = f"right, given the mistake in {told}: mend that one"
+        return result
+
+    def _contexts(self, check: Check, case: list[Call], suspects: list[str]) -> Iterator[tuple]:
+        """Sets of earlier functions that were not right and that this one may call."""
+        used = [name for name in suspects if self._uses(case, name)]
+        sizes = range(len(used), 0, -1)
+        subsets = itertools.chain(*(itertools.combinations(used, size) for size in sizes))
+        return itertools.islice(subsets, MOST_SUBSETS)
+
+    def _uses(self, case: list[Call], name: str) -> bool:
+        """Whether the reference of these calls needs the function `name`."""
+
+        def notice(*args: Any) -> None:
+            raise _Noticed
+
+        try:
+            for call in case:
+                self.exam.reference(NONE, {name: notice}).answer(call)
+        except _Noticed:
+            return True
+        return False
+
+    def _excused(self, check: Check, case: list[Call], values: list, contexts: list) -> list[str]:
+        """The functions whose mistakes are all that is wrong with these values."""
+        own = self.made.get(check.function)
+        if own and self.exam.compare(check, case, values, own) is None:
+            return [check.function]
+        for names in contexts:
+            given = {name: self._student(name) for name in names}
+            if self.exam.compare(check, case, values, NONE, given) is None:
+                if self._shown(check, case, given) == 1 or self._calls(check, case, names):
+                    return list(names)
+        made = {name: known for name, known in self.made.items() if name != check.function}
+        wrong = NONE.union(*made.values())  # in code that is no function of its own
+        if wrong and self.exam.compare(check, case, values, wrong) is None:
+            if self._shown(check, case, None, wrong) == 1:
+                return list(made)
+        return []
+
+    def _shown(self, check: Check, case: list[Call], given: Given | None, wrong=NONE) -> float:
+        """The share of the known mistakes that would show, given these functions or mistakes.
+
+        Where one would not, being right may mean nothing: a loop without guidance gives what a
+        loop with a `guide` that does nothing gives. Mistakes of the given functions do not count.
+        """
+        theirs = {m for other in self.exam.checks for m in other.mistakes
+                  if other.function in (given or ())}  # fmt: skip
+        shows = [
+            self.exam.differ(check, case, wrong, wrong | {m}, LOOSER * check.tolerance, given)
+            for m in check.mistakes
+            if m not in theirs
+        ]
+        return sum(shows) / max(1, len(shows))
+
+    def _calls(self, check: Check, case: list[Call], names: tuple[str, ...]) -> bool:
+        """Whether the function calls these: what they return is rolled by one, and that shows."""
+        given = {name: self._student(name, rolled=True) for name in names}
+        answers = self.ask([replace(call, rolled=list(names)) for call in case])
+        if any(map(_trouble, answers)):
+            return False
+        values = [answer["value"] for answer in answers]
+        right = self.exam.compare(check, case, values, NONE, given) is None
+        return right and self._shown(check, case, given) >= 0.5
+
+    def _student(self, name: str, rolled: bool = False) -> Callable:
+        """A function of the submission, called in its own process with float32."""
+        right = getattr(self.exam.reference(), name)
+        def function(*args: Any) -> Tree:
+            key = name, pack(args)
+            if key not in self._answers:
+                narrow = args if self.exam.numpy else walk(args, _narrow)
+                (self._answers[key],) = self.ask([Call(name, narrow, numpy=self.exam.numpy)])
+            answer, expected = self._answers[key], right(*wide(args))
+            if _trouble(answer) or not _alike(answer["value"], expected):
+                raise ValueError("no answer")
+            for number, new in answer.get("changed", ()):  # in place, there as here
+                _put(args[number], new)
+            return roll(wide(answer["value"])) if rolled else wide(answer["value"])
+
+        return function
+
+    def _name(self, check: Check, case: list[Call], values: list, contexts: list) -> tuple:
+        """(name, sentence) of the mistake, or of its kind; two empty strings if unknown."""
+        own = self.made.get(check.function, NONE)
+        for names in [(), *contexts[:4]]:
+            given = {name: self._student(name) for name in names} or None
+            for more in dict.fromkeys((NONE, own)):
+                for mistake, sentence in check.mistakes.items():
+                    wrong = more | {mistake}
+                    if self.exam.compare(check, case, values, wrong, given) is None:
+                        self.made[check.function] = own | {mistake}
+                        return mistake, sentence
+        expected = [self.exam.expected(check, call) for call in case]
+        if check.part is not None:
+            pairs = all(isinstance(v, list | tuple) and len(v) == 2 for v in values)
+            values = [value[check.part] for value in values] if pairs else [None]
+        return kind(values, expected) or ("", "")
+
+
+class _Noticed(Exception):
+    """A function was called that is being watched."""
+
+
+def _narrow(leaf: Tree) -> Tree:
+    return leaf.astype(np.float32) if getattr(leaf, "dtype", None) == np.float64 else leaf
+
+
+def _alike(got: Tree, expected: Tree) -> bool:
+    """Whether the reference can go on with what a student's function returned."""
+    if isinstance(expected, list | tuple):
+        return (
+            isinstance(got, list | tuple)
+            and len(got) == len(expected)
+            and all(map(_alike, got, expected))
+        )
+    if not isinstance(got, bool | int | float | np.ndarray):
+        return False
+    got, expected = np.asarray(got), np.asarray(expected)
+    kinds = "f" if expected.dtype.kind == "f" else "biu"  # tokens are indices
+    return got.ndim == expected.ndim and got.size <= 4 * expected.size + 16 and (
+        got.dtype.kind in kinds
+    )  # fmt: skip
+
+
+def _put(old: Tree, new: Tree) -> None:
+    """Writes `new` into `old`, as far as the two are alike."""
+    if isinstance(old, np.ndarray) and getattr(new, "shape", None) == old.shape:
+        old[...] = new
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        for pair in zip(old, new):
+            _put(*pair)
+
+
+def _trouble(answer: dict[str, Any]) -> str | None:
+    """Why an answer holds no value, as the end of a sentence."""
+    status = answer.get("status")
+    kind, text = str(answer.get("type", "")), str(answer.get("text", ""))
+    where = f" ({answer['where']})" if answer.get("where") else ""
+    if status == "ok":
+        return None if "value" in answer else "left no answer"
+    if status == "raised":
+        if kind == "NotImplementedError" and not text:  # torch raises it, too, with a text
+            return "is not written yet"
+        return f"raised {kind}: {text or 'no message'}{where}"
+    return {
+        "missing": "is not there: keep the name from the notebook, and see the notes",
+        "memory": f"asked for more memory than there is: is a tensor far too large?{where}",
+        "slow": "did not return in time: look for a loop that does not end",
+        "died": "brought the whole process down (os._exit, or a crash)",
+        "unread": "sent back something that is no answer",
+        "late": "was not called: the time for the whole submission was used up before",
+    }.get(str(status), "left no answer")
