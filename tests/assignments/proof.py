@@ -20,15 +20,17 @@ NOTEBOOKS = HERE.parent.parent / "notebooks" / "assignments"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A named mistake: the solution with `old` replaced by `new`, which stands there once."""
+    """A named mistake: the solution with `old`, which stands there once, replaced by `new`."""
 
     name: str
     check: str
     """The check that must catch it."""
     mistake: str
-    """What that check must call it."""
+    """What that check must call it; empty where it says what it saw, and no more."""
     old: str
     new: str
+    more: tuple[str, ...] = ()
+    """Further pairs of old and new."""
 
 
 def notebook(assignment: str, folder: Path = NOTEBOOKS) -> Path:
@@ -50,8 +52,11 @@ def mutants(assignment: str) -> list[Mutant]:
 
 def mutate(source: str, mutant: Mutant) -> str:
     """The solution with one mistake."""
-    assert source.count(mutant.old) == 1, f"{mutant.name}: {mutant.old!r} is not there once"
-    return source.replace(mutant.old, mutant.new)
+    pairs = (mutant.old, mutant.new, *mutant.more)
+    for old, new in zip(pairs[::2], pairs[1::2]):
+        assert source.count(old) == 1, f"{mutant.name}: {old!r} is not there once"
+        source = source.replace(old, new)
+    return source
 
 
 def alternatives(assignment: str) -> list[Path]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from assignments import proof
 
-from varmini.grade.checks import ASSIGNMENTS, NONE, Exam, difference
+from varmini.grade.checks import ASSIGNMENTS
+from varmini.grade.exam import Exam
 
 TABLE = Path(__file__).parents[2] / "results" / "grading.csv"
 COLUMNS = ("assignment", "kind", "name", "earned", "points", "caught by", "named")
@@ -58,23 +59,3 @@ def test_a_mistake_costs_the_later_functions_nothing(table):
     _, rows = table
     lost = [len(row["caught by"].split()) for row in rows if row["kind"] == "mistake"]
     assert sum(n == 1 for n in lost) >= 0.85 * len(lost)
-
-
-@pytest.mark.parametrize("assignment", ASSIGNMENTS)
-@pytest.mark.parametrize("seed", [2, 3])
-def test_every_known_mistake_shows_on_fresh_inputs(assignment, seed):
-    """A sentence that no input can bring about would be a lie; so would one that is always true."""
-    exam = Exam(assignment, seed)
-    for check, case in zip(exam.checks, exam.cases):
-        right = [check.reference(call, NONE) for call in case]
-        for mistake in check.mistakes:
-            shows = False
-            for call, expected in zip(case, right):
-                try:
-                    wrong = check.reference(call, frozenset({mistake}))
-                except (ValueError, IndexError):
-                    continue
-                if check.part is not None:
-                    wrong, expected = wrong[check.part], expected[check.part]
-                shows = shows or difference(wrong, expected, 3 * check.tolerance) is not None
-            assert shows, f"{assignment} {check.name}: {mistake}"

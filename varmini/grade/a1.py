@@ -118,7 +118,8 @@ CHECKS = [
         "phi-conv-alone": "that is the convolution alone; phi(h) is half h and half conv(h)",
         "phi-sum": "that is h + conv(h); both get a factor of one half",
         "phi-without-bias": "the bias of the convolution is missing",
-        "phi-bias-whole": "the bias is not halved; it is part of the convolution, which counts half",
+        "phi-bias-whole": "the bias is not halved; it is part of the convolution, which counts "
+                          "half",
     }),
     Check("contribution", 3, 2, cases_contribution, {
         "no-phi": "there is no phi in it; it comes after the way up",

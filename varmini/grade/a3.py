@@ -23,7 +23,7 @@ def cases_guide(rng):
     """First, middle and last scales, so that the ends of the ramp show."""
     return [
         (normal(rng, batch, 3, 7), normal(rng, batch, 3, 7), k, scales, cfg)
-        for batch, k, scales, cfg in ((2, 0, 4, 1.5), (3, 1, 4, 1.5), (2, 3, 4, 3.0), (1, 2, 6, 0.7))
+        for batch, k, scales, cfg in ((2, 0, 4, 1.5), (3, 1, 4, 1.5), (2, 3, 4, 3), (1, 2, 6, 0.7))
     ]
 
 
@@ -74,11 +74,11 @@ def uniform(rng: Generator, *shape: int) -> np.ndarray:
 def cases_draw(rng):
     """Numbers near the edges; codes without probability at both ends, and 0 and nearly 1."""
 
-    def make(gone):
+    def make(length, codes, gone):
         def one(r):
-            logits = normal(r, 3, 8, 8, scale=1.5)
+            logits = normal(r, 3, length, codes, scale=1.5)
             logits[..., gone] = -np.inf
-            return Call("draw", (logits, uniform(r, 3, 8)))
+            return Call("draw", (logits, uniform(r, 3, length)))
 
         return one
 
@@ -88,7 +88,7 @@ def cases_draw(rng):
     ends[:, ::2] = 1 - 2.0**-24  # the largest number below 1
     many = normal(rng, 2, 12, 4096, scale=2.0)
     many[..., -1] = 3.0  # the last code is likely, so that its lower edge is far away
-    return [sharp(rng, make([])), sharp(rng, make([0, 3, 7])), (edge, ends),
+    return [sharp(rng, make(4, 6, [])), sharp(rng, make(20, 8, [0, 3, 7])), (edge, ends),
             (many, np.full((2, 12), ends[0, 0]))]  # fmt: skip
 
 
@@ -141,14 +141,17 @@ def clear_mask(rng: Generator, sizes, height: int = 18, width: int = 13) -> np.n
     """A mask with a rectangle and some patches to be drawn, clear on all maps."""
     while True:
         mask = np.zeros((height, width), bool)
-        top, left = rng.integers(1, height // 2), rng.integers(1, width // 2)
-        mask[top : rng.integers(height // 2 + 1, height), left : rng.integers(width // 2 + 1, width)] = 1
+        (top, bottom), (left, right) = (
+            (rng.integers(1, side // 2), rng.integers(side // 2 + 1, side))
+            for side in mask.shape
+        )
+        mask[top:bottom, left:right] = True
         for _ in range(6):
             y, x = rng.integers(0, height - 3), rng.integers(0, width - 3)
             mask[y : y + rng.integers(1, 4), x : x + rng.integers(1, 4)] ^= True
-        right = Reference()
-        right.keep_maps(mask, sizes)
-        if min(right.margins) > 1e-3:
+        reference = Reference()
+        reference.keep_maps(mask, sizes)
+        if min(reference.margins) > 1e-3:
             return mask
 
 

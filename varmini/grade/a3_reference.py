@@ -131,8 +131,16 @@ class Reference(Base):
             return self.keep_top_k(self.keep_top_p(logits, top_p), top_k)
         return self.keep_top_p(self.keep_top_k(logits, top_k), top_p)
 
-    def sample(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
-        """(tokens, f_hat); with `own` tokens and a mask, in-painting."""
+    def sample(self, model, uniforms, cfg, top_k, top_p):
+        """(tokens, f_hat)."""
+        return self.loop(model, uniforms, cfg, top_k, top_p)
+
+    def inpaint(self, model, own, mask, uniforms, cfg, top_k, top_p):
+        """`sample` with own tokens and a mask."""
+        return self.loop(model, uniforms, cfg, top_k, top_p, own, mask)
+
+    def loop(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
+        """(tokens, f_hat), of which the own tokens stay where the mask says so."""
         toy, scales = Toy(**model["toy"]), len(uniforms)
         keep = None if mask is None else self.keep_maps(mask, toy.sizes)
         x, f_hat, tokens = None, 0.0, []
@@ -149,10 +157,6 @@ class Reference(Base):
             if k + 1 < scales:
                 x = toy.next_input(k + 1, h_k if self.makes("next-from-one-map") else f_hat)
         return tokens, f_hat
-
-    def inpaint(self, model, own, mask, uniforms, cfg, top_k, top_p):
-        """`sample` with own tokens and a mask."""
-        return self.sample(model, uniforms, cfg, top_k, top_p, own, mask)
 
     def keep_maps(self, mask: Array, sizes: list[tuple[int, int]]) -> list[Array]:
         """For every map a bool mask, True where the picture's own tokens stay."""

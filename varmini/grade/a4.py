@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from .a4_reference import Reference
+from .a4_reference import Reference as Reference
 from .checks import Check
 
 TITLE = "Scaling laws"

@@ -112,9 +112,9 @@ def kind(got: list[Tree], expected: list[Tree]) -> tuple[str, str] | None:
         got, expected: the answers to some calls.
     """
     pairs = [pair for one, other in zip(got, expected) for pair in _leaves(one, other)]
-    pairs = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
-    if not pairs or any(a.dtype.kind not in "biuf" for a, _ in pairs):
+    if not pairs or not all(isinstance(a, int | float | np.ndarray) for a, _ in pairs):
         return None
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
     if any(a.shape != b.shape for a, b in pairs):
         if all(sorted(a.shape) == sorted(b.shape) for a, b in pairs):
             return "dimensions", "the dimensions are in another order"
@@ -127,7 +127,8 @@ def kind(got: list[Tree], expected: list[Tree]) -> tuple[str, str] | None:
         return None
     if all(a.dtype.kind == b.dtype.kind == "i" for a, b in pairs):
         return _of_integers(pairs)
-    return _of_floats([(a.astype(float), b.astype(float)) for a, b in pairs])
+    with np.errstate(all="ignore"):
+        return _of_floats([(a.astype(float), b.astype(float)) for a, b in pairs])
 
 
 def _leaves(got: Tree, expected: Tree) -> list[tuple[Tree, Tree]]:

@@ -54,7 +54,7 @@ class Call:
     wrt: list = field(default_factory=list)
     value: bool = False
     steps: list = field(default_factory=list)
-    rolled: list = field(default_factory=list)
+    given: dict = field(default_factory=dict)
 
 
 class _Ended(Exception):

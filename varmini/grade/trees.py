@@ -31,20 +31,6 @@ def walk(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
     return leaf(tree)
 
 
-def roll(tree: Tree) -> Tree:
-    """The same tree with every array (or tensor) rolled by one along its last dimension.
-
-    What has no dimension is doubled.
-    """
-
-    def leaf(value: Any) -> Any:
-        if not getattr(value, "ndim", 0):
-            return value if value is None else 2 * value
-        return np.roll(value, 1, -1) if isinstance(value, np.ndarray) else value.roll(1, -1)
-
-    return walk(tree, leaf)
-
-
 def pack(tree: Tree) -> bytes:
     """A tree as bytes: the length of its JSON (4 bytes), the JSON, then safetensors."""
     arrays: dict[str, np.ndarray] = {}

@@ -116,8 +116,9 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
     """Calls one function of the submission.
 
     Args:
-        call: "function", "args" (a tree), "numpy" (arrays stay arrays), "rolled" (functions whose
-            results are rolled for this call, see `trees.roll`), and "kind":
+        call: "function", "args" (a tree), "numpy" (arrays stay arrays), "given" (by the names of
+            other functions, pairs of arguments and result: they stand in for this call), and
+            "kind":
             "call"      the answer is the result;
             "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
                         arguments at the paths call["wrt"]; with call["value"], that result too;
@@ -134,7 +135,7 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
         return {"status": "missing"}
     changed: list[tuple[int, Any]] = []
     try:
-        with _rolled(getattr(inspect.unwrap(function), "__globals__", namespace), call["rolled"]):
+        with _given(getattr(inspect.unwrap(function), "__globals__", namespace), call):
             if call["kind"] == "gradient":
                 value = _gradient(function, _fresh(call["args"], call["numpy"]), call)
             elif call["kind"] == "chain":
@@ -155,15 +156,38 @@ def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _rolled(scope: dict[str, Any], names: list[str]):
-    """Functions of the submission, by their names, return what they return rolled by one."""
-    real = {name: scope[name] for name in names if name in scope}
-    for name, function in real.items():
-        scope[name] = lambda *args, function=function: trees.roll(function(*args))
+def _given(scope: dict[str, Any], call: dict[str, Any]):
+    """Puts the results that are given in the place of functions of the submission."""
+
+    def stand_in(name: str, known: list) -> Any:
+        def function(*args: Any, **named: Any) -> Any:
+            inputs = trees.walk([*args, *named.values()], _plain)
+            for expected, result in known:
+                if _near(inputs, expected):
+                    return _fresh([result], call["numpy"])[0]
+            raise LookupError(f"{name} was called with other arguments")
+
+        return function
+
+    real = {name: scope[name] for name in call["given"] if name in scope}
+    scope.update({name: stand_in(name, known) for name, known in call["given"].items()})
     try:
         yield
     finally:
+        for name in call["given"]:
+            scope.pop(name)
         scope.update(real)
+
+
+def _near(got: Any, expected: Any) -> bool:
+    if isinstance(expected, list | tuple):
+        return len(got) == len(expected) and all(map(_near, got, expected))
+    if isinstance(expected, dict):
+        return all(_near(got[key], expected[key]) for key in expected)
+    if expected is None or got is None:
+        return got is expected
+    same = np.shape(got) == np.shape(expected)
+    return same and np.allclose(got, expected, 1e-3, 1e-3, equal_nan=True)
 
 
 def _fresh(args: Any, numpy: bool) -> list:
