@@ -78,6 +78,8 @@ MUTANTS = [
            "0.5 * h + 0.5 * mixed",
            "0.5 * h + 0.5 * (mixed + bias[:, None, None])"),
     Mutant("lookup without the factor 2", "nearest", "factor-two-missing", "- 2 * rows", "- rows"),
+    Mutant("lookup in half precision", "nearest", "", "- 2 * rows @ codebook.T",
+           "- 2 * (rows.half() @ codebook.half().T).float()"),
     Mutant("tokens in a byte", "nearest", "", "distance.argmin(-1)", "distance.argmin(-1).byte()"),
     Mutant("first token of the teacher inputs dropped", "teacher_inputs", "first-token-dropped",
            "    blocks = []", "    h, w = sizes[0]\n"

@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant("draw without the true total", "draw", "past-the-end", " * total", ""),
     Mutant("searchsorted from the left", "draw", "draw-at-edge", "cumulative <= uniform",
            "cumulative < uniform"),
-    Mutant("draw clamped to the last code", "draw", "", DRAW,
+    Mutant("draw clamped to the last code", "draw", "past-the-end", DRAW,
            "return (cumulative <= uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)"),
     Mutant("draw in half precision", "draw", "", SOFT, SOFT.replace("logits", "logits.half()")),
     Mutant("draw in bfloat16", "draw", "", SOFT, SOFT.replace("logits", "logits.bfloat16()")),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from varmini.grade.checks import Result
-from varmini.grade.exam import Exam
+from varmini.grade.exam import Exam, trouble
 from varmini.grade.submission import read_submission
 from varmini.grade.worker import perform
 
@@ -86,6 +86,18 @@ def mark(exam: Exam, source: str) -> list[Result]:
         del sys.modules["submission"]
 
 
+def escapes(exam: Exam, mutant: Mutant, source: str) -> bool:
+    """Whether a mistake earns the points of the check that must catch it."""
+    namespace: dict[str, Any] = {"__name__": "submission"}
+    exec(compile(mutate(source, mutant), "submission", "exec", dont_inherit=True), namespace)
+    pairs = zip(exam.checks, exam.cases)
+    check, case = next(pair for pair in pairs if pair[0].name == mutant.check)
+    answers = [perform(namespace, asdict(call)) for call in case]
+    if any(trouble(answer) or answer["changed"] for answer in answers):
+        return False
+    return exam.compare(check, case, [answer["value"] for answer in answers]) is None
+
+
 def verdict(results: list[Result]) -> dict[str, Any]:
     """The columns of the table: points, the checks that failed, what the first one says."""
     lost = [result for result in results if result.earned < result.points]
@@ -94,4 +106,5 @@ def verdict(results: list[Result]) -> dict[str, Any]:
         "points": sum(result.points for result in results),
         "caught by": " ".join(result.check for result in lost),
         "named": lost[0].mistake if lost else "",
+        "seems": lost[0].kind if lost else "",
     }

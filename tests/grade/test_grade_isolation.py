@@ -242,7 +242,7 @@ def test_a_child_that_does_not_listen_or_answer(tmp_path, monkeypatch):
         assert (session.notes, answer["status"]) == (notes, status)
     worker.write_text("raise SystemExit('no torch')")
     with pytest.raises(OSError, match="did not start .died.: no torch"):
-        Session([], Limits()).call([big])
+        Session([]).call([Call("f", ())])
 
 
 @pytest.mark.parametrize("column, architecture", lockdown.MACHINES.values())

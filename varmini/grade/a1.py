@@ -61,10 +61,11 @@ def cases_contribution(rng):
 def cases_nearest(rng):
     """Codes of many lengths, which tells distance from inner product; more than a byte counts."""
 
-    def make(batch, count):
-        return lambda r: Call("nearest", (normal(r, batch, 4, 3, 5), normal(r, count, 4)))
+    def make(batch, size, count):
+        return lambda r: Call("nearest", (normal(r, batch, 4, *size), normal(r, count, 4)))
 
-    return [clear(rng, make(*shape), Reference, CLEAR) for shape in ((2, 15), (3, 600))]
+    shapes = (2, (3, 5), 15), (3, (9, 15), 600)
+    return [clear(rng, make(*shape), Reference, CLEAR) for shape in shapes]
 
 
 def cases_encode(rng):

@@ -182,8 +182,8 @@ def look_up(tokens: Array, codebook: Array) -> Array:
     return codebook[tokens].transpose(0, 3, 1, 2)
 
 
-def slope(function, at: Array, step: float = 0.5) -> Array:
-    """Central differences, exact for the quadratic functions here up to rounding."""
+def slope(function, at: Array, step: float = 1e-3) -> Array:
+    """Central differences, exact for quadratic functions up to rounding."""
     grad = np.zeros_like(at)
     for i in np.ndindex(at.shape):
         change = np.zeros_like(at)

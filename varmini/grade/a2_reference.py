@@ -141,25 +141,27 @@ class Reference(Base):
         return [one for scale in zip(*found) for one in scale]
 
     def steps(self, xs: list[Array], p: dict) -> list[Array]:
-        """One sequence: what the masked attention over all scales gives."""
+        """One sequence: what attention over all scales gives with the block-causal mask."""
+        level = np.repeat(np.arange(len(xs)), [x.shape[1] for x in xs])
+        query, key = level[:, None], level[None, :]
+        mask = self.choose(
+            query >= key,
+            cache_not_appended=query == key,
+            cache_of_one_scale=(query >= key) & (query - key <= 1),
+            own_scale_not_seen=(query > key) | (query + key == 0),
+            token_causal_inside=np.tri(len(level), dtype=bool),
+        )
         if "attention" in vars(self):  # a student's
-            level = np.repeat(np.arange(len(xs)), [x.shape[1] for x in xs])
-            mask = level[:, None] >= level
             whole = self.attention(np.concatenate(xs, 1), p, mask)
-            return np.split(whole, np.cumsum([x.shape[1] for x in xs])[:-1], 1)
-        out, keys, values = [], None, None
-        for x in xs:
-            q, k, v = self.project(x, p)
-            new, mask, first = x.shape[1], None, keys is None
-            if not first and not self.makes("cache-not-appended"):
-                k, v = np.concatenate([keys, k], 2), np.concatenate([values, v], 2)
-            seen = (keys, values) if self.makes("own-scale-not-seen") and not first else (k, v)
-            if self.makes("token-causal-inside"):
-                mask = np.tri(new, k.shape[2], k.shape[2] - new, dtype=bool)
-            out.append(self.join(self.attend(q, *seen, p["log_scale"], mask), p))
-            last = slice(-new if self.makes("cache-of-one-scale") else None, None)
-            keys, values = k[:, :, last], v[:, :, last]
-        return out
+            return [whole[:, level == k] for k in range(len(xs))]
+        q, k, v = (np.concatenate(part, 2) for part in zip(*(self.project(x, p) for x in xs)))
+        found = []
+        for rows in (level == scale for scale in range(len(xs))):
+            seen = mask[rows].any(0)
+            own = None if mask[rows][:, seen].all() else mask[rows][:, seen]
+            parts = q[:, :, rows], k[:, :, seen], v[:, :, seen]
+            found.append(self.join(self.attend(*parts, p["log_scale"], own), p))
+        return found
 
 
 def unit(x: Array) -> Array:

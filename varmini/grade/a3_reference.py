@@ -173,8 +173,7 @@ class Reference(Base):
         maps = []
         for h, w in sizes:
             share = resize(kept[None, None], (h, w), kind)[0, 0]
-            edge = np.abs(share - 0.5)
-            self.margins.append(edge[edge > 1e-9].min(initial=1))  # ties are decided alike
+            self.margins.append(np.abs(share - 0.5).min())
             keep = share >= 0.5 if self.makes("keep-ties") else share > 0.5
             keep = share > 1e-9 if self.makes("keep-touched") else keep
             keep = share > 1 - 1e-9 if self.makes("keep-whole") else keep

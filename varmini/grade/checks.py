@@ -43,7 +43,9 @@ class Result:
     earned: int
     message: str
     mistake: str = ""
-    """Name of the mistake or of its kind, if that is known."""
+    """Name of the known mistake, if it is one."""
+    kind: str = ""
+    """Else the kind of mistake, if that is to be seen (`kinds.py`)."""
 
 
 def load(assignment: str) -> ModuleType:

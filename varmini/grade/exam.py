@@ -7,6 +7,7 @@ earlier functions, which are called in the submission's process. See `_Marking`.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from .checks import Check, Result, load
-from .compare import Tree, difference, kind
+from .compare import Tree, difference
+from .kinds import kind
 from .reference import NONE, wide
 from .runner import Call
 from .trees import pack, walk
@@ -144,16 +146,16 @@ class _Marking:
         self.in_place: list[str] = []
         self.made: dict[str, frozenset[str]] = {}
         """By function, the known mistakes that were found in it."""
-        self._answers: dict[tuple[str, bytes], dict[str, Any]] = {}
+        self._answers: dict[tuple[str, bool, bytes], dict[str, Any]] = {}
 
     def mark(self, check: Check, case: list[Call], answers: list[dict]) -> Result:
         """The result of one check."""
         name = check.function
         result = Result(check.name, name, check.task, check.points, 0, "")
         suspects = [f for f in self.suspects if f != name]
-        trouble = next((t for t in map(_trouble, answers) if t), None)
+        failed = next((t for t in map(trouble, answers) if t), None)
         values = [answer.get("value") for answer in answers]
-        seen = trouble or self.exam.compare(check, case, values)
+        seen = failed or self.exam.compare(check, case, values)
         changed = [answer["changed"][0][0] for answer in answers if answer.get("changed")]
         if seen is None and not changed:
             result.earned, result.message = check.points, "right"
@@ -161,13 +163,13 @@ class _Marking:
         if name not in self.suspects:
             self.suspects.append(name)
         contexts = list(self._contexts(check, case, suspects))
-        culprits = [] if trouble or not seen else self._excused(check, case, values, contexts)
+        culprits = [] if failed or not seen else self._excused(check, case, values, contexts)
         if seen and not culprits and contexts and self._right_with(check, case, contexts[0]):
             culprits = [other for other in contexts[0] if other in suspects]
         if culprits:
             return self._right_given(result, culprits)
-        if trouble:
-            result.message = f"`{name}` {trouble}"
+        if failed:
+            result.message = f"`{name}` {failed}"
         elif seen is None:
             culprits = [f for f in self.in_place if self._uses(case, f)]
             if culprits:
@@ -180,6 +182,8 @@ class _Marking:
             )
         else:
             result.mistake, sentence = self._name(check, case, values, contexts)
+            if not result.mistake:
+                result.kind, sentence = self._kind(check, case, values)
             result.message = f"`{name}`: {sentence} ({seen})" if sentence else f"`{name}` {seen}"
         return result
 
@@ -223,7 +227,7 @@ class _Marking:
             return [check.function]
         enough = 0.5 if case[0].kind == "gradient" else 1
         for names in contexts:
-            given = {name: self._student(name) for name in names}
+            given = self._students(case, names)
             if self.exam.compare(check, case, values, NONE, given) is None:
                 if self._shown(check, case, given) >= enough:
                     return [name for name in names if name in self.suspects]
@@ -263,7 +267,7 @@ class _Marking:
             calls.append(replace(call, given=given))
         answers = self.ask(calls)
         values = [answer.get("value") for answer in answers]
-        return not any(map(_trouble, answers)) and not self.exam.compare(check, case, values)
+        return not any(map(trouble, answers)) and not self.exam.compare(check, case, values)
 
     def _noted(self, function: Callable, known: list) -> Callable:
         """The function, which writes down what it is asked and what it says."""
@@ -276,16 +280,22 @@ class _Marking:
 
         return noting
 
-    def _student(self, name: str) -> Callable:
-        """A function of the submission, called in its own process with float32."""
+    def _students(self, case: list[Call], names: Iterable[str]) -> Given:
+        # Float64 for gradients: the reference takes them by small differences.
+        wide = case[0].kind == "gradient"
+        return {name: self._student(name, wide) for name in names}
+
+    def _student(self, name: str, wide_arguments: bool) -> Callable:
+        """A function of the submission, called in its own process."""
         right = getattr(self.exam.reference(), name)
         def function(*args: Any) -> Tree:
-            key = name, pack(args)
+            key = name, wide_arguments, pack(args)
             if key not in self._answers:
-                call = Call(name, self._narrow(args), numpy=self.exam.numpy)
+                inputs = args if wide_arguments else self._narrow(args)
+                call = Call(name, inputs, numpy=self.exam.numpy)
                 (self._answers[key],) = self.ask([call])
             answer, expected = self._answers[key], right(*wide(args))
-            if _trouble(answer) or not _alike(answer["value"], expected):
+            if trouble(answer) or not _alike(answer["value"], expected):
                 raise ValueError("no answer")
             for number, new in answer.get("changed", ()):  # in place, there as here
                 _put(args[number], new)
@@ -305,21 +315,30 @@ class _Marking:
         return walk(tree, leaf)
 
     def _name(self, check: Check, case: list[Call], values: list, contexts: list) -> tuple:
-        """(name, sentence) of the mistake, or of its kind; two empty strings if unknown."""
+        """(name, sentence) of a known mistake; two empty strings if it is none."""
         own = self.made.get(check.function, NONE)
         for names in [(), *contexts[:4]]:
-            given = {name: self._student(name) for name in names} or None
+            given = self._students(case, names) or None
             for more in dict.fromkeys((NONE, own)):
                 for mistake, sentence in check.mistakes.items():
                     wrong = more | {mistake}
                     if self.exam.compare(check, case, values, wrong, given) is None:
                         self.made[check.function] = own | {mistake}
                         return mistake, sentence
+        return "", ""
+
+    def _kind(self, check: Check, case: list[Call], values: list) -> tuple[str, str]:
+        """(name, sentence) of a kind of mistake; empty strings if nothing is to be said."""
         expected = [self.exam.expected(check, call) for call in case]
         if check.part is not None:
             pairs = all(isinstance(v, list | tuple) and len(v) == 2 for v in values)
-            values = [value[check.part] for value in values] if pairs else [None]
-        return kind(values, expected) or ("", "")
+            values = [value[check.part] if pairs else value for value in values]
+        args, names = [()] * len(case), []
+        if case[0].kind == "call":
+            args = [call.args for call in case]
+            function = getattr(self.exam.reference, check.function)
+            names = list(inspect.signature(function).parameters)[1:]
+        return kind(args, names, values, expected, check.tolerance) or ("", "")
 
 
 class _Noticed(Exception):
@@ -359,7 +378,7 @@ def _put(old: Tree, new: Tree) -> None:
             _put(*pair)
 
 
-def _trouble(answer: dict[str, Any]) -> str | None:
+def trouble(answer: dict[str, Any]) -> str | None:
     """Why an answer holds no value, as the end of a sentence."""
     status = answer.get("status")
     kind, text = str(answer.get("type", "")), str(answer.get("text", ""))
