@@ -14,6 +14,8 @@ from varmini.grade.exam import Exam, trouble
 from varmini.grade.submission import read_submission
 from varmini.grade.worker import perform
 
+from .correct import CORRECT
+
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent.parent / "notebooks" / "assignments"
 
@@ -65,11 +67,15 @@ def alternatives(assignment: str) -> list[Path]:
 
 
 def cases(assignment: str) -> list[tuple[str, str, str]]:
-    """All of an assignment as (kind, name, source): the solution, alternatives, mistakes."""
+    """All of an assignment as (kind, name, source): the solution, others, mistakes."""
     source = solution(assignment)
     return [
         ("solution", "the source notebook", source),
         *(("alternative", path.stem, path.read_text()) for path in alternatives(assignment)),
+        *(
+            ("variant", name, mutate(source, Mutant(name, "", "", *change)))
+            for name, *change in CORRECT[assignment]
+        ),
         *(("mistake", mutant.name, mutate(source, mutant)) for mutant in mutants(assignment)),
     ]
 
