@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from varmini.grade.calls import perform
 from varmini.grade.checks import Result
-from varmini.grade.exam import Exam, trouble
+from varmini.grade.credit import trouble
+from varmini.grade.exam import Exam
 from varmini.grade.submission import read_submission
-from varmini.grade.worker import perform
 
 from .correct import CORRECT
 

@@ -17,12 +17,13 @@ from varmini.cli import main as cli
 from varmini.cli.grade import harmless
 from varmini.grade import marking as public
 from varmini.grade import trees
+from varmini.grade.calls import perform
 from varmini.grade.compare import difference
 from varmini.grade.exam import Exam
 from varmini.grade.marking import Checker, class_files, grade, plain
 from varmini.grade.runner import Call, plain_answer
 from varmini.grade.submission import read_submission
-from varmini.grade.worker import perform, statements
+from varmini.grade.worker import statements
 
 # ------------------------------------------------------------------------------ whole submissions
 

@@ -216,7 +216,7 @@ class Checker:
         Raises:
             ValueError: when the assignment asks for no function of this name.
         """
-        from .worker import perform  # needs torch alone
+        from .calls import perform  # needs torch alone
 
         name = getattr(function, "__name__", str(function))
         exam = _exam(self.assignment, self.seed, name)

@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass
 class Call:
-    """One call of a function of the submission; see `worker.perform`."""
+    """One call of a function of the submission; see `calls.perform`."""
 
     function: str
     args: tuple
@@ -104,7 +104,7 @@ class Session:
         self._child = None
 
     def call(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        """One answer a call, as `worker.perform` says.
+        """One answer a call, as `calls.perform` says.
 
         Further values of "status": "slow" (too long), "died" (the process ended), "unread" (makes
         no sense), "late" (no time left).
@@ -195,7 +195,7 @@ def _status(error: Exception) -> str:
 
 
 def plain_answer(answer: Any) -> dict[str, Any]:
-    """An answer with nothing in it but what `worker.perform` may send.
+    """An answer with nothing in it but what `calls.perform` may send.
 
     The submission shares its process with the code that sends answers, so it can send anything;
     what is no answer gets the status "unread".
