@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from assignments import proof
 
-from varmini.grade import worker
+from varmini.grade import marking, worker
 from varmini.grade.checks import ASSIGNMENTS
 from varmini.grade.exam import Exam
 from varmini.grade.marking import grade, grade_class
 from varmini.grade.runner import Limits, plain_answer
+from varmini.grade.submission import read_submission
 from varmini.grade.trees import walk
 
 # ------------------------------------------------------------------------------ cheap answers
@@ -232,6 +233,25 @@ def test_deleted_checks_and_edited_points_change_nothing(tmp_path):
     report = grade("a4", path, seed=0)
     assert (report.earned, report.points) == (21, 25)
     assert [r.check for r in report.results if not r.earned] == ["fit"]
+
+
+def test_answers_written_down_beforehand_earn_nothing(tmp_path):
+    """The inputs hang on the code as well as on the seed, so a script for seed 0 is of no use."""
+    path = tmp_path / "replay.py"
+    path.write_text(proof.solution("a4"))
+    blocks = read_submission(path)
+    for seed in (0, marking.seeds(0, blocks)):  # the notebook's inputs, and those of a right file
+        exam = Exam("a4", seed)
+        source = ["import numpy as np", "array = np.array", "ANSWERS = {}"]
+        for call in exam.calls:
+            source.append(f"ANSWERS.setdefault({call.function!r}, []).append("
+                          f"{exam.reference().answer(call)!r})")  # fmt: skip
+        source += ["inf, nan = np.inf, np.nan", "np.float64 = float"]
+        source += [f"def {f}(*args):\n    return ANSWERS[{f!r}].pop(0)" for f in
+                   dict.fromkeys(call.function for call in exam.calls)]  # fmt: skip
+        path.write_text("\n".join(source))
+        report = grade("a4", path, seed=0)
+        assert report.notes == [] and report.earned == 0
 
 
 # ------------------------------------------------------------------------- what may be read

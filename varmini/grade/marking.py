@@ -1,8 +1,8 @@
 """Marks the assignments: `grade("a1", "submission.ipynb")`, and the checks inside the notebooks.
 
 A submission runs in a locked-in process that only sends arrays back; what they are compared with
-is computed here, from fresh random inputs, by references in float64 (`grading/`). What that
-isolation gives and does not give: `docs/grading.md`.
+is computed here, from fresh random inputs, by references in float64. What that isolation gives and
+does not give: `docs/grading.md`.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ def grade(
     seed = secrets.randbits(32) if seed is None else seed
     path = Path(submission)
     blocks = read_submission(path)
-    # The inputs hang on the code as well: what is written down in it beforehand changes them.
-    digest = hashlib.sha256(json.dumps([source for _, source in blocks]).encode()).digest()
-    exam = Exam(assignment, [seed, *digest])
+    exam = Exam(assignment, seeds(seed, blocks))
     with Session(blocks, limits) as session:
         results = exam.mark(session.call)
     for result in results:
@@ -123,6 +121,12 @@ def grade(
         session.isolation,
         time.monotonic() - start,
     )
+
+
+def seeds(seed: int, blocks: list[tuple[str, str]]) -> list[int]:
+    """Of the inputs: they hang on the code, so that no answers can be written down in it."""
+    code = json.dumps([source for _, source in blocks])
+    return [seed, *hashlib.sha256(code.encode()).digest()]
 
 
 def class_files(folder: Path) -> list[Path]:
