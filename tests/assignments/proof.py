@@ -87,7 +87,7 @@ def mark(exam: Exam, source: str) -> list[Result]:
     try:
         exec(compile(source, "submission", "exec", dont_inherit=True), module.__dict__)
         return exam.mark(
-            lambda calls: [perform(module.__dict__, asdict(call)) for call in calls]
+            lambda calls, *respond: [perform(module.__dict__, asdict(c), *respond) for c in calls]
         )
     finally:
         del sys.modules["submission"]

@@ -302,7 +302,7 @@ def test_answers_of_a_liar_earn_nothing():
         plain_answer({"status": "ok", "value": functools.reduce(lambda x, _: [x], range(900), 0)}),
     ]  # fmt: skip
     for answer in strange:
-        results = exam.mark(lambda calls, answer=answer: [answer] * len(calls))
+        results = exam.mark(lambda calls, *_, answer=answer: [answer] * len(calls))
         assert sum(result.earned for result in results) == 0
         assert all(result.message for result in results)
 
@@ -322,7 +322,7 @@ def test_not_written_and_not_supported_differ():
     of_torch = "raised NotImplementedError: 'Bool'"
     for text, said in (("", "is not written yet"), ("'Bool'", of_torch)):
         answer = {"status": "raised", "type": "NotImplementedError", "text": text}
-        (result,) = exam.mark(lambda calls, answer=answer: [answer] * len(calls))
+        (result,) = exam.mark(lambda calls, *_, answer=answer: [answer] * len(calls))
         assert result.message == f"`guide` {said}"
 
 

@@ -41,9 +41,11 @@ def test_cheap_answers_earn_nothing(assignment):
     tried = [cheap(call, exam.reference().answer(call), rng) for check, call in pairs]
     for name in {name for answers in tried for name in answers}:
         known = {id(call): answers.get(name) for (_, call), answers in zip(pairs, tried)}
-        results = exam.mark(
-            lambda calls, known=known: [{"status": "ok", "value": known.get(id(c))} for c in calls]
-        )
+
+        def ask(calls, *_, known=known):
+            return [{"status": "ok", "value": known.get(id(call))} for call in calls]
+
+        results = exam.mark(ask)
         assert [r.check for r in results if r.earned] == [], name
         assert all(result.message for result in results)
 
@@ -97,7 +99,7 @@ def test_forged_answers_are_marked_without_an_exception(assignment):
             answers.append(plain_answer(rng.choice([forged, forged, forged, strange(rng)])))
             read += answers[-1]["status"] != "unread"
         send = functools.partial(next, iter(answers), answers[-1])
-        marked = exam.mark(lambda calls, send=send: [send() for _ in calls])
+        marked = exam.mark(lambda calls, *_, send=send: [send() for _ in calls])
         assert all(result.message for result in marked)
     assert read > 200
 
@@ -180,8 +182,8 @@ def quantize(f, codebook, sizes, phis, beta):
 real = __main__.perform
 
 
-def perform(namespace, call):
-    answer = real(namespace, call)
+def perform(*args):
+    answer = real(*args)
     return answer | {"earned": 25, "points": 25, "message": "right", "changed": []}
 
 
@@ -252,6 +254,35 @@ def test_answers_written_down_beforehand_earn_nothing(tmp_path):
         path.write_text("\n".join(source))
         report = grade("a4", path, seed=0)
         assert report.notes == [] and report.earned == 0
+
+
+TAKES = """
+def nearest(z, codebook):
+    raise ValueError  # so that the grader answers for it
+
+
+def encode(f, codebook, sizes, phis):
+    import gc, sys
+
+    for name, value in list(globals().items()):  # whatever stands in, and all that it holds
+        for cell in getattr(value, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, (list, dict)) and cell.cell_contents:
+                return cell.cell_contents
+    shapes = [(len(f), *size) for size in sizes]
+    found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape in shapes]
+    asked = nearest(f[:, :, : sizes[0][0], : sizes[0][1]], codebook)
+    return [asked.expand(len(f), *size[:1], 1).expand(len(f), *size) for size in sizes]
+"""
+
+
+def test_what_the_grader_answers_is_not_there_before_it_is_asked(tmp_path):
+    path = tmp_path / "takes.py"
+    path.write_text(proof.solution("a1") + TAKES)
+    results = {r.check: r for r in grade("a1", path, seed=0).results}
+    assert results["nearest"].earned == results["encode"].earned == 0
+    path.write_text(proof.solution("a1") + TAKES.partition("def encode")[0])
+    report = grade("a1", path, seed=0)
+    assert [r.check for r in report.results if not r.earned] == ["nearest"], report.text()
 
 
 # ------------------------------------------------------------------------- what may be read

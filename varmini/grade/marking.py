@@ -220,14 +220,14 @@ class Checker:
         Raises:
             ValueError: when the assignment asks for no function of this name.
         """
-        from .calls import perform  # needs torch alone
+        from .calls import Respond, perform  # loads torch
 
         name = getattr(function, "__name__", str(function))
         exam = _exam(self.assignment, self.seed, name)
         namespace = getattr(function, "__globals__", {}) | {name: function}
 
-        def ask(calls: list[Call]) -> list[dict[str, Any]]:
-            return [perform(namespace, asdict(call)) for call in calls]
+        def ask(calls: list[Call], respond: Respond | None = None) -> list[dict[str, Any]]:
+            return [perform(namespace, asdict(call), respond) for call in calls]
 
         results = [result for result in exam.mark(ask) if result.function == name]
         self.results |= {result.check: result for result in results}

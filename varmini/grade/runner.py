@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Call:
     wrt: list = field(default_factory=list)
     value: bool = False
     steps: list = field(default_factory=list)
-    given: dict = field(default_factory=dict)
+    given: list = field(default_factory=list)
 
 
 class _Ended(Exception):
@@ -103,11 +103,16 @@ class Session:
             self._child.close()
         self._child = None
 
-    def call(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    def call(
+        self, calls: Sequence[Call], respond: Callable[[str, Any], list | None] | None = None
+    ) -> list[dict[str, Any]]:
         """One answer a call, as `calls.perform` says.
 
         Further values of "status": "slow" (too long), "died" (the process ended), "unread" (makes
         no sense), "late" (no time left).
+
+        Args:
+            respond: the grader's own functions, for calls that have some `given`.
 
         Raises:
             OSError: when the process does not start, which is not the submission's fault.
@@ -127,7 +132,12 @@ class Session:
                     batch = [asdict(calls[i]) for i in todo]
                     self._child.send({"calls": batch}, self._deadline())
                     for at in todo:
-                        answers[at] = plain_answer(self._child.receive(self._deadline())["answer"])
+                        message = self._child.receive(self._deadline())
+                        while "ask" in message:
+                            result = respond(*message["ask"])
+                            self._child.send({"result": result}, self._deadline())
+                            message = self._child.receive(self._deadline())
+                        answers[at] = plain_answer(message["answer"])
                 except _ENDS as error:
                     self._ended[calls[at].function] = _status(error)
                     self.__exit__()
