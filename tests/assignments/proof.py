@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import types
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from varmini.grade.calls import perform
 from varmini.grade.checks import Result
-from varmini.grade.credit import trouble
+from varmini.grade.compare import trouble
 from varmini.grade.exam import Exam
 from varmini.grade.submission import read_submission
 
@@ -40,6 +41,16 @@ def notebook(assignment: str, folder: Path = NOTEBOOKS) -> Path:
     """The notebook of an assignment: the students', or the one with solutions in `source`."""
     (path,) = folder.glob(f"{assignment}_*.ipynb")
     return path
+
+
+def notebook_of(*cells: dict) -> str:
+    """A notebook, as text."""
+    return json.dumps({"cells": list(cells), "nbformat": 4, "nbformat_minor": 5, "metadata": {}})
+
+
+def code(source: str | list[str], **metadata: Any) -> dict:
+    """A code cell."""
+    return {"cell_type": "code", "source": source, "metadata": metadata}
 
 
 def solution(assignment: str) -> str:

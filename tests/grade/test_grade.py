@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import os
 import random
 from collections import namedtuple
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from assignments import proof
+from assignments.proof import code, notebook_of
 
 from varmini.cli import main as cli
 from varmini.cli.grade import harmless
@@ -21,9 +21,7 @@ from varmini.grade.calls import perform
 from varmini.grade.compare import difference
 from varmini.grade.exam import Exam
 from varmini.grade.marking import Checker, class_files, grade, plain
-from varmini.grade.runner import Call, plain_answer
-from varmini.grade.submission import read_submission
-from varmini.grade.worker import statements
+from varmini.grade.runner import Call
 
 # ------------------------------------------------------------------------------ whole submissions
 
@@ -39,7 +37,7 @@ def test_a_notebook_without_its_tags_earns_the_same(tmp_path):
     """As after an export to another format: pictures and checks run against stand-ins."""
     source = json.loads(proof.notebook("a3", proof.NOTEBOOKS / "source").read_text())
     path = tmp_path / "mine.ipynb"
-    path.write_text(notebook(*({**cell, "metadata": {}} for cell in source["cells"])))
+    path.write_text(notebook_of(*({**cell, "metadata": {}} for cell in source["cells"])))
     report = grade("a3", path)
     assert (report.earned, report.points) == (25, 25)
 
@@ -69,7 +67,7 @@ ODD = [  # cells as students write them, around and inside the solution
 def test_what_notebooks_hold_costs_nothing(tmp_path):
     """Threads, IPython's syntax, torch.compile, checkpointing: full points, and no notes."""
     path = tmp_path / "odd.ipynb"
-    path.write_text(notebook(code(proof.solution("a1")), *map(code, ODD)))
+    path.write_text(notebook_of(code(proof.solution("a1")), *map(code, ODD)))
     report = grade("a1", path, seed=0)
     assert (report.notes, report.earned) == ([], 25), report.text()
 
@@ -120,124 +118,6 @@ def test_bad_arguments_are_told_in_one_line(args, message, capsys):
 def test_an_empty_class(tmp_path):
     with pytest.raises(ValueError, match="holds no .ipynb and no .py file"):
         class_files(tmp_path)
-
-
-# ------------------------------------------------------------------------ reading a submission
-
-
-def notebook(*cells: dict) -> str:
-    return json.dumps({"cells": list(cells), "nbformat": 4, "nbformat_minor": 5, "metadata": {}})
-
-
-def code(source, **metadata) -> dict:
-    return {"cell_type": "code", "source": source, "metadata": metadata}
-
-
-def test_what_is_taken_from_a_notebook(tmp_path):
-    path = tmp_path / "n.ipynb"
-    path.write_text(
-        notebook(
-            {"cell_type": "markdown", "source": "x = 1"},
-            code(["%matplotlib inline\n", "a = 1"]),
-            code("assert False", tags=["skip-grading"]),
-            code("%%bash\nrm -rf /"),
-            code("%%time\nb = 2"),
-            code("def broken(:"),
-        )
-    )
-    blocks = read_submission(path)
-    assert [label for label, _ in blocks] == ["cell 2", "cell 5", "cell 6"]
-    found, notes = statements(blocks)
-    assert [(label, node.lineno) for label, node in found][1:] == [("cell 2", 2), ("cell 5", 2)]
-    assert notes == ["cell 6, line 1: SyntaxError: invalid syntax"]
-
-
-def test_damaged_notebooks_are_told_in_one_line(tmp_path):
-    """300 seeded damages of a real notebook: it is read, or there is one ValueError."""
-    path = tmp_path / "n.ipynb"
-    cells = json.loads(proof.notebook("a4").read_text())["cells"]
-    whole = notebook(*({**cell, "outputs": []} for cell in cells)).encode()
-    rng = random.Random(0)
-    good = bad = 0
-    for _ in range(300):
-        data = bytearray(whole)
-        for _ in range(rng.choice([1, 3, 30])):
-            data[rng.randrange(len(data))] = rng.randrange(140)
-        if rng.random() < 0.3:
-            del data[rng.randrange(len(data)) :]
-        path.write_bytes(data)
-        try:
-            statements(read_submission(path))
-            good += 1
-        except ValueError as error:
-            assert "\n" not in str(error) and "n.ipynb" in str(error)
-            bad += 1
-    assert good > 30 and bad > 30
-    odd_cells = '{"cells": [3, {"cell_type": "code"}, {"cell_type": "code", "metadata": 1}]}'
-    for strange in ("[]", "3", '{"cells": 3}', odd_cells, "[" * 10**5):
-        path.write_text(strange)
-        try:
-            assert all(source == "" for _, source in read_submission(path))
-        except ValueError as error:
-            assert "n.ipynb is no notebook" in str(error)
-
-
-DEEP = """
-def deep(*args):
-    found = []
-    for _ in range(600):
-        found = [found]
-    return found
-
-
-parameters = forward_flops = training_flops = attention_pairs = deep
-fit = interval = predict = frontier = deep
-"""
-
-
-def test_no_file_stops_a_class(tmp_path):
-    """Each of these once ended the whole run; the last file is marked all the same."""
-    files = {
-        "a_deep.py": (DEEP, "RecursionError"),
-        "b_emoji.py": ("# " + "\N{GRINNING FACE}" * 400_000, "bytes of code, expected at most"),
-        "c_control.py": ("# " + "\x01" * 900_000, "bytes of code, expected at most"),
-        "d_cells.ipynb": (notebook(*[code("")] * 150_000), "is not there"),
-        "e_comments.ipynb": (notebook(*[code("#")] * 150_000), "bytes of code, expected at most"),
-        "f_surrogate.ipynb": (notebook(code("x = '\ud800'")), "is not there"),
-        "g_zero.py": ("x = 1\0", "is not there"),
-        "h_latin.py": (b"\xe9", "is no text in UTF-8"),
-        "j_brackets.py": ("x = " + "(" * 10**5, "is not there"),
-        "z_right.py": (proof.solution("a4"), ""),
-    }
-    for name, (content, _) in files.items():
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    (tmp_path / "k_link.py").symlink_to(tmp_path / "z_right.py")
-    (tmp_path / "l_dangling.py").symlink_to("nowhere")
-    (tmp_path / "n_away").symlink_to(proof.NOTEBOOKS / "source")
-    os.mkfifo(tmp_path / "m_pipe.py")
-    said = {name: words for name, (_, words) in files.items()}
-    said |= dict.fromkeys(("k_link.py", "l_dangling.py"), "cannot be read: a symbolic link")
-    said["m_pipe.py"] = "cannot be read: no ordinary file"
-    rows = {row["submission"]: row for row in public.grade_class("a4", tmp_path, seed=0)}
-    assert list(rows) == sorted(said)
-    assert [name for name in said if said[name] not in rows[name]["remarks"]] == []
-    assert [row["earned"] for row in rows.values()] == [0] * (len(rows) - 1) + [25]
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), MemoryError(), RecursionError()])
-def test_a_failure_of_the_grader_itself_costs_one_file(tmp_path, monkeypatch, error):
-    for name in ("a.py", "b.py"):
-        (tmp_path / name).write_text("x = 1")
-    real = public.grade
-
-    def fails_once(*args, **options):
-        monkeypatch.setattr(public, "grade", real)
-        raise error
-
-    monkeypatch.setattr(public, "grade", fails_once)
-    first, second = public.grade_class("a4", tmp_path)
-    assert first["remarks"] == f"could not be graded: {error!r}" and not first["earned"]
-    assert "is not there" in second["remarks"]
 
 
 # ------------------------------------------------------------------------------ answers and marks
@@ -299,7 +179,9 @@ def test_answers_of_a_liar_earn_nothing():
         {"status": "ok", "value": {"a": 1}}, {"status": "won"}, {"status": None}, {},
         {"status": "ok", "value": float("nan")}, {"status": "ok", "value": "25 points"},
         {"status": "ok", "value": [np.zeros((1, 1, 1))]}, {"status": "raised"},
-        plain_answer({"status": "ok", "value": functools.reduce(lambda x, _: [x], range(900), 0)}),
+        trees.plain_answer(
+            {"status": "ok", "value": functools.reduce(lambda x, _: [x], range(900), 0)}
+        ),
     ]  # fmt: skip
     for answer in strange:
         results = exam.mark(lambda calls, *_, answer=answer: [answer] * len(calls))

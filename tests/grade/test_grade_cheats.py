@@ -13,9 +13,9 @@ from varmini.grade import marking, worker
 from varmini.grade.checks import ASSIGNMENTS
 from varmini.grade.exam import Exam
 from varmini.grade.marking import grade, grade_class
-from varmini.grade.runner import Limits, plain_answer
+from varmini.grade.runner import Limits
 from varmini.grade.submission import read_submission
-from varmini.grade.trees import walk
+from varmini.grade.trees import plain_answer, walk
 
 # ------------------------------------------------------------------------------ cheap answers
 

@@ -100,3 +100,24 @@ def _kept(got: np.ndarray, right: np.ndarray, of: str) -> str:
     row = int(np.argwhere((rows[0] != rows[1]).any(1))[0, 0])
     mine, expected = ((~part[row]).nonzero()[0].tolist() for part in rows)
     return f"keeps the tokens {mine}{of} in row {row}, expected {expected}"
+
+
+def trouble(answer: dict[str, Any]) -> str | None:
+    """Why an answer holds no value, as the end of a sentence."""
+    status = answer.get("status")
+    kind, text = str(answer.get("type", "")), str(answer.get("text", ""))
+    where = f" ({answer['where']})" if answer.get("where") else ""
+    if status == "ok":
+        return None if "value" in answer else "left no answer"
+    if status == "raised":
+        if kind == "NotImplementedError" and not text:  # torch raises it, too, with a text
+            return "is not written yet"
+        return f"raised {kind}: {text or 'no message'}{where}"
+    return {
+        "missing": "is not there: keep the name from the notebook, and see the notes",
+        "memory": f"asked for more memory than there is: is a tensor far too large?{where}",
+        "slow": "did not return in time: look for a loop that does not end",
+        "died": "brought the whole process down (os._exit, or a crash)",
+        "unread": "sent back something that is no answer",
+        "late": "was not called: the time for the whole submission was used up before",
+    }.get(str(status), "left no answer")

@@ -15,16 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .trees import LARGEST, pack, unpack, walk
+from .trees import LARGEST, pack, plain_answer, unpack
 
 WORKER = Path(__file__).with_name("worker.py")
 STARTS = 8
 """A submission that brought down so many processes is not started again."""
 MOST_NOTES, LONGEST = 50, 1000
-"""Notes kept of a submission, and characters of each text that it sends."""
-TEXTS = ("status", "type", "text", "where")
+"""Notes kept of a submission, and characters of each."""
 
 
 @dataclass(frozen=True)
@@ -202,31 +199,6 @@ _ENDS = (_Ended, ValueError, KeyError, TypeError, IndexError, OverflowError, Rec
 
 def _status(error: Exception) -> str:
     return error.args[0] if isinstance(error, _Ended) else "unread"
-
-
-def plain_answer(answer: Any) -> dict[str, Any]:
-    """An answer with nothing in it but what `calls.perform` may send.
-
-    The submission shares its process with the code that sends answers, so it can send anything;
-    what is no answer gets the status "unread".
-    """
-
-    def leaf(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biuf":
-                raise ValueError(f"numbers of type {value.dtype}")
-            return value
-        if isinstance(value, int) and abs(value) >= 2**63:
-            return float("inf")
-        return value
-
-    try:
-        found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}
-        changed = answer.get("changed", ())
-        found["changed"] = [(int(number), walk(new, leaf)) for number, new in changed]
-        return found | ({"value": walk(answer["value"], leaf)} if "value" in answer else {})
-    except (AttributeError, ValueError, TypeError, OverflowError, RecursionError):
-        return {"status": "unread"}
 
 
 class _Child:
