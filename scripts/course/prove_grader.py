@@ -47,8 +47,10 @@ def main(names: list[str]) -> int:
                 report = grade(assignment, path, seed=SEED)
             verdict = proof.verdict(report.results)
             lost = [r for r in report.results if r.earned < r.points]
-            found = (lost[0].check, lost[0].mistake) if lost else None
-            failed += found != expected.get(name)
+            check, mistake = expected.get(name, (None, ""))
+            found = lost[0] if lost else None
+            failed += getattr(found, "check", None) != check
+            failed += mistake not in ("", getattr(found, "mistake", "") or found.kind)
             wrong[name] = 0
             row = {"assignment": assignment, "kind": kind, "name": name, **verdict}
             row["sentence"] = lost[0].message if lost else ""

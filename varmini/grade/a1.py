@@ -62,7 +62,17 @@ def cases_nearest(rng):
     """Codes of many lengths, which tells distance from inner product; more than a byte counts."""
 
     def make(batch, size, count):
-        return lambda r: Call("nearest", (normal(r, batch, 4, *size), normal(r, count, 4)))
+        def one(r):
+            z, codebook = normal(r, batch * size[0] * size[1], 4), normal(r, count, 4)
+            for row in z[::2]:  # half of them close to the border between two codes
+                score = 2 * codebook @ row - (codebook**2).sum(1)
+                second, first = score.argsort()[-2:]
+                step = codebook[first] - codebook[second]
+                gap = score[first] - score[second] - r.uniform(1e-4, 1e-3)
+                row -= gap / (2 * step @ step) * step
+            return Call("nearest", (z.reshape(batch, *size, 4).transpose(0, 3, 1, 2), codebook))
+
+        return one
 
     shapes = (2, (3, 5), 15), (3, (9, 15), 600)
     return [clear(rng, make(*shape), Reference, CLEAR) for shape in shapes]

@@ -87,7 +87,7 @@ def cases_draw(rng):
     ends = np.zeros((2, 4), np.float32)
     ends[:, ::2] = 1 - 2.0**-24  # the largest number below 1
     many = normal(rng, 2, 12, 4096, scale=2.0)
-    many[..., -1] = 3.0  # the last code is likely, so that its lower edge is far away
+    many[..., -2:] = 3.0, -np.inf  # the last one that counts is likely: its lower edge is far off
     return [sharp(rng, make(4, 6, [])), sharp(rng, make(20, 8, [0, 3, 7])), (edge, ends),
             (many, np.full((2, 12), ends[0, 0]))]  # fmt: skip
 
