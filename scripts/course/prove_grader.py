@@ -48,9 +48,8 @@ def main(names: list[str]) -> int:
             verdict = proof.verdict(report.results)
             lost = [r for r in report.results if r.earned < r.points]
             check, mistake = expected.get(name, (None, ""))
-            found = lost[0] if lost else None
-            failed += getattr(found, "check", None) != check
-            failed += mistake not in ("", getattr(found, "mistake", "") or found.kind)
+            found = (lost[0].check, lost[0].mistake or lost[0].kind) if lost else (None, "")
+            failed += found[0] != check or mistake not in ("", found[1])
             wrong[name] = 0
             row = {"assignment": assignment, "kind": kind, "name": name, **verdict}
             row["sentence"] = lost[0].message if lost else ""
