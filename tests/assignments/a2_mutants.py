@@ -3,6 +3,8 @@
 from .proof import Mutant
 
 CONCAT = "k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)"
+NORM = "F.layer_norm(x, x.shape[-1:], eps=1e-6)"
+HELD = "if cache is not None:\n        " + CONCAT
 ATTEND = 'mixed = attend(q, k, v, p["log_scale"], None)'
 
 MUTANTS = [
@@ -72,4 +74,24 @@ MUTANTS = [
     Mutant("own scale not seen with a cache", "step", "own-scale-not-seen", ATTEND,
            "old = cache if cache is not None else (k, v)\n"
            "    mixed = attend(q, *old, p[\"log_scale\"], None)"),
+    Mutant("layer norm with torch's eps", "modulate", "eps-too-large", "eps=1e-6", "eps=1e-5"),
+    Mutant("layer norm without eps", "modulate", "eps-missing", "eps=1e-6", "eps=0.0"),
+    Mutant("eps on the deviation", "modulate", "eps-on-deviation", NORM,
+           "(x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True, correction=0) + 1e-6)"),
+    Mutant("softmax over the queries", "attend", "softmax-over-queries",
+           "scores.softmax(-1)", "scores.softmax(-2)"),
+    Mutant("clamp from below as well", "attend", "clamp-below",
+           ".clamp(max=math.log(100))", ".clamp(0, math.log(100))"),
+    Mutant("batch always 2", "attention", "", "return F.linear(mixed.transpose(1, 2).flatten(2), p",
+           "return F.linear(mixed.transpose(1, 2).reshape(2, -1, x.shape[-1]), p"),
+    Mutant("heads always 2", "attention", "", 'heads = len(p["log_scale"])', "heads = 2"),
+    Mutant("cache kept in the caller's dictionary", "step", "cache-not-appended", HELD,
+           "if \"kept\" in p:\n        cache = p[\"kept\"]\n        " + CONCAT,
+           ("return out, (k, v)", "p[\"kept\"] = k, v\n    return out, None")),
+    Mutant("cache kept in a global", "step", "", HELD,
+           "if KEPT and cache:\n        cache = KEPT[-1]\n        " + CONCAT,
+           ("return out, (k, v)", "KEPT.append((k, v))\n    return out, True",
+            "import math\n", "import math\n\nKEPT = []\n")),
+    Mutant("cache kept in x", "step", "in-place", "return out, (k, v)",
+           "x.copy_(out)\n    return out, (k, v)"),
 ]  # fmt: skip

@@ -12,6 +12,12 @@ SAMPLE_FILTER = """logits = keep_top_p(keep_top_k(logits, top_k), top_p)
         tokens.append"""
 SAMPLE_GUIDE = f"""logits = guide(*model.logits(k, x), k, len(model.sizes), cfg)
         {SAMPLE_FILTER}"""
+DRAW = "return (cumulative <= uniform[..., None] * total).sum(-1)"
+SOFT = "cumulative = logits.softmax(-1).cumsum(-1)"
+PAINT_FILTER = """logits = keep_top_p(keep_top_k(logits, top_k), top_p)
+        drawn"""
+PAINT_GUIDE = f"""logits = guide(*model.logits(k, x), k, len(model.sizes), cfg)
+        {PAINT_FILTER}"""
 FORCE = "mixed.append(torch.where(keep, tokens[k], drawn))"
 
 MUTANTS = [
@@ -39,12 +45,12 @@ MUTANTS = [
     Mutant("top-p from the least likely", "keep_top_p", "top-p-unlikely",
            "descending=True", "descending=False"),
     Mutant("draw takes the likeliest", "draw", "draw-greedy",
-           "return (cumulative <= uniform[..., None]).sum(-1)", "return logits.argmax(-1)"),
+           "return (cumulative <= uniform[..., None] * total).sum(-1)", "return logits.argmax(-1)"),
     Mutant("draw off by one", "draw", "draw-one-before",
-           "(cumulative <= uniform[..., None]).sum(-1)",
-           "(cumulative <= uniform[..., None]).sum(-1) - 1"),
+           "(cumulative <= uniform[..., None] * total).sum(-1)",
+           "(cumulative <= uniform[..., None] * total).sum(-1) - 1"),
     Mutant("draw counts from the end", "draw", "draw-from-the-end",
-           "<= uniform[..., None]", "<= 1 - uniform[..., None]"),
+           "<= uniform[..., None] * total", "<= (1 - uniform[..., None]) * total"),
     Mutant("smoothing: temperature constant", "smooth", "tau-constant",
            "max(0.27 * (1 - 0.95 * rho), 0.005)", "0.27"),
     Mutant("smoothing: factor 1 + rho missing", "smooth", "rho-missing", "logits * (1 + rho)",
@@ -75,7 +81,60 @@ MUTANTS = [
     Mutant("kept tokens forced too late", "inpaint", "forced-too-late",
            "model.contribution(k, model.codebook[mixed[k]].permute(0, 3, 1, 2))",
            "model.contribution(k, model.codebook[drawn].permute(0, 3, 1, 2))"),
-    Mutant("the wrong part is forced", "inpaint", "keep-inverted",
-           "torch.where(keep, tokens[k], drawn)",
-           "torch.where(keep & (keep.numel() > 3), drawn, tokens[k])"),
+    Mutant("the wrong part is forced", "inpaint", "wrong-part-forced",
+           "torch.where(keep, tokens[k], drawn)", "torch.where(keep, drawn, tokens[k])"),
+    Mutant("draw without the true total", "draw", "past-the-end", " * total", ""),
+    Mutant("searchsorted from the left", "draw", "draw-at-edge", "cumulative <= uniform",
+           "cumulative < uniform"),
+    Mutant("draw clamped to the last code", "draw", "past-the-end", DRAW,
+           "return (cumulative <= uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)"),
+    Mutant("draw in half precision", "draw", "", SOFT, SOFT.replace("logits", "logits.half()")),
+    Mutant("draw in bfloat16", "draw", "", SOFT, SOFT.replace("logits", "logits.bfloat16()")),
+    Mutant("a temperature of 0.9 in draw", "draw", "", SOFT,
+           SOFT.replace("logits", "(logits / 0.9)")),
+    Mutant("a temperature of 0.9 in the loop", "sample", "", SAMPLE_FILTER,
+           SAMPLE_FILTER.replace("(logits, top_k)", "(logits / 0.9, top_k)")),
+    Mutant("half precision in the loop", "sample", "", SAMPLE_FILTER,
+           "logits = logits.half().float()\n        " + SAMPLE_FILTER),
+    Mutant("top-k one too many in the loop", "sample", "top-k-one-more", SAMPLE_FILTER,
+           SAMPLE_FILTER.replace("top_k), top_p", "top_k + 1), top_p")),
+    Mutant("no top-k in the loop", "sample", "no-top-k", SAMPLE_FILTER,
+           SAMPLE_FILTER.replace("keep_top_k(logits, top_k)", "logits")),
+    Mutant("no top-p in the loop", "sample", "no-top-p", SAMPLE_FILTER,
+           "logits = keep_top_k(logits, top_k)\n        tokens.append"),
+    Mutant("no filter in the loop", "sample", "no-filter", SAMPLE_FILTER, "tokens.append"),
+    Mutant("scales counted from one in the loop", "sample", "scales-from-one", SAMPLE_GUIDE,
+           SAMPLE_GUIDE.replace(", k, len", ", k + 1, len")),
+    Mutant("a loop that draws greedily", "sample", "draw-greedy", "draw(logits, uniforms[k]).view(",
+           "logits.argmax(-1).view("),
+    Mutant("predictions added up", "guide", "guidance-summed", MIX,
+           "return (1 + t) * cond + t * uncond"),
+    Mutant("a loop that adds predictions", "sample", "", SAMPLE_GUIDE,
+           "logits = sum(model.logits(k, x))\n        " + SAMPLE_FILTER),
+    Mutant("a loop that changes the codebook", "sample", "in-place", "    return tokens, f_hat",
+           "    model.codebook += 0.1\n    return tokens, f_hat"),
+    Mutant("a loop that changes the sizes", "sample", "in-place", "    return tokens, f_hat",
+           "    model.sizes.pop()\n    return tokens, f_hat"),
+    Mutant("the counter of the model set back", "sample", "", SAMPLE_GUIDE,
+           "cond = model.logits(k, x)[0]\n        model._turn = k\n"
+           "        uncond = model.logits(k, x)[1]\n"
+           "        logits = guide(cond, uncond, k, len(model.sizes), cfg)\n        "
+           + SAMPLE_FILTER),
+    Mutant("keep maps by nearest-exact", "keep_maps", "keep-nearest-exact",
+           "mode=\"bilinear\"", "mode=\"nearest-exact\""),
+    Mutant("keep maps by bicubic", "keep_maps", "keep-bicubic",
+           "mode=\"bilinear\"", "mode=\"bicubic\""),
+    Mutant("keep maps with antialias", "keep_maps", "keep-antialias",
+           "mode=\"bilinear\"", "mode=\"bilinear\", antialias=True"),
+    Mutant("keep maps of square masks only", "keep_maps", "", "(~mask).float()[None, None]",
+           "(~mask).float().view(1, 1, len(mask), len(mask))"),
+    Mutant("in-painting without the filter", "inpaint", "no-filter", PAINT_FILTER, "drawn"),
+    Mutant("in-painting without top-k", "inpaint", "no-top-k", PAINT_FILTER,
+           PAINT_FILTER.replace("keep_top_k(logits, top_k)", "logits")),
+    Mutant("in-painting with top-k one too many", "inpaint", "top-k-one-more", PAINT_FILTER,
+           PAINT_FILTER.replace("top_k), top_p", "top_k + 1), top_p")),
+    Mutant("in-painting without guidance", "inpaint", "conditional-only", PAINT_GUIDE,
+           "logits = model.logits(k, x)[0]\n        " + PAINT_FILTER),
+    Mutant("in-painting at a temperature of 0.9", "inpaint", "", PAINT_FILTER,
+           PAINT_FILTER.replace("(logits, top_k)", "(logits / 0.9, top_k)")),
 ]  # fmt: skip

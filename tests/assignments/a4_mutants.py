@@ -65,4 +65,20 @@ MUTANTS = [
            "return loss <= np.array(best)", "return loss == loss.min()"),
     Mutant("dearer runs compared", "frontier", "more-compute-compared",
            "loss[flops <= cost]", "loss[flops >= cost]"),
+    Mutant("equal losses thrown out", "frontier", "ties-lose", "return loss <= np.array(best)",
+           "best = [loss[(flops <= c) & (np.arange(len(loss)) != i)].min(initial=np.inf)\n"
+           "            for i, c in enumerate(flops)]\n    return loss < np.array(best)"),
+    Mutant("ties compared in turn", "frontier", "ties-in-turn",
+           "best = [loss[flops <= cost].min() for cost in flops]",
+           "order = np.argsort(flops, kind=\"stable\")\n    best = np.empty(len(loss))\n"
+           "    best[order] = np.minimum.accumulate(loss[order])"),
+    Mutant("runs of the same cost not compared", "frontier", "same-cost-ignored",
+           "loss[flops <= cost].min()", "loss[flops < cost].min(initial=np.inf)"),
+    Mutant("word layer for all tokens", "forward_flops", "word-for-all",
+           "* (length - counts[0])", "* length"),
+    Mutant("sum instead of its root", "interval", "spread-not-rooted",
+           "half = t * s / np.sqrt(((x - x.mean()) ** 2).sum())",
+           "half = t * s / ((x - x.mean()) ** 2).sum()"),
+    Mutant("height of the line forgotten", "predict", "height-forgotten",
+           "np.sqrt(1 + 1 / len(x) + away)", "np.sqrt(1 + away)"),
 ]  # fmt: skip

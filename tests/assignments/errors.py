@@ -44,7 +44,7 @@ ERRORS = [
                   "if not 0 < top_k < logits.shape[-1]:", "if not 0 < top_k:")),
     ("a3", Mutant("uniform without a dimension for codes", "draw",
                   "The size of tensor a (6) must match the size of tensor b (4)",
-                  "uniform[..., None]", "uniform")),
+                  "uniform[..., None] * total", "uniform")),
     ("a3", Mutant("tokens left in a row", "sample", "number of dimensions in the tensor input",
                   "uniforms[k]).view(-1, h, w))", "uniforms[k]))")),
     ("a3", Mutant("the model asked twice", "sample", "once a scale, in order",

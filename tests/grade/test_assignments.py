@@ -11,8 +11,9 @@ import pytest
 from assignments import proof
 from assignments.errors import ERRORS
 
-from varmini.grade import checks
-from varmini.grade.checks import ASSIGNMENTS, Exam, load
+from varmini.grade import compare, credit, kinds
+from varmini.grade.checks import ASSIGNMENTS, load
+from varmini.grade.exam import Exam
 from varmini.runtime.tables import read_rows
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "course"))
@@ -158,7 +159,8 @@ def test_hints_quote_what_the_grader_says(assignment):
     tasks = {check.task for check in load(assignment).CHECKS}
     assert [int(re.search(r"task (\d+)", h)[1]) for h in hints] == sorted(tasks)
     said = " ".join(s for check in load(assignment).CHECKS for s in check.mistakes.values())
-    said += re.sub(r'"\s+f?"', "", Path(checks.__file__).read_text())
+    for module in (compare, credit, kinds):
+        said += re.sub(r'"\s+f?"', "", Path(module.__file__).read_text())
     for hint in hints:
         for bold in re.findall(r"\*\*(.*?)\*\*", hint):
             if " says " in bold:

@@ -1,5 +1,6 @@
 """Submissions that want points without the work: each attempt earns nothing, and harms nobody."""
 
+import functools
 import json
 import random
 import sys
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from assignments import proof
 
-from varmini.grade import worker
-from varmini.grade.checks import ASSIGNMENTS, NONE, Exam
+from varmini.grade import marking, worker
+from varmini.grade.checks import ASSIGNMENTS
+from varmini.grade.exam import Exam
 from varmini.grade.marking import grade, grade_class
-from varmini.grade.runner import Limits, plain_answer
-from varmini.grade.trees import walk
+from varmini.grade.runner import Limits
+from varmini.grade.submission import read_submission
+from varmini.grade.trees import plain_answer, walk
 
 # ------------------------------------------------------------------------------ cheap answers
 
@@ -35,9 +38,14 @@ def cheap(call, right, rng) -> dict:
 def test_cheap_answers_earn_nothing(assignment):
     exam, rng = Exam(assignment, 5), np.random.default_rng(0)
     pairs = [(check, call) for check, case in zip(exam.checks, exam.cases) for call in case]
-    tried = [cheap(call, check.reference(call, NONE), rng) for check, call in pairs]
+    tried = [cheap(call, exam.reference().answer(call), rng) for check, call in pairs]
     for name in {name for answers in tried for name in answers}:
-        results = exam.mark([{"status": "ok", "value": answers.get(name)} for answers in tried])
+        known = {id(call): answers.get(name) for (_, call), answers in zip(pairs, tried)}
+
+        def ask(calls, *_, known=known):
+            return [{"status": "ok", "value": known.get(id(call))} for call in calls]
+
+        results = exam.mark(ask)
         assert [r.check for r in results if r.earned] == [], name
         assert all(result.message for result in results)
 
@@ -78,7 +86,7 @@ def spoiled(right, rng: random.Random):
 def test_forged_answers_are_marked_without_an_exception(assignment):
     """The cheat's process may send whatever it likes in the place of answers."""
     exam, rng = Exam(assignment, 0), random.Random(assignment)
-    right = [check.reference(c, NONE) for check, case in zip(exam.checks, exam.cases) for c in case]
+    right = [exam.reference().answer(call) for call in exam.calls]
     read = 0
     for _ in range(25):
         answers = []
@@ -90,7 +98,9 @@ def test_forged_answers_are_marked_without_an_exception(assignment):
                 forged["changed"] = strange(rng)
             answers.append(plain_answer(rng.choice([forged, forged, forged, strange(rng)])))
             read += answers[-1]["status"] != "unread"
-        assert all(result.message for result in exam.mark(answers))
+        send = functools.partial(next, iter(answers), answers[-1])
+        marked = exam.mark(lambda calls, *_, send=send: [send() for _ in calls])
+        assert all(result.message for result in marked)
     assert read > 200
 
 
@@ -172,8 +182,8 @@ def quantize(f, codebook, sizes, phis, beta):
 real = __main__.perform
 
 
-def perform(namespace, call):
-    answer = real(namespace, call)
+def perform(*args):
+    answer = real(*args)
     return answer | {"earned": 25, "points": 25, "message": "right", "changed": []}
 
 
@@ -225,6 +235,54 @@ def test_deleted_checks_and_edited_points_change_nothing(tmp_path):
     report = grade("a4", path, seed=0)
     assert (report.earned, report.points) == (21, 25)
     assert [r.check for r in report.results if not r.earned] == ["fit"]
+
+
+def test_answers_written_down_beforehand_earn_nothing(tmp_path):
+    """The inputs hang on the code as well as on the seed, so a script for seed 0 is of no use."""
+    path = tmp_path / "replay.py"
+    path.write_text(proof.solution("a4"))
+    blocks = read_submission(path)
+    for seed in (0, marking.seeds(0, blocks)):  # the notebook's inputs, and those of a right file
+        exam = Exam("a4", seed)
+        source = ["import numpy as np", "array = np.array", "ANSWERS = {}"]
+        for call in exam.calls:
+            source.append(f"ANSWERS.setdefault({call.function!r}, []).append("
+                          f"{exam.reference().answer(call)!r})")  # fmt: skip
+        source += ["inf, nan = np.inf, np.nan", "np.float64 = float"]
+        source += [f"def {f}(*args):\n    return ANSWERS[{f!r}].pop(0)" for f in
+                   dict.fromkeys(call.function for call in exam.calls)]  # fmt: skip
+        path.write_text("\n".join(source))
+        report = grade("a4", path, seed=0)
+        assert report.notes == [] and report.earned == 0
+
+
+TAKES = """
+def nearest(z, codebook):
+    raise ValueError  # so that the grader answers for it
+
+
+def encode(f, codebook, sizes, phis):
+    import gc, sys
+
+    for name, value in list(globals().items()):  # whatever stands in, and all that it holds
+        for cell in getattr(value, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, (list, dict)) and cell.cell_contents:
+                return cell.cell_contents
+    shapes = [(len(f), *size) for size in sizes]
+    found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape in shapes]
+    asked = nearest(f[:, :, : sizes[0][0], : sizes[0][1]], codebook)
+    return [asked.expand(len(f), *size[:1], 1).expand(len(f), *size) for size in sizes]
+"""
+
+
+def test_what_the_grader_answers_is_not_there_before_it_is_asked(tmp_path):
+    path = tmp_path / "takes.py"
+    path.write_text(proof.solution("a1") + TAKES)
+    results = {r.check: r for r in grade("a1", path, seed=0).results}
+    assert results["nearest"].earned == results["encode"].earned == 0
+    path.write_text(proof.solution("a1") + TAKES.partition("def encode")[0])
+    report = grade("a1", path, seed=0)
+    assert [r.check for r in report.results if not r.earned] == ["nearest"], report.text()
 
 
 # ------------------------------------------------------------------------- what may be read

@@ -1,6 +1,7 @@
 """What a submission cannot do: each attempt is refused or contained, and costs only itself."""
 
 import os
+import re
 import struct
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from assignments import proof
 
 from varmini.grade import lockdown, runner
-from varmini.grade.runner import Call, Limits, run_isolated
+from varmini.grade.runner import Call, Limits, Session
 
 QUICK = Limits(call_seconds=2.0)
 HOSTILE = """
-import ctypes, fcntl, os, resource, signal, socket, subprocess, sys, threading, time
+import _thread, ctypes, fcntl, os, resource, signal, socket, subprocess, sys, time
 import torch
 
 HERE = {here!r}
@@ -74,9 +75,9 @@ def forks(x):
 
 
 def starts_threads(x):
-    threading.stack_size(32768)
+    _thread.stack_size(32768)
     for _ in range(100):
-        threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
+        _thread.start_new_thread(time.sleep, (5,))
 
 
 def runs(x):
@@ -168,34 +169,35 @@ def call_all(names, victim, kernel=True):
     root = str(proof.NOTEBOOKS.parent.parent)
     calls = [Call(name, (np.arange(6, dtype=np.float32),)) for name in names]
     blocks = [("cell 1", HOSTILE.format(here=root, victim=str(victim)))]
-    outcome = run_isolated(blocks, calls, QUICK, kernel)
+    with Session(blocks, QUICK, kernel) as session:
+        answers = session.call(calls)
     assert victim.read_text() == "still here" and "big" not in os.listdir()
     found = {}
-    for name, answer in zip(names, outcome.answers):
+    for name, answer in zip(names, answers):
         raised = answer["status"] == "raised"
         found[name] = answer["type"] if raised else answer["status"]
-    return found, outcome
+    return found, answers, session.isolation
 
 
 def test_hostile_functions_are_contained_and_cost_the_others_nothing(tmp_path):
     raw = ("raw_network", "raw_signals_grader")
     names = [*CONTAINED, "bottomless", *raw, "honest"]  # honest: first and last
-    found, outcome = call_all(names, tmp_path / "victim")
+    found, answers, isolation = call_all(names, tmp_path / "victim")
     expected = CONTAINED | dict.fromkeys(raw, "ok")
-    if "Python only" in outcome.isolation:  # where ctypes is refused, too
+    if "Python only" in isolation:  # where ctypes is refused, too
         expected |= dict.fromkeys((*raw, "crashes", "starts_threads"), "PermissionError")
     else:
-        assert [answer["value"] for answer in outcome.answers[-3:-1]] == [-1, -1]
+        assert [answer["value"] for answer in answers[-3:-1]] == [-1, -1]
     assert found.pop("bottomless") in ("slow", "memory", "died")
     assert found == expected
-    assert outcome.answers[-1]["value"].tolist() == [0, 2, 4, 6, 8, 10]
+    assert answers[-1]["value"].tolist() == [0, 2, 4, 6, 8, 10]
 
 
 def test_without_the_kernel_python_refuses_and_says_so(tmp_path):
     """The second best fence, for systems that have neither seccomp nor Landlock."""
     names = [n for n, end in CONTAINED.items() if end in ("PermissionError", "ok", "ImportError")]
-    found, outcome = call_all(names, tmp_path / "victim", kernel=False)
-    assert "inside Python only" in outcome.isolation
+    found, _, isolation = call_all(names, tmp_path / "victim", kernel=False)
+    assert "inside Python only" in isolation
     assert found == {name: CONTAINED[name] for name in names}
 
 
@@ -209,22 +211,38 @@ def test_statements_that_end_the_process_are_left_out():
         ("cell 5", "def late(x):\n    return x + 1"),
     ]  # fmt: skip
     calls = [Call("early", (np.float32(1).reshape(1),)), Call("late", (np.zeros(1, np.float32),))]
-    outcome = run_isolated(blocks, calls, QUICK)
-    assert [answer["status"] for answer in outcome.answers] == ["ok", "ok"]
-    assert any("cell 2, line 2" in n and "ended the whole process" in n for n in outcome.notes)
-    assert any("cell 3" in n and "KeyboardInterrupt" in n for n in outcome.notes)
-    assert any("cell 4" in n for n in outcome.notes)  # garbage in the grader's pipe
+    with Session(blocks, QUICK) as session:
+        assert [answer["status"] for answer in session.call(calls)] == ["ok", "ok"]
+    notes = " ".join(session.notes)
+    assert re.search("cell 2, line 2: .* ended the whole process", notes)
+    assert re.search("cell 3.*KeyboardInterrupt", notes)
+    assert "cell 4" in notes  # garbage in the grader's pipe
 
 
-def test_a_process_that_ends_before_the_first_statement_is_told(monkeypatch):
-    def ends(job, attempt, *rest):
-        attempt.ready = attempt.deadline
-        return "died"
-
-    monkeypatch.setattr(runner, "_run_once", ends)
-    outcome = run_isolated([("cell 1", "x = 1")], [Call("f", ())])
-    assert outcome.notes == ["reading the code ended the process: nothing of it was run"]
-    assert outcome.answers == [{"status": "late"}]
+def test_a_child_that_does_not_listen_or_answer(tmp_path, monkeypatch):
+    """Nothing that the process does, or leaves undone, keeps the grader waiting for long."""
+    worker = tmp_path / "worker.py"
+    monkeypatch.setattr(runner, "WORKER", worker)
+    here = str(runner.Path(runner.__file__).parent)
+    ready = (
+        f"import sys, time\nsys.path += [*sys.argv[1:], {here!r}]\nimport trees\n"
+        "def send(m):\n    d = trees.pack(m)\n"
+        "    sys.stdout.buffer.write(len(d).to_bytes(4, 'big') + d)\n    sys.stdout.flush()\n"
+        "send({'isolation': 'none'})\n"
+    )
+    for code, notes, status in (
+        (ready, ["reading the code ended the process: nothing of it was run"], "late"),
+        (ready + "send({'loaded': 1})\ntime.sleep(60)", [], "slow"),
+        (ready + "send({'loaded': 1})\nsend(3)\ntime.sleep(60)", [], "unread"),
+        (ready + "send({'loaded': 1})\nsys.stdout.buffer.write(b'\\xff' * 9)", [], "unread"),
+    ):
+        worker.write_text(code)
+        with Session([("cell 1", "x = 1")], Limits(call_seconds=0.3)) as session:
+            (answer,) = session.call([Call("f", (np.zeros(10**5 if status == "slow" else 1),))])
+        assert (session.notes, answer["status"]) == (notes, status)
+    worker.write_text("raise SystemExit('no torch')")
+    with pytest.raises(OSError, match="did not start .died.: no torch"):
+        Session([]).call([Call("f", ())])
 
 
 @pytest.mark.parametrize("column, architecture", lockdown.MACHINES.values())

@@ -1,12 +1,14 @@
 """The grader is proven: named mistakes are caught and named, other correct solutions pass."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 from assignments import proof
 
-from varmini.grade.checks import ASSIGNMENTS, NONE, Exam, difference
+from varmini.grade.checks import ASSIGNMENTS, load
+from varmini.grade.exam import Exam
 
 TABLE = Path(__file__).parents[2] / "results" / "grading.csv"
 COLUMNS = ("assignment", "kind", "name", "earned", "points", "caught by", "named")
@@ -27,11 +29,13 @@ def table(request):
 def test_every_mistake_is_caught_by_the_check_that_names_it(table):
     assignment, rows = table
     found = {
-        row["name"]: (row["caught by"].partition(" ")[0], row["named"])
+        row["name"]: (row["caught by"].partition(" ")[0], row["named"] or row["seems"])
         for row in rows
         if row["kind"] == "mistake"
     }
     expected = {m.name: (m.check, m.mistake) for m in proof.mutants(assignment)}
+    unnamed = {name for name, (_, mistake) in expected.items() if not mistake}
+    found = {name: (c, "" if name in unnamed else m) for name, (c, m) in found.items()}
     assert found == expected
     assert len(expected) >= (8 if assignment == "a4" else 12)
 
@@ -39,7 +43,7 @@ def test_every_mistake_is_caught_by_the_check_that_names_it(table):
 def test_every_correct_solution_earns_all_points(table):
     _, rows = table
     rows = [row for row in rows if row["kind"] != "mistake"]
-    assert len(rows) >= 1 + 5
+    assert len(rows) >= 1 + 3 + 7
     assert [row for row in rows if row["earned"] != row["points"]] == []
     assert {row["points"] for row in rows} == {25}
 
@@ -53,28 +57,51 @@ def test_the_committed_table_is_what_comes_out(table):
     ]
 
 
-def test_a_mistake_costs_the_later_functions_nothing(table):
-    """Nearly always one check is lost; more where the mistake changes what later ones are given."""
-    _, rows = table
-    lost = [len(row["caught by"].split()) for row in rows if row["kind"] == "mistake"]
-    assert sum(n == 1 for n in lost) >= 0.85 * len(lost)
+SEVERAL = {"heads always 2"}  # stands in a function that is not asked for, and ends in an error
 
 
-@pytest.mark.parametrize("assignment", ASSIGNMENTS)
-@pytest.mark.parametrize("seed", [2, 3])
-def test_every_known_mistake_shows_on_fresh_inputs(assignment, seed):
-    """A sentence that no input can bring about would be a lie; so would one that is always true."""
-    exam = Exam(assignment, seed)
-    for check, case in zip(exam.checks, exam.cases):
-        right = [check.reference(call, NONE) for call in case]
-        for mistake in check.mistakes:
-            shows = False
-            for call, expected in zip(case, right):
-                try:
-                    wrong = check.reference(call, frozenset({mistake}))
-                except (ValueError, IndexError):
-                    continue
-                if check.part is not None:
-                    wrong, expected = wrong[check.part], expected[check.part]
-                shows = shows or difference(wrong, expected, 3 * check.tolerance) is not None
-            assert shows, f"{assignment} {check.name}: {mistake}"
+def test_a_mistake_costs_one_task(table):
+    """Later functions are judged with the student's own earlier ones."""
+    assignment, rows = table
+    tasks = {check.name: check.task for check in load(assignment).CHECKS}
+    lost = {row["name"]: {tasks[name] for name in row["caught by"].split()} for row in rows}
+    assert {name for name, found in lost.items() if len(found) > 1} <= SEVERAL
+
+
+COMBINED = [  # assignment, mistakes, points that are left
+    ("a1", ["up with antialias", "lookup without the factor 2", "the bias of phi not halved"], 20),
+    ("a1", ["down by nearest pixel", "decode uses the first phi everywhere"], 21),
+    ("a2", ["softmax over the queries", "layer norm without eps", "bias of v missing"], 18),
+    ("a2", ["mask inverted", "levels counted from one", "DiT's order of the modulations"], 17),
+    ("a3", ["guidance sign", "top-k rules out with zero", "keep maps inverted"], 18),
+    ("a3", ["cond and uncond swapped", "draw takes the likeliest"], 19),
+    ("a3", ["draw takes the likeliest", "a loop that draws greedily"], 18),
+    ("a4", ["fit on raw instead of log values", "interval on raw values"], 18),
+]
+
+
+@pytest.mark.parametrize("assignment, names, points", COMBINED)
+def test_several_mistakes_cost_their_own_tasks(assignment, names, points):
+    source = proof.solution(assignment)
+    for mutant in (m for m in proof.mutants(assignment) if m.name in names):
+        source = proof.mutate(source, mutant)
+    results = proof.mark(Exam(assignment, 4), source)
+    assert sum(r.earned for r in results) == points, [r for r in results if not r.earned]
+
+
+def test_loops_that_call_nothing_earn_nothing():
+    """Two known mistakes, and loops that do without guidance and drawing of their own accord."""
+    source = proof.solution("a3").replace("return (1 + t) * cond - t * uncond", "return cond")
+    source = re.sub(r"guide\(\*model.logits\(k, x\), .*\)", "model.logits(k, x)[0]", source)
+    honest = proof.solution("a3").replace("return (1 + t) * cond - t * uncond", "return cond")
+    greedy = "return (cumulative <= uniform[..., None] * total).sum(-1)", "return logits.argmax(-1)"
+    source, honest = source.replace(*greedy), honest.replace(*greedy)
+    source = re.sub(r"draw\(logits, uniforms\[k\]\)", "logits.argmax(-1)", source)
+    earned = [sum(r.earned for r in proof.mark(Exam("a3", 4), text)) for text in (source, honest)]
+    assert earned == [11, 19]
+
+
+def test_the_committed_survey_says_that_nothing_escapes():
+    """`prove_grader.py` tries each row on 100 draws of inputs."""
+    with TABLE.open(newline="") as file:
+        assert {row["escapes of 100 seeds"] for row in csv.DictReader(file)} == {"0"}

@@ -72,6 +72,10 @@ def grade(args: Sequence[str], prog: str) -> None:
     for row in rows:
         print(f"{row['earned']:>3} of {row['points']}  {row['submission']}")
     print(f"wrote {path}: {len(rows)} submissions, seed {rows[0]['seed']}")
+    lost = [row["submission"] for row in rows if row["isolation"] == "not run"]
+    if lost:
+        print(f"varmini: warning: could not be graded (see the remarks): {', '.join(lost)}",
+              file=sys.stderr)  # fmt: skip
     for isolation in sorted({row["isolation"] for row in rows} - {"not run"}):
         warn(isolation)
 

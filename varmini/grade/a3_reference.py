@@ -5,102 +5,192 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray as Array
 
-from .reference import resize, softmax, wide
-from .runner import Call
-
-Wrong = frozenset
+from .reference import Reference as Base
+from .reference import resize, softmax
 
 
-def guide(cond: Array, uncond: Array, k: int, scales: int, cfg: float, wrong: Wrong) -> Array:
-    """VAR's guidance of scale k, counted from 0."""
-    # t = cfg k / (K - 1);  (1 + t) cond - t uncond
-    t = cfg * k / max(1, scales - 1)
-    t = cfg if "ramp-missing" in wrong else t
-    t = cfg * k / scales if "ramp-over-K" in wrong else t
-    t = cfg * (k + 1) / scales if "ramp-from-one" in wrong else t
-    if "guidance-sign" in wrong:
-        t = -t
-    if "guidance-swapped" in wrong:
-        cond, uncond = uncond, cond
-    if "guidance-standard" in wrong:
-        return uncond + t * (cond - uncond)
-    if "conditional-only" in wrong:
-        return cond
-    return (1 + t) * cond - t * uncond
+class Reference(Base):
+    """The eight functions; `wrong` makes mistakes of `a3.CHECKS`.
+
+    Attributes:
+        sharpen: a generator of random numbers; `draw` then moves two thirds of its uniform numbers
+            (in place) close to the edges between two tokens.
+    """
+
+    sharpen: np.random.Generator | None = None
+
+    def guide(self, cond: Array, uncond: Array, k: int, scales: int, cfg: float) -> Array:
+        """VAR's guidance of scale k, counted from 0: (1 + t) cond - t uncond."""
+        t = self.choose(
+            cfg * k / max(1, scales - 1),
+            ramp_missing=cfg,
+            ramp_over_K=cfg * k / scales,
+            ramp_from_one=cfg * (k + 1) / scales,
+            ramp_backwards=cfg * (scales - 1 - k) / max(1, scales - 1),
+        )
+        if self.makes("guidance-sign"):
+            t = -t
+        if self.makes("guidance-swapped"):
+            cond, uncond = uncond, cond
+        if self.makes("guidance-standard"):
+            return uncond + t * (cond - uncond)
+        if self.makes("guidance-summed"):
+            return (1 + t) * cond + t * uncond
+        return cond if self.makes("conditional-only") else (1 + t) * cond - t * uncond
+
+    def rule_out(self, logits: Array, keep: Array) -> Array:
+        """-inf where `keep` is False."""
+        return np.where(keep, logits, 0.0 if self.makes("zero-for-minus-infinity") else -np.inf)
+
+    def keep_top_k(self, logits: Array, top_k: int) -> Array:
+        """The top_k largest stay; 0, or as many as there are, keeps all."""
+        if top_k <= 0 or top_k >= logits.shape[-1]:
+            return logits
+        ordered = -np.sort(-logits, -1)
+        self.margins.append((ordered[..., top_k - 1] - ordered[..., top_k]).min())
+        count = self.choose(top_k, top_k_one_more=top_k + 1, top_k_one_less=top_k - 1)
+        rank = (-logits).argsort(-1, kind="stable").argsort(-1, kind="stable")
+        if self.makes("top-k-lowest"):
+            rank = logits.shape[-1] - 1 - rank
+        return self.rule_out(logits, rank < count)
+
+    def keep_top_p(self, logits: Array, top_p: float) -> Array:
+        """The fewest likeliest that reach top_p stay."""
+        if not 0 < top_p < 1:
+            return logits
+        p = softmax(logits)
+        order = np.argsort(p if self.makes("top-p-unlikely") else -p, axis=-1, kind="stable")
+        if self.makes("top-p-unsorted"):
+            order = np.broadcast_to(np.arange(p.shape[-1]), p.shape)
+        p = np.take_along_axis(p, order, -1)
+        before = p.cumsum(-1) - p  # of all that are likelier
+        self.margins.append(np.abs(before[..., 1:] - top_p).min())
+        keep = before < top_p
+        if self.makes("top-p-one-less"):
+            keep = before + p <= top_p
+        if self.makes("top-p-one-more"):
+            keep = np.concatenate([np.ones_like(keep[..., :1]), keep[..., :-1]], -1)
+        if self.makes("top-p-single"):
+            keep = p >= 1 - top_p
+        if self.makes("top-p-threshold"):
+            keep = p >= top_p
+        placed = np.zeros_like(keep)
+        np.put_along_axis(placed, order, keep, -1)
+        return self.rule_out(logits, placed & np.isfinite(logits))
+
+    def draw(self, logits: Array, uniform: Array) -> Array:
+        """The first token whose cumulative probability exceeds the number."""
+        if self.makes("draw-greedy"):
+            return logits.argmax(-1)
+        p = softmax(logits)
+        cumulative = p.cumsum(-1)
+        if self.sharpen is not None:
+            _sharpen(self.sharpen, p, cumulative, uniform)
+        if self.makes("draw-sorted"):
+            order = np.argsort(-p, -1)
+            cumulative = np.take_along_axis(p, order, -1).cumsum(-1)
+        u = 1 - uniform if self.makes("draw-from-the-end") else uniform
+        edges = np.where(p > 0, np.abs(cumulative - u[..., None]), 1)[..., :-1]
+        self.margins.append(edges[(cumulative < 1 - 1e-9)[..., :-1]].min(initial=1))
+        u = u + self.choose(0, draw_at_edge=-1e-12, draw_from_the_end=1e-12)
+        drawn = (cumulative <= u[..., None]).sum(-1)
+        if self.makes("draw-sorted"):
+            return np.take_along_axis(order, drawn[..., None], -1)[..., 0]
+        return drawn + self.choose(0, draw_one_before=-1, draw_one_after=1)
+
+    def smooth(self, logits: Array, noise: Array, codebook: Array, k: int, scales: int) -> Array:
+        """A mixture of codes by Gumbel-softmax."""
+        # rho = k / (K - 1), tau = max(0.27 (1 - 0.95 rho), 0.005)
+        rho = self.choose(k / max(1, scales - 1), rho_over_K=k / scales)
+        tau = 0.27 if self.makes("tau-constant") else max(0.27 * (1 - 0.95 * rho), 0.005)
+        noise = noise * self.choose(1, noise_missing=0, noise_minus=-1)
+        scaled = logits * self.choose(1 + rho, rho_missing=1)
+        if self.makes("noise-outside-tau"):
+            return softmax(scaled / tau + noise) @ codebook
+        if self.makes("hard-choice"):
+            return codebook[(scaled + noise).argmax(-1)]
+        return softmax((scaled + noise) * (tau if self.makes("tau-multiplied") else 1 / tau)) @ (
+            codebook
+        )  # fmt: skip
+
+    def filtered(self, cond, uncond, k: int, scales: int, cfg, top_k: int, top_p) -> Array:
+        """Guidance, top-k, top-p, in this order."""
+        if self.makes("conditional-only", "unconditional-only"):
+            cond = uncond = uncond if self.makes("unconditional-only") else cond
+        k = k + self.makes("scales-from-one")
+        if self.makes("filter-before-guidance"):
+            cond, uncond = (self.both(part, top_k, top_p) for part in (cond, uncond))
+            return self.guide(cond, uncond, k, scales, cfg)
+        return self.both(self.guide(cond, uncond, k, scales, cfg), top_k, top_p)
+
+    def both(self, logits: Array, top_k: int, top_p: float) -> Array:
+        """Top-k, then top-p."""
+        top_k = self.choose(top_k, no_top_k=0, no_filter=0)
+        top_p = self.choose(top_p, no_top_p=0, no_filter=0)
+        if self.makes("top-p-first"):
+            return self.keep_top_k(self.keep_top_p(logits, top_p), top_k)
+        return self.keep_top_p(self.keep_top_k(logits, top_k), top_p)
+
+    def sample(self, model, uniforms, cfg, top_k, top_p):
+        """(tokens, f_hat)."""
+        return self.loop(model, uniforms, cfg, top_k, top_p)
+
+    def inpaint(self, model, own, mask, uniforms, cfg, top_k, top_p):
+        """`sample` with own tokens and a mask."""
+        return self.loop(model, uniforms, cfg, top_k, top_p, own, mask)
+
+    def loop(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
+        """(tokens, f_hat), of which the own tokens stay where the mask says so."""
+        toy, scales = Toy(**model["toy"]), len(uniforms)
+        keep = None if mask is None else self.keep_maps(mask, toy.sizes)
+        x, f_hat, tokens = None, 0.0, []
+        for k, (h, w) in enumerate(toy.sizes):
+            logits = self.filtered(*toy.logits(k, x), k, scales, cfg, top_k, top_p)
+            used = drawn = self.draw(logits, uniforms[k]).reshape(-1, h, w)
+            if own is not None and not self.makes("kept-not-forced"):
+                choice = ~keep[k] if self.makes("wrong-part-forced") else keep[k]
+                drawn = np.where(choice, own[k], drawn)
+                used = used if self.makes("forced-too-late") else drawn
+            tokens.append(drawn)
+            h_k = toy.contribution(k, toy.codebook[used].transpose(0, 3, 1, 2))
+            f_hat = h_k if self.makes("sum-restarts") else f_hat + h_k
+            if k + 1 < scales:
+                x = toy.next_input(k + 1, h_k if self.makes("next-from-one-map") else f_hat)
+        return tokens, f_hat
+
+    def keep_maps(self, mask: Array, sizes: list[tuple[int, int]]) -> list[Array]:
+        """For every map a bool mask, True where the picture's own tokens stay."""
+        kept = (mask if self.makes("keep-inverted") else ~mask).astype(float)
+        kind = self.choose(
+            "bilinear",
+            keep_nearest="nearest",
+            keep_nearest_exact="nearest-exact",
+            keep_area="area",
+            keep_bicubic="bicubic",
+            keep_antialias="bilinear-antialias",
+        )
+        few = self.choose(3, small_maps_not_forced=0, forces_four=4)
+        maps = []
+        for h, w in sizes:
+            share = resize(kept[None, None], (h, w), kind)[0, 0]
+            self.margins.append(np.abs(share - 0.5).min())
+            keep = share >= 0.5 if self.makes("keep-ties") else share > 0.5
+            keep = share > 1e-9 if self.makes("keep-touched") else keep
+            keep = share > 1 - 1e-9 if self.makes("keep-whole") else keep
+            maps.append(np.ones((h, w), bool) if h * w <= few else keep)
+        return maps
 
 
-def rule_out(logits: Array, keep: Array, wrong: Wrong) -> Array:
-    """-inf where `keep` is False."""
-    return np.where(keep, logits, 0.0 if "zero-for-minus-infinity" in wrong else -np.inf)
-
-
-def keep_top_k(logits: Array, top_k: int, wrong: Wrong) -> Array:
-    """The top_k largest stay; 0, or as many as there are, keeps all."""
-    if top_k <= 0 or top_k >= logits.shape[-1]:
-        return logits
-    count = top_k + ("top-k-one-more" in wrong) - ("top-k-one-less" in wrong)
-    rank = (-logits).argsort(-1, kind="stable").argsort(-1, kind="stable")
-    if "top-k-lowest" in wrong:
-        rank = logits.shape[-1] - 1 - rank
-    return rule_out(logits, rank < count, wrong)
-
-
-def keep_top_p(logits: Array, top_p: float, wrong: Wrong, margins: list | None = None) -> Array:
-    """The fewest likeliest that reach top_p stay; `margins` gets the closest call."""
-    if not 0 < top_p < 1:
-        return logits
-    p = softmax(logits)
-    order = np.argsort(p if "top-p-unlikely" in wrong else -p, axis=-1, kind="stable")
-    if "top-p-unsorted" in wrong:
-        order = np.broadcast_to(np.arange(p.shape[-1]), p.shape)
-    p = np.take_along_axis(p, order, -1)
-    before = p.cumsum(-1) - p  # of all that are likelier
-    if margins is not None:
-        margins.append(np.abs(before[..., 1:] - top_p).min())
-    keep = before < top_p
-    if "top-p-one-less" in wrong:
-        keep = before + p <= top_p
-    if "top-p-one-more" in wrong:
-        keep = np.concatenate([np.ones_like(keep[..., :1]), keep[..., :-1]], -1)
-    if "top-p-single" in wrong:
-        keep = p >= 1 - top_p
-    placed = np.zeros_like(keep)
-    np.put_along_axis(placed, order, keep, -1)
-    return rule_out(logits, placed & np.isfinite(logits), wrong)
-
-
-def draw(logits: Array, uniform: Array, wrong: Wrong, margins: list | None = None) -> Array:
-    """The first token whose cumulative probability exceeds the number."""
-    if "draw-greedy" in wrong:
-        return logits.argmax(-1)
-    uniform = 1 - uniform if "draw-from-the-end" in wrong else uniform
-    p = softmax(logits)
-    cumulative = p.cumsum(-1)
-    if margins is not None:
-        margins.append(np.abs(cumulative - uniform[..., None]).min())
-    drawn = (cumulative <= uniform[..., None]).sum(-1)
-    if "draw-one-before" in wrong:
-        drawn = drawn - 1
-    if "draw-one-after" in wrong:
-        drawn = drawn + 1
-    return drawn
-
-
-def smooth(logits, noise, codebook, k, scales, wrong):
-    """A mixture of codes by Gumbel-softmax."""
-    # rho = k / (K - 1), tau = max(0.27 (1 - 0.95 rho), 0.005)
-    rho = k / max(1, scales - 1)
-    tau = 0.27 if "tau-constant" in wrong else max(0.27 * (1 - 0.95 * rho), 0.005)
-    noise = noise * (0 if "noise-missing" in wrong else -1 if "noise-minus" in wrong else 1)
-    scaled = logits if "rho-missing" in wrong else logits * (1 + rho)
-    if "noise-outside-tau" in wrong:
-        return softmax(scaled / tau + noise) @ codebook
-    if "hard-choice" in wrong:
-        return codebook[(scaled + noise).argmax(-1)]
-    return softmax((scaled + noise) / tau) @ codebook
-
-
-# ------------------------------------------------------------------------ the toy model, the loop
+def _sharpen(rng, p: Array, cumulative: Array, uniform: Array) -> None:
+    """Moves uniform numbers to within 6e-5 to 3e-4 of an edge that they do not cross."""
+    rows = cumulative.reshape(-1, p.shape[-1])
+    flat = uniform.reshape(-1)
+    for i, (row, own) in enumerate(zip(rows, p.reshape(rows.shape))):
+        edges = row[:-1][own[:-1] > 0]
+        edges = edges[(edges > 1e-3) & (edges < 1 - 1e-3)]
+        if len(edges) and rng.random() < 2 / 3:
+            flat[i] = rng.choice(edges) + rng.choice([-1, 1]) * rng.uniform(6e-5, 3e-4)
+    uniform[...] = flat.reshape(uniform.shape)
 
 
 class Toy:
@@ -120,74 +210,3 @@ class Toy:
     def next_input(self, k, f_hat):
         small = resize(f_hat, self.sizes[k], "area")
         return small.reshape(*small.shape[:2], -1).transpose(0, 2, 1)
-
-
-def filtered(cond, uncond, k, scales, cfg, top_k, top_p, wrong, margins):
-    """Guidance, top-k, top-p, in this order."""
-    def both(logits):
-        if "top-p-first" in wrong:
-            return keep_top_k(keep_top_p(logits, top_p, wrong, margins), top_k, wrong)
-        few = keep_top_k(logits, top_k, wrong)
-        if margins is not None and 0 < top_k < logits.shape[-1]:
-            ordered = np.sort(logits, -1)
-            margins.append((ordered[..., -top_k] - ordered[..., -top_k - 1]).min())
-        return keep_top_p(few, top_p, wrong, margins)
-
-    if "filter-before-guidance" in wrong:
-        with np.errstate(invalid="ignore"):  # the difference of two ruled-out logits is NaN
-            return guide(both(cond), both(uncond), k, scales, cfg, wrong)
-    return both(guide(cond, uncond, k, scales, cfg, wrong))
-
-
-def sample(model, uniforms, cfg, top_k, top_p, wrong, margins=None, own=None, mask=None):
-    """The loop; with `own` tokens and a mask, in-painting."""
-    toy, scales = Toy(**model["toy"]), len(uniforms)
-    keep = None if mask is None else keep_maps(mask, toy.sizes, wrong)
-    x, f_hat, tokens = None, 0.0, []
-    for k, (h, w) in enumerate(toy.sizes):
-        logits = filtered(*toy.logits(k, x), k, scales, cfg, top_k, top_p, wrong, margins)
-        drawn = draw(logits, uniforms[k], wrong, margins).reshape(-1, h, w)
-        used = drawn
-        if own is not None and "kept-not-forced" not in wrong:
-            drawn = np.where(keep[k], own[k], drawn)
-            used = used if "forced-too-late" in wrong else drawn
-        tokens.append(drawn)
-        codes = toy.codebook[used].transpose(0, 3, 1, 2)
-        h_k = toy.contribution(k, codes)
-        f_hat = h_k if "sum-restarts" in wrong else f_hat + h_k
-        if k + 1 < scales:
-            x = toy.next_input(k + 1, h_k if "next-from-one-map" in wrong else f_hat)
-    return tokens, f_hat
-
-
-def keep_values(mask: Array, size: tuple[int, int], kind: str = "bilinear") -> Array:
-    """The share of a place that is kept, 0 to 1."""
-    return resize((~mask).astype(float)[None, None], size, kind)[0, 0]
-
-
-def keep_maps(mask: Array, sizes: list[tuple[int, int]], wrong: Wrong) -> list[Array]:
-    """For every map a bool mask, True where the picture's own tokens stay."""
-    mask = ~mask if "keep-inverted" in wrong else mask
-    kind = "nearest" if "keep-nearest" in wrong else "area" if "keep-area" in wrong else "bilinear"
-    few = 0 if "small-maps-not-forced" in wrong else 4 if "forces-four" in wrong else 3
-    maps = []
-    for h, w in sizes:
-        share = keep_values(mask, (h, w), kind)
-        keep = share >= 0.5 if "keep-ties" in wrong else share > 0.5
-        keep = share > 0 if "keep-touched" in wrong else keep
-        maps.append(np.ones((h, w), bool) if h * w <= few else keep)
-    return maps
-
-
-def inpaint(model, own, mask, uniforms, cfg, top_k, top_p, wrong, margins=None):
-    """`sample` with own tokens and a mask."""
-    return sample(model, uniforms, cfg, top_k, top_p, wrong, margins, own, mask)
-
-
-def reference(call: Call, wrong: Wrong):
-    """The expected answer to a call, with the mistakes in `wrong` made."""
-    functions = {
-        "guide": guide, "keep_top_k": keep_top_k, "keep_top_p": keep_top_p, "draw": draw,
-        "smooth": smooth, "sample": sample, "keep_maps": keep_maps, "inpaint": inpaint,
-    }  # fmt: skip
-    return functions[call.function](*wide(call.args), wrong)

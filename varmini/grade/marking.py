@@ -1,22 +1,26 @@
 """Marks the assignments: `grade("a1", "submission.ipynb")`, and the checks inside the notebooks.
 
 A submission runs in a locked-in process that only sends arrays back; what they are compared with
-is computed here, from fresh random inputs, by references in float64 (`grading/`). What that
-isolation gives and does not give: `docs/grading.md`.
+is computed here, from fresh random inputs, by references in float64. What that isolation gives and
+does not give: `docs/grading.md`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .checks import Exam, Result, load
-from .runner import Limits, run_isolated
+from .checks import Result, load
+from .exam import Exam
+from .runner import Call, Limits, Session
 from .submission import SUFFIXES, read_submission
 
 
@@ -89,7 +93,7 @@ def grade(
     Args:
         assignment: "a1", "a2", "a3" or "a4".
         submission: a notebook or a .py file that defines the assignment's functions.
-        seed: of the random inputs; None draws a fresh one.
+        seed: of the random inputs, together with the code; None draws a fresh one.
         limits: what the submission may use.
 
     Returns:
@@ -101,21 +105,28 @@ def grade(
     """
     start = time.monotonic()
     seed = secrets.randbits(32) if seed is None else seed
-    exam = Exam(assignment, seed)
     path = Path(submission)
-    outcome = run_isolated(read_submission(path), exam.calls, limits)
-    results = exam.mark(outcome.answers)
+    blocks = read_submission(path)
+    exam = Exam(assignment, seeds(seed, blocks))
+    with Session(blocks, limits) as session:
+        results = exam.mark(session.call)
     for result in results:
         result.message = plain(result.message)
     return Report(
         assignment,
         plain(path.name),
         results,
-        [plain(note) for note in outcome.notes],
+        [plain(note) for note in session.notes],
         seed,
-        outcome.isolation,
+        session.isolation,
         time.monotonic() - start,
     )
+
+
+def seeds(seed: int, blocks: list[tuple[str, str]]) -> list[int]:
+    """Of the inputs: they hang on the code, so that no answers can be written down in it."""
+    code = json.dumps([source for _, source in blocks])
+    return [seed, *hashlib.sha256(code.encode()).digest()]
 
 
 def class_files(folder: Path) -> list[Path]:
@@ -128,7 +139,7 @@ def class_files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix in SUFFIXES
-        and path.is_file()
+        and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:
@@ -139,7 +150,7 @@ def class_files(folder: Path) -> list[Path]:
 def grade_class(
     assignment: str, folder: Path, *, seed: int | None = None, limits: Limits = Limits()
 ) -> Iterator[dict[str, Any]]:
-    """Yields one row a submission, each marked on the same inputs; a bad file gets no points.
+    """Yields one row a submission; one that cannot be graded gets no points and says why.
 
     Args:
         folder: of `class_files`; a row names its file as from there.
@@ -152,9 +163,10 @@ def grade_class(
         name = plain(str(path.relative_to(folder)))
         try:
             row = grade(assignment, path, seed=seed, limits=limits).row()
-        except ValueError as error:
+        except Exception as error:  # whatever goes wrong with one file, the class goes on
+            why = str(error) if isinstance(error, ValueError) else repr(error)
             row = {"submission": name, "earned": 0, "points": points, **empty,
-                   "remarks": plain(str(error)), "notes": "", "seed": seed,
+                   "remarks": plain(f"could not be graded: {why}"), "notes": "", "seed": seed,
                    "isolation": "not run"}  # fmt: skip
         yield row | {"submission": name}
 
@@ -163,6 +175,9 @@ def plain(text: str, most: int = 400) -> str:
     """Text of a submission made fit for a terminal and a table: one line, no control characters."""
     text = "".join(c if c.isprintable() else " " for c in text[: most + 1])
     return text[:most] + "…" if len(text) > most else text
+
+
+_exam = lru_cache(64)(Exam)
 
 
 class Checker:
@@ -205,13 +220,16 @@ class Checker:
         Raises:
             ValueError: when the assignment asks for no function of this name.
         """
-        from .worker import perform  # needs torch alone
+        from .calls import Respond, perform  # loads torch
 
         name = getattr(function, "__name__", str(function))
-        exam = Exam(self.assignment, self.seed, name)
+        exam = _exam(self.assignment, self.seed, name)
         namespace = getattr(function, "__globals__", {}) | {name: function}
-        answers = [perform(namespace, asdict(call)) for call in exam.calls]
-        results = [result for result in exam.mark(answers) if result.function == name]
+
+        def ask(calls: list[Call], respond: Respond | None = None) -> list[dict[str, Any]]:
+            return [perform(namespace, asdict(call), respond) for call in calls]
+
+        results = [result for result in exam.mark(ask) if result.function == name]
         self.results |= {result.check: result for result in results}
         return results
 

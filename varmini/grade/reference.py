@@ -1,4 +1,4 @@
-"""Float64 building blocks in NumPy, for the references; nothing here calls torch.
+"""What the references are made of: float64 in NumPy; nothing here calls torch.
 
 Interpolation is written as matrices, one for the rows and one for the columns: that is what the
 words area, bilinear and bicubic mean, and it shares no code with `F.interpolate`.
@@ -6,11 +6,55 @@ words area, bilinear and bicubic mean, and it shares no code with `F.interpolate
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
+
+from .runner import Call
+
+NONE: frozenset[str] = frozenset()
+
+
+class Reference:
+    """The functions of an assignment in float64, as methods of their names; right, or wrong.
+
+    Args:
+        wrong: names of the mistakes to make.
+        given: functions that stand in for methods, such as those of a student.
+    """
+
+    def __init__(self, wrong: frozenset[str] = NONE, given: dict[str, Callable] | None = None):
+        self.wrong = wrong
+        self.margins: list[float] = []
+        """How close the decisions were: between two codes, or at the edge of a filter."""
+        vars(self).update(given or {})
+
+    def makes(self, *mistakes: str) -> bool:
+        """Whether one of these mistakes is made."""
+        return not self.wrong.isdisjoint(mistakes)
+
+    def choose(self, usual: Any, **others: Any) -> Any:
+        """The value of the mistake that is made (its name with _ for -), else the usual one."""
+        return next((v for name, v in others.items() if self.makes(name.replace("_", "-"))), usual)
+
+    def answer(self, call: Call) -> Any:
+        """The expected answer to a call."""
+        special = getattr(self, f"{call.function}_{call.kind}", None)
+        if special is not None:
+            return special(call, *wide(call.args))
+        return getattr(self, call.function)(*wide(call.args))
+
+
+def clear(rng: np.random.Generator, make: Callable, reference: type[Reference], gap: float) -> Call:
+    """A call by `make(rng)` in which no decision is closer than `gap`: float32 decides alike."""
+    while True:
+        right, call = reference(), make(rng)
+        right.answer(call)
+        if min(right.margins) > gap:
+            return call
 
 
 @cache
@@ -19,31 +63,33 @@ def matrix(kind: str, old: int, new: int) -> Array:
 
     Args:
         kind: "area" (mean over the window from floor(i old/new) to ceil((i+1) old/new)),
-            "nearest", "bilinear", "bicubic" (Keys' kernel, a = -0.75, edges repeated), or
-            "bicubic-corners" (the same with the outermost samples aligned).
+            "nearest", "nearest-exact", "bilinear", "bicubic" (Keys' kernel, a = -0.75, edges
+            repeated), "bicubic-corners" (the same with the outermost samples aligned), and
+            "bilinear-antialias", "bicubic-antialias" (a wider kernel on the way down, a = -0.5).
     """
     weights = np.zeros((new, old))
     for i in range(new):
+        middle = (i + 0.5) * old / new - 0.5
         if kind == "area":
             window = range(i * old // new, -(-(i + 1) * old // new))
             weights[i, list(window)] = 1 / len(window)
-        elif kind == "nearest":
-            weights[i, i * old // new] = 1
+        elif kind.startswith("nearest"):
+            weights[i, int(middle + 0.5) if kind == "nearest-exact" else i * old // new] = 1
+        elif kind.endswith("antialias"):
+            distance = np.abs(np.arange(old) - middle) / max(1, old / new)
+            weights[i] = [_kernel(kind, x, -0.5) for x in distance]
+            weights[i] /= weights[i].sum()
         else:
-            at = (i + 0.5) * old / new - 0.5
-            if kind == "bicubic-corners":
-                at = i * (old - 1) / max(1, new - 1)
-            if kind == "bilinear":
-                at = max(at, 0.0)  # as torch does, which changes nothing for edges repeated
-            base = int(np.floor(at))
-            for j in range(base - 1, base + 3):
-                distance = abs(at - j)
-                share = max(0.0, 1 - distance) if kind == "bilinear" else _keys(distance)
-                weights[i, min(max(j, 0), old - 1)] += share
+            at = i * (old - 1) / max(1, new - 1) if kind == "bicubic-corners" else middle
+            for j in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+                weights[i, min(max(j, 0), old - 1)] += _kernel(kind, abs(at - j), -0.75)
     return weights
 
 
-def _keys(x: float, a: float = -0.75) -> float:
+def _kernel(kind: str, x: float, a: float) -> float:
+    """Weight at distance x: a triangle, or Keys' cubic."""
+    if kind.startswith("bilinear"):
+        return max(0.0, 1 - x)
     if x <= 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0

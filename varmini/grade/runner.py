@@ -10,21 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .trees import LARGEST, pack, unpack, walk
+from .trees import LARGEST, pack, plain_answer, unpack
 
 WORKER = Path(__file__).with_name("worker.py")
 STARTS = 8
 """A submission that brought down so many processes is not started again."""
 MOST_NOTES, LONGEST = 50, 1000
-"""Notes kept of a submission, and characters of each text that it sends."""
-TEXTS = ("status", "type", "text", "where")
+"""Notes kept of a submission, and characters of each."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Limits:
 
 @dataclass
 class Call:
-    """One call of a function of the submission; see `worker.perform`."""
+    """One call of a function of the submission; see `calls.perform`."""
 
     function: str
     args: tuple
@@ -54,221 +51,234 @@ class Call:
     wrt: list = field(default_factory=list)
     value: bool = False
     steps: list = field(default_factory=list)
-
-
-@dataclass
-class Outcome:
-    """What came back from the child."""
-
-    answers: list[dict[str, Any]]
-    """One for each call, as `worker.perform` says. Further values of "status": "slow" (too long),
-    "died" (the process ended), "unread" (makes no sense), "late" (no time left)."""
-    notes: list[str]
-    """Statements of the submission that failed."""
-    isolation: str = ""
-    """Which fences were up."""
+    given: list = field(default_factory=list)
 
 
 class _Ended(Exception):
     """The child is gone, or has to go; the argument is a status."""
 
 
-@dataclass
-class _Attempt:
-    """How far one process came."""
-
-    deadline: float
-    """When the next message must be there, by the monotonic clock."""
-    ready: float | None = None
-    """When it began with the submission."""
-    kind: str = "process"
-    """What it was at: a "statement", a "call" or neither."""
-    number: int = 0
-    where: str = ""
-
-
-def run_isolated(
-    blocks: Sequence[tuple[str, str]],
-    calls: Sequence[Call],
-    limits: Limits = Limits(),
-    kernel: bool = True,
-) -> Outcome:
-    """Runs a submission in a locked-in process of its own and calls its functions.
+class Session:
+    """A submission in a locked-in process of its own, whose functions can be called.
 
     A process that hangs or dies is replaced, without the statement or the function that was
-    running: the other functions keep their chance.
+    running: the other functions keep their chance. To be used in a `with` statement.
 
     Args:
         blocks: from `read_submission`.
         kernel: False does without the kernel's fences (`lockdown.apply`).
 
-    Raises:
-        OSError: when the process does not start, which is not the submission's fault.
+    Attributes:
+        notes: statements of the submission that failed.
+        isolation: which fences were up.
     """
-    outcome = Outcome([{"status": "late"} for _ in calls], [])
-    left_out: list[int] = []
-    done: set[int] = set()
-    dropped: list[str] = []
-    seconds = limits.total_seconds
-    for _ in range(STARTS):
-        job = {
+
+    def __init__(
+        self, blocks: Sequence[tuple[str, str]], limits: Limits = Limits(), kernel: bool = True
+    ) -> None:
+        self.notes: list[str] = []
+        self.isolation = ""
+        self._limits, self._left, self._starts = limits, limits.total_seconds, STARTS
+        self._job = {
             "blocks": [tuple(block) for block in blocks],
-            "calls": [asdict(call) for call in calls],
-            "skip_statements": left_out,
-            "skip_calls": sorted(done),
+            "skip": [],
             "call_seconds": limits.call_seconds,
             "cpu_seconds": int(limits.start_seconds + limits.total_seconds) + 1,
             "memory_mb": limits.memory_mb,
             "kernel": kernel,
         }
-        outcome.notes = list(dropped)
-        attempt = _Attempt(time.monotonic() + limits.start_seconds)
-        status = _run_once(job, attempt, outcome, done, limits, seconds)
-        if status == "ended":
-            break
-        seconds -= time.monotonic() - attempt.ready
-        if attempt.kind == "statement":
-            what = "did not end in time" if status == "slow" else "ended the whole process"
-            dropped.append(f"{attempt.where}: this statement {what}, and was left out")
-            left_out.append(attempt.number)
-        elif attempt.kind == "call":
-            # The function is not tried again on other inputs: each would cost a process.
-            for i, call in enumerate(calls):
-                if call.function == calls[attempt.number].function and i not in done:
-                    outcome.answers[i] = {"status": status}
-                    done.add(i)
-        if attempt.kind == "process":
-            what = "took too long" if status == "slow" else "ended the process"
-            outcome.notes.append(f"reading the code {what}: nothing of it was run")
-        if seconds <= 0 or attempt.kind == "process":
-            break
-    return outcome
+        self._dropped: list[str] = []
+        self._ended: dict[str, str] = {}
+        """Functions that ended a process, and how: each further try would cost another one."""
+        self._child: _Child | None = None
 
+    def __enter__(self) -> Session:
+        return self
 
-def _run_once(
-    job: dict, attempt: _Attempt, outcome: Outcome, done: set[int], limits: Limits, seconds: float
-) -> str:
-    """One process, from start to end: "ended", or the status that it ended with before its time."""
-    with _process(job) as (child, last_words):
+    def __exit__(self, *error: Any) -> None:
+        if self._child is not None:
+            self._child.close()
+        self._child = None
+
+    def call(
+        self, calls: Sequence[Call], respond: Callable[[str, Any], list | None] | None = None
+    ) -> list[dict[str, Any]]:
+        """One answer a call, as `calls.perform` says.
+
+        Further values of "status": "slow" (too long), "died" (the process ended), "unread" (makes
+        no sense), "late" (no time left).
+
+        Args:
+            respond: the grader's own functions, for calls that have some `given`.
+
+        Raises:
+            OSError: when the process does not start, which is not the submission's fault.
+        """
+        answers: list[dict[str, Any] | None] = [None] * len(calls)
+        todo = list(range(len(calls)))
+        while True:
+            for i in todo:
+                if calls[i].function in self._ended:
+                    answers[i] = {"status": self._ended[calls[i].function]}
+            todo = [i for i in todo if answers[i] is None]
+            if not todo or not self._ready():
+                return [answer or {"status": "late"} for answer in answers]
+            with self._on_the_clock():
+                at = todo[0]
+                try:
+                    batch = [asdict(calls[i]) for i in todo]
+                    self._child.send({"calls": batch}, self._deadline())
+                    for at in todo:
+                        message = self._child.receive(self._deadline())
+                        while "ask" in message:
+                            result = respond(*message["ask"])
+                            self._child.send({"result": result}, self._deadline())
+                            message = self._child.receive(self._deadline())
+                        answers[at] = plain_answer(message["answer"])
+                except _ENDS as error:
+                    self._ended[calls[at].function] = _status(error)
+                    self.__exit__()
+
+    def _deadline(self) -> float:
+        # The alarm inside the child comes first; this one cannot be caught.
+        return min(time.monotonic() + 3 * self._limits.call_seconds, self._end)
+
+    @contextlib.contextmanager
+    def _on_the_clock(self):
+        """Counts the time inside against the submission's."""
+        self._end = time.monotonic() + self._left
         try:
-            for message in _messages(child, attempt):
-                if attempt.ready is None:
-                    attempt.ready = time.monotonic()
-                    outcome.isolation = message["isolation"]
-                elif "start" in message:
-                    kind, number = message["start"]
-                    if kind not in ("statement", "call") or type(number) is not int:
-                        raise ValueError("neither a statement nor a call")
-                    if kind == "call":
-                        job["calls"][number]
-                    attempt.kind, attempt.number = kind, number
-                    attempt.where = str(message["where"])[:LONGEST]
-                elif "note" in message and len(outcome.notes) < MOST_NOTES:
-                    outcome.notes.append(str(message["note"])[:LONGEST])
-                elif "answer" in message and attempt.kind == "call":
-                    outcome.answers[attempt.number] = plain_answer(message["answer"])
-                    done.add(attempt.number)
-                elif "end" in message:
-                    return "ended"
-                end = attempt.ready + seconds
-                # The alarm inside the child comes first; this one cannot be caught.
-                attempt.deadline = min(time.monotonic() + 3 * limits.call_seconds, end)
-                if time.monotonic() > end:
-                    raise _Ended("slow")
-        except _Ended as end:
-            status = end.args[0]
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError):
-            status = "unread"
-        if attempt.ready is None:
-            raise OSError(f"the grader's own process did not start ({status}): {last_words()}")
-    return status
+            yield
+        finally:
+            self._left = self._end - time.monotonic()
+
+    def _ready(self) -> bool:
+        """Whether there is a process with the submission in it; starts one if there is none."""
+        while self._child is None and self._starts and self._left > 0:
+            self._starts -= 1
+            self.notes = list(self._dropped)
+            self._child, end = _Child(), time.monotonic() + self._limits.start_seconds
+            try:
+                self._child.send(self._job, end)
+                self.isolation = str(self._child.receive(end)["isolation"])[:LONGEST]
+            except _ENDS as error:
+                told = f"{_status(error)}): {self._child.last_words()}"
+                self.__exit__()
+                raise OSError(f"the grader's own process did not start ({told}") from None
+            with self._on_the_clock():
+                self._load()
+        return self._child is not None and self._left > 0
+
+    def _load(self) -> None:
+        """Follows the child through the statements; leaves out the one at which it ended."""
+        number, where = None, ""
+        try:
+            while True:
+                message = self._child.receive(self._deadline())
+                if "loaded" in message:
+                    return
+                if "note" in message and len(self.notes) < MOST_NOTES:
+                    self.notes.append(str(message["note"])[:LONGEST])
+                if "start" in message:
+                    number, where = int(message["start"]), str(message["where"])[:LONGEST]
+        except _ENDS as error:
+            slow = _status(error) == "slow"
+            self.__exit__()
+        if number is None:
+            what = "took too long" if slow else "ended the process"
+            self.notes.append(f"reading the code {what}: nothing of it was run")
+            self._starts = 0
+        else:
+            what = "did not end in time" if slow else "ended the whole process"
+            self._dropped.append(f"{where}: this statement {what}, and was left out")
+            self._job["skip"].append(number)
 
 
-def plain_answer(answer: Any) -> dict[str, Any]:
-    """An answer with nothing in it but what `worker.perform` may send.
-
-    The submission shares its process with the code that sends answers, so it can send anything;
-    what is no answer gets the status "unread".
-    """
-
-    def leaf(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biuf":
-                raise ValueError(f"numbers of type {value.dtype}")
-            return value
-        if isinstance(value, int) and abs(value) >= 2**63:
-            return float("inf")
-        return value
-
-    try:
-        found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}
-        found["changed"] = [int(number) for number in answer.get("changed", ())]
-        return found | ({"value": walk(answer["value"], leaf)} if "value" in answer else {})
-    except (AttributeError, ValueError, TypeError, OverflowError):
-        return {"status": "unread"}
+_ENDS = (_Ended, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
 
 
-@contextlib.contextmanager
-def _process(job: dict[str, Any]) -> Iterator[tuple[subprocess.Popen, Any]]:
-    """The child in a fresh folder, with its job on the way; killed with all it started."""
-    site = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+def _status(error: Exception) -> str:
+    return error.args[0] if isinstance(error, _Ended) else "unread"
+
+
+class _Child:
+    """The process, in a fresh folder; killed with all that it started."""
+
+    def __init__(self) -> None:
+        site = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="varmini-grade-"))
+            self._complaints = stack.enter_context(tempfile.TemporaryFile())
+            # -I -S: no environment variables, no start-up files, no packages but those of `site`
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WORKER), *site],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, cwd=folder,
+                env=_environment(folder), start_new_session=True, close_fds=True, bufsize=0,
+            )  # fmt: skip
+            self._stack = stack.pop_all()
+        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        self._buffer = bytearray()
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            pipe.close()
+        self._stack.close()
+
+    def last_words(self) -> str:
+        """The last line of what it had to complain about."""
+        self._complaints.seek(0)
+        lines = self._complaints.read()[-4096:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def send(self, message: dict[str, Any], deadline: float) -> None:
+        """Raises `_Ended` when the child does not take it in time, or is gone."""
+        data = pack(message)
+        data = memoryview(len(data).to_bytes(4, "big") + data)
+        while data:
+            _wait(self._in, selectors.EVENT_WRITE, deadline)
+            try:
+                data = data[os.write(self._in, data) :]
+            except BrokenPipeError:
+                raise _Ended("died") from None
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """The next message; raises `_Ended` when it is late, too large, or there is no child."""
+        while len(self._buffer) < 4 or len(self._buffer) < 4 + self._size():
+            _wait(self._out, selectors.EVENT_READ, deadline)
+            data = os.read(self._out, 1 << 16)
+            if not data:
+                raise _Ended("died")
+            self._buffer += data
+        message = unpack(bytes(self._buffer[4 : 4 + self._size()]))
+        del self._buffer[: 4 + self._size()]
+        return message
+
+    def _size(self) -> int:
+        size = int.from_bytes(self._buffer[:4], "big")
+        if size > LARGEST:
+            raise _Ended("unread")
+        return size
+
+
+def _wait(pipe: int, event: int, deadline: float) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, event)
+        left = deadline - time.monotonic()
+        if left <= 0 or not selector.select(left):
+            raise _Ended("slow")
+
+
+def _environment(folder: str) -> dict[str, str]:
     environment = {
         "PATH": os.defpath, "HOME": "/nonexistent", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": folder,  # else torch wants to make one in /tmp
     }  # fmt: skip
     if "LD_LIBRARY_PATH" in os.environ:  # some clusters' Pythons do not start without
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    with (
-        tempfile.TemporaryDirectory(prefix="varmini-grade-") as folder,
-        tempfile.TemporaryFile() as complaints,
-        tempfile.TemporaryFile() as jobfile,
-    ):
-        jobfile.write(pack(job))
-        jobfile.seek(0)
-        # -I -S: no environment variables, no start-up files, no packages but those of `site`
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WORKER), *site],
-            stdin=jobfile, stdout=subprocess.PIPE, stderr=complaints, cwd=folder,
-            env=environment, start_new_session=True, close_fds=True,
-        )  # fmt: skip
-
-        def last_words() -> str:
-            complaints.seek(0)
-            lines = complaints.read()[-4096:].decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "it said nothing"
-
-        try:
-            yield child, last_words
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            child.stdout.close()
-
-
-def _messages(child: subprocess.Popen, attempt: _Attempt) -> Iterator[dict[str, Any]]:
-    """The child's messages; raises `_Ended` when one is late, too large, or there is no child."""
-    pipe = child.stdout.fileno()
-    buffer, total = bytearray(), 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            while len(buffer) >= 4:
-                size = int.from_bytes(buffer[:4], "big")
-                if size > LARGEST:
-                    raise _Ended("unread")
-                if len(buffer) < 4 + size:
-                    break
-                message = unpack(bytes(buffer[4 : 4 + size]))
-                del buffer[: 4 + size]
-                yield message
-            if not selector.select(max(0.0, attempt.deadline - time.monotonic())):
-                raise _Ended("slow")
-            data = os.read(pipe, 1 << 16)
-            total += len(data)
-            if not data:
-                raise _Ended("died")
-            if total > 32 * LARGEST:
-                raise _Ended("unread")
-            buffer += data
+    return environment

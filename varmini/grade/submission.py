@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from pathlib import Path
 
 LARGEST_FILE, LARGEST_CODE = 20 * 2**20, 2**20
@@ -24,18 +26,7 @@ def read_submission(path: Path) -> list[tuple[str, str]]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path.name} is no submission: expected a .ipynb or a .py file")
-    if not path.is_file():
-        raise ValueError(f"no file {path}: give the notebook or .py file to grade")
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    if size > LARGEST_FILE:
-        raise ValueError(
-            f"{path.name} has {size / 2**20:.0f} MiB, expected at most {LARGEST_FILE >> 20}: "
-            f"clear the notebook's outputs"
-        )
+    data = _bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -58,16 +49,37 @@ def read_submission(path: Path) -> list[tuple[str, str]]:
             continue
         source = cell.get("source", "")
         source = "".join(map(str, source)) if isinstance(source, list) else str(source)
-        if SKIP not in _tags(cell) and not re.match(r"\s*%%(?!time|capture)", source):
-            blocks.append((f"cell {number}", re.sub(r"\A\s*%%.*", "", source)))
+        source = re.sub(r"\A\s*%%(time|capture).*", "", source)
+        if source.strip() and SKIP not in _tags(cell) and not re.match(r"\s*%%", source):
+            blocks.append((f"cell {number}", source))
     return _checked(path, blocks)
 
 
+def _bytes(path: Path) -> bytes:
+    """The content of an ordinary file; a link is not followed with the grader's rights."""
+    try:
+        if not path.is_symlink() and not path.exists():
+            raise ValueError(f"no file {path}: give the notebook or .py file to grade")
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError("no ordinary file")
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        why = "a symbolic link" if path.is_symlink() else error.strerror or error
+        raise ValueError(f"{path.name} cannot be read: {why}; hand in the file itself") from None
+    if len(data) > LARGEST_FILE:
+        raise ValueError(
+            f"{path.name} has more than {LARGEST_FILE >> 20} MiB: clear the notebook's outputs"
+        )
+    return data
+
+
 def _checked(path: Path, blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    size = sum(len(source) for _, source in blocks)
+    size = len(json.dumps(blocks))  # as it travels to the child
     if size > LARGEST_CODE:
         raise ValueError(
-            f"{path.name} holds {size:,} characters of code, expected at most {LARGEST_CODE:,}: "
+            f"{path.name} holds {size:,} bytes of code, expected at most {LARGEST_CODE:,}: "
             f"hand in the functions that the assignment asks for"
         )
     return blocks

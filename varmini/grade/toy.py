@@ -11,32 +11,27 @@ class ToyModel:
     Attributes:
         sizes: the grids (h_k, w_k) of the K token maps.
         codebook: (V, C).
+        logits: a function of k, the scale from 0, and x, (B, h_k w_k, C) from `next_input` or None
+            at scale 0. It returns two tensors (B, h_k w_k, V): logits for the class, and for no
+            class. Raises a ValueError when it is not the turn of scale k: a real model appends to
+            its cache.
     """
 
     def __init__(self, sizes, codebook, start, weight, bias, null):
         self.sizes = [tuple(size) for size in sizes]
         self.codebook = codebook
-        self._start, self._weight, self._bias, self._null = start, weight, bias, null
-        self._turn = 0
+        turns = iter(range(len(sizes)))  # out of reach: nothing here can be set back
 
-    def logits(self, k, x):
-        """Two tensors (B, h_k w_k, V): logits for the class, and for no class.
+        def logits(k, x):
+            turn = next(turns, None)
+            if k != turn:
+                raise ValueError(
+                    f"logits of scale {k} asked for, expected scale {turn}: once a scale, in order"
+                )
+            x = start if x is None else x
+            return x @ weight + bias[k], x @ null + bias[k]
 
-        Args:
-            k: the scale, from 0.
-            x: (B, h_k w_k, C) from `next_input`; None at scale 0.
-
-        Raises:
-            ValueError: when it is not the turn of scale k: a real model appends to its cache.
-        """
-        if k != self._turn:
-            raise ValueError(
-                f"logits of scale {k} asked for, expected scale {self._turn}: "
-                f"once a scale, in order"
-            )
-        self._turn += 1
-        x = self._start if x is None else x
-        return x @ self._weight + self._bias[k], x @ self._null + self._bias[k]
+        self.logits = logits
 
     def contribution(self, k, codes):
         """What scale k adds to f_hat: codes (B, C, h_k, w_k) -> (B, C, H, W)."""

@@ -17,6 +17,8 @@ from safetensors.numpy import load, save
 Tree = Any
 """None, bool, int, float, str, np.ndarray, or a list, tuple or dict of trees."""
 
+TEXTS, LONGEST = ("status", "type", "text", "where"), 1000
+"""Texts of an answer, and how many characters of each are kept."""
 LARGEST = 1 << 22
 """Bytes that one packed tree may have."""
 
@@ -76,3 +78,28 @@ def _rebuild(node: Any, arrays: dict[str, np.ndarray]) -> Tree:
     if kind == "dict":
         return {key: _rebuild(item, arrays) for key, item in content.items()}
     return {"list": list, "tuple": tuple}[kind](_rebuild(item, arrays) for item in content)
+
+
+def plain_answer(answer: Any) -> dict[str, Any]:
+    """An answer with nothing in it but what `calls.perform` may send.
+
+    The submission shares its process with the code that sends answers, so it can send anything;
+    what is no answer gets the status "unread".
+    """
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"numbers of type {value.dtype}")
+            return value
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return float("inf")
+        return value
+
+    try:
+        found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}
+        changed = answer.get("changed", ())
+        found["changed"] = [(int(number), walk(new, leaf)) for number, new in changed]
+        return found | ({"value": walk(answer["value"], leaf)} if "value" in answer else {})
+    except (AttributeError, ValueError, TypeError, OverflowError, RecursionError):
+        return {"status": "unread"}

@@ -1,17 +1,15 @@
 """The child process: runs a submission, then calls its functions; knows no reference.
 
-Started by `runner.py` as a script, without varmini on the path. It reads one packed job from stdin,
-locks itself in, runs the submission statement by statement, and sends one packed message after
-every step through the pipe that was stdout. `perform` is also what checks in a notebook use.
+Started by `runner.py` as a script, without varmini on the path. It reads a packed job from stdin,
+locks itself in, runs the submission statement by statement, and then answers calls for as long as
+there are some, through the pipe that was stdout.
 """
 
 from __future__ import annotations
 import __future__
 
 import ast
-import contextlib
-import importlib.abc
-import importlib.machinery
+import functools
 import linecache
 import os
 import re
@@ -21,71 +19,19 @@ import types
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # as a script: varmini is not on the path, and its __init__ is not run
     sys.path += sys.argv[1:]
+    __package__ = "grader"
+    sys.modules[__package__] = types.ModuleType(__package__)
+    sys.modules[__package__].__path__ = [str(Path(__file__).parent)]
 
-import numpy as np
 import torch
 
-if __name__ == "__main__":  # as a script: varmini is not on the path
-    sys.path.insert(0, str(Path(__file__).parent))
-    import lockdown
-    import toy
-    import trees
+from . import lockdown, trees
+from .calls import OutOfTime, blame, perform
+from .stubs import ABSENT, Shell, StubFinder, do_without_threads
 
-    del sys.path[0]
-else:
-    from . import toy, trees
-
-ABSENT = ("varmini", "matplotlib", "IPython", "ipywidgets")
-"""Packages that a notebook may import but a grade must not depend on."""
 MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
-LARGEST_ANSWER = 100_000
-
-
-class OutOfTime(BaseException):
-    """A statement or a call took too long; not an Exception, so that `except Exception` passes."""
-
-
-class Stub(types.ModuleType):
-    """Stands in for an absent package: every attribute, call and item of it is a stub again."""
-
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Stub:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Stub(name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Stub:
-        return self
-
-    def __getitem__(self, key: Any) -> Stub:
-        return self
-
-    def __enter__(self) -> Stub:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-    def __iter__(self):
-        return iter((self, self))  # figure, axes = plt.subplots()
-
-
-class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers every import of an absent package with a stub."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name.partition(".")[0] in ABSENT:
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: Any) -> Stub:
-        return Stub(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        pass
 
 
 # --------------------------------------------------------------------------- running a submission
@@ -99,22 +45,32 @@ def statements(blocks: list[tuple[str, str]]) -> tuple[list[tuple[str, ast.stmt]
     """
     found, notes = [], []
     for label, source in blocks:
-        tree = None
-        for text in (source, MAGIC.sub("", source)):  # IPython's %magic and !shell lines
-            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-                tree = ast.parse(text)
-                break
-        if tree is None:
+        tree, first = None, None
+        for read in (str, python_of):
             try:
-                ast.parse(source)
+                tree = ast.parse(read(source))
+                break
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                line = getattr(error, "lineno", None)
-                where = f"{label}, line {line}" if line else label
-                notes.append(f"{where}: {type(error).__name__}: {getattr(error, 'msg', error)}")
+                first = first or error
+        if tree is None:
+            line = getattr(first, "lineno", None)
+            where = f"{label}, line {line}" if line else label
+            notes.append(f"{where}: {type(first).__name__}: {getattr(first, 'msg', first)}")
             continue
         linecache.cache[label] = (len(source), None, source.splitlines(True), label)
         found += [(label, node) for node in tree.body]
     return found, notes
+
+
+def python_of(source: str) -> str:
+    """A cell with IPython's syntax (%magic, !shell, help?) as Python, on the same lines."""
+    try:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        blank = re.match(r"(\s*\n)*", source)[0].count("\n")  # which IPython strips
+        return "\n" * blank + TransformerManager().transform_cell(source)
+    except Exception:  # no IPython, or a cell that it cannot read either
+        return MAGIC.sub("", source)
 
 
 def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
@@ -127,151 +83,29 @@ def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
     return flags
 
 
-def blame(error: BaseException) -> dict[str, str]:
-    """What was raised, and the last line of the submission that it went through."""
-    where, trace = "", error.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if name in linecache.cache and linecache.cache[name][1] is None:
-            line = linecache.getline(name, trace.tb_lineno).strip()
-            where = f"{name}, line {trace.tb_lineno}: `{line}`"
-        trace = trace.tb_next
-    text = str(error).strip().partition("\n")[0]
-    return {"type": type(error).__name__, "text": text[:300], "where": where[:200]}
-
-
-# ------------------------------------------------------------------------------ calling functions
-
-
-def perform(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-    """Calls one function of the submission.
-
-    Args:
-        call: "function", "args" (a tree), "numpy" (arrays stay arrays), and "kind":
-            "call"      the answer is the result;
-            "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
-                        arguments at the paths call["wrt"]; with call["value"], that result too;
-            "chain"     the function is called once for each of call["steps"], as
-                        fn(step, *args, state) -> (result, state); the answer is all results.
-
-    Returns:
-        {"status": "ok", "value": tree, "changed": numbers of arguments changed in place}, or
-        {"status": "missing" | "raised", ...}.
-    """
-    function = namespace.get(call["function"])
-    if not callable(function):
-        return {"status": "missing"}
-    convert = _as_is if call["numpy"] else _tensor
-    args = trees.walk(call["args"], convert)
-    args = [_build(arg) for arg in args]
-    kept = trees.walk(call["args"], convert)
-    try:
-        if call["kind"] == "gradient":
-            value = _gradient(function, args, call)
-        elif call["kind"] == "chain":
-            value, state = [], None
-            for step in trees.walk(call["steps"], convert):
-                result, state = function(step, *args, state)
-                value.append(result)
-        else:
-            value = function(*args)
-        value = trees.walk(value, _plain)
-        if len(trees.pack(value)) > trees.LARGEST:
-            raise ValueError("the result is far larger than asked for")
-    except OutOfTime:
-        return {"status": "slow"}
-    except MemoryError as error:
-        return {"status": "memory", **blame(error)}
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        memory = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        return {"status": "memory" if memory else "raised", **blame(error)}
-    changed = [
-        i
-        for i, (arg, old) in enumerate(zip(args, kept))
-        if call["kind"] == "call" and not isinstance(arg, toy.ToyModel) and not _same(arg, old)
-    ]
-    return {"status": "ok", "value": value, "changed": changed}
-
-
-def _as_is(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-
-
-def _tensor(leaf: Any) -> Any:
-    return torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _build(arg: Any) -> Any:
-    """The toy model, where an argument holds its weights."""
-    return toy.ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a.detach(), b)
-    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
-
-
-@torch.enable_grad()  # a notebook may have switched it off for its pictures
-def _gradient(function: Any, args: list, call: dict[str, Any]) -> list:
-    leaves = []
-    for path in call["wrt"]:
-        leaf = args
-        for step in path:
-            leaf = leaf[step]
-        leaves.append(leaf.requires_grad_())
-    result = function(*args)
-    if call["output"] is not None:
-        result = result[call["output"]]
-    total = (result * torch.from_numpy(call["weight"])).sum()
-    grads = [None] * len(leaves)
-    if total.requires_grad:
-        grads = torch.autograd.grad(total, leaves, allow_unused=True)
-    found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
-    return [*found, result] if call["value"] else found
-
-
-def _plain(leaf: Any) -> Any:
-    """A leaf of a result as NumPy or a plain number."""
-    if isinstance(leaf, torch.Tensor):
-        leaf = leaf.detach().to_dense() if leaf.layout != torch.strided else leaf.detach()
-        leaf = (leaf.float() if leaf.dtype in (torch.bfloat16, torch.float16) else leaf).numpy()
-    if isinstance(leaf, np.generic):
-        leaf = leaf.item()
-    if isinstance(leaf, np.ndarray):
-        if leaf.dtype.kind not in "biuf":
-            raise TypeError(f"the result holds numbers of type {leaf.dtype}")
-        if leaf.size > LARGEST_ANSWER:
-            raise ValueError(f"the result has shape {leaf.shape}, far larger than asked for")
-        return np.array(leaf)  # a view of one number may stand for many
-    if isinstance(leaf, int) and abs(leaf) >= 2**63:
-        return float("inf")
-    if leaf is None or isinstance(leaf, int | float):
-        return leaf
-    if isinstance(leaf, Stub):
-        raise ImportError("uses a package that is not there when graded: write it with torch alone")
-    raise TypeError(f"the result holds a {type(leaf).__name__}, expected tensors or numbers")
-
-
 # --------------------------------------------------------------------------------- as a script
 
 
 def main() -> None:
     """Job on stdin, messages on what was stdout; everything else goes nowhere."""
-    job = trees.unpack(sys.stdin.buffer.read())
-    pipe = os.dup(1)
+    sys.modules[__package__].__path__ = []
+    source, pipe = open(os.dup(0), "rb"), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0), os.dup2(nowhere, 1)
+
+    def receive() -> dict[str, Any]:
+        size = int.from_bytes(source.read(4), "big")
+        return trees.unpack(source.read(size)) if size else os._exit(0)
 
     def send(message: dict[str, Any]) -> None:
         data = trees.pack(message)
         data = memoryview(len(data).to_bytes(4, "big") + data)
         while data:
             data = data[os.write(pipe, data) :]
+
+    def respond(name: str, args: list) -> list | None:
+        send({"ask": [name, args]})
+        return receive()["result"]
 
     def in_time(function: Any, *args: Any) -> Any:
         signal.setitimer(signal.ITIMER_PROF, job["call_seconds"])
@@ -283,11 +117,12 @@ def main() -> None:
     def ring(number: int, frame: Any) -> None:
         raise OutOfTime("took too long")
 
+    job = receive()
     signal.signal(signal.SIGPROF, ring)
     torch.set_num_threads(1)
     warm = torch.ones(2, requires_grad=True)
     torch.autograd.grad(warm.softmax(0).sum(), warm)  # loads what a first backward pass loads
-    sys.meta_path.insert(0, StubFinder())
+    do_without_threads()
     lockdown.limit(job["memory_mb"], job["cpu_seconds"])
     os.dup2(nowhere, 2)
     readable, listable = readable_paths()
@@ -298,28 +133,29 @@ def main() -> None:
     found, notes = statements(job["blocks"])
     for note in notes:
         send({"note": note})
+    for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, StubFinder())
+    module.get_ipython = functools.partial(Shell, module.__dict__)
     flags = 0
     for i, (label, node) in enumerate(found):
-        if i in job["skip_statements"]:
+        if i in job["skip"]:
             continue
-        send({"start": ["statement", i], "where": f"{label}, line {node.lineno}"})
+        send({"start": i, "where": f"{label}, line {node.lineno}"})
         try:
             flags = in_time(execute, label, node, module.__dict__, flags)
         except BaseException as error:
             told = blame(error)
             where = told["where"] or f"{label}, line {node.lineno}"
             send({"note": f"{where}: {told['type']}: {told['text']}"})
-    for i, call in enumerate(job["calls"]):
-        if i in job["skip_calls"]:
-            continue
-        send({"start": ["call", i], "where": call["function"]})
-        try:
-            answer = in_time(perform, module.__dict__, call)
-        except OutOfTime:  # the alarm rang on the way out
-            answer = {"status": "slow"}
-        send({"call": i, "answer": answer})
-    send({"end": True})
-    os._exit(0)  # no exit handlers of the submission
+    send({"loaded": True})
+    while True:
+        for call in receive()["calls"]:
+            try:
+                answer = in_time(perform, module.__dict__, call, respond)
+            except OutOfTime:  # the alarm rang on the way out
+                answer = {"status": "slow"}
+            send({"answer": answer})
 
 
 def readable_paths() -> tuple[list[Path], list[Path]]:

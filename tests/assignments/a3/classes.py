@@ -38,7 +38,7 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    p = logits.softmax(-1).numpy().astype(np.float64)
+    p = logits.double().softmax(-1).numpy()
     tables = np.cumsum(p, -1).reshape(-1, p.shape[-1])
     found = [np.searchsorted(t, u, "right") for t, u in zip(tables, uniform.numpy().ravel())]
     return torch.from_numpy(np.array(found)).view(uniform.shape)

@@ -30,8 +30,9 @@ def keep_top_p(logits, top_p):
 
 def draw(logits, uniform):
     p = (logits - logits.max()).softmax(-1)
-    remaining = 1 - p.cumsum(-1)
-    return (remaining >= (1 - uniform).unsqueeze(-1)).sum(-1)
+    cumulative = p.cumsum(-1)
+    last = (p > 0).int().cumsum(-1).argmax(-1)  # of the codes that have a probability
+    return (cumulative <= uniform.unsqueeze(-1)).sum(-1).minimum(last)
 
 
 def smooth(logits, noise, codebook, k, num_scales):

@@ -106,7 +106,7 @@ def predict(n, loss, new, t):
 
 def frontier(flops, loss):
     on, best = np.zeros(len(loss), bool), np.inf
-    for i in sorted(range(len(loss)), key=lambda i: flops[i]):
+    for i in sorted(range(len(loss)), key=lambda i: (flops[i], loss[i])):
         on[i] = loss[i] <= best
         best = min(best, loss[i])
     return on
