@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -131,7 +131,7 @@ def _loaded(
             generator=torch.Generator(),  # it would disturb torch's global one
             worker_init_fn=_ignore_signals,
         )
-    for batch in read:
+    for batch in _told(read):
         if isinstance(batch, ValueError):
             raise batch
         images, labels, broken, mirrored = batch
@@ -142,6 +142,14 @@ def _loaded(
             where = mirrored.bool().to(images.device)[:, None, None, None]
             images = torch.where(where, images.flip(-1), images)
         yield to_float(images), labels
+
+
+def _told(read: Iterable) -> Iterator:
+    """What is read; a worker that died while its batch was handed over ends as torch's others."""
+    try:
+        yield from read
+    except (ConnectionError, EOFError) as error:
+        raise RuntimeError(f"DataLoader worker died ({error})") from None
 
 
 def _ignore_signals(worker: int) -> None:
