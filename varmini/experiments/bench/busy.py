@@ -56,7 +56,7 @@ def _measured(variables: dict, count: int, threads: int, rounds: int) -> dict[st
     own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            process = subprocess.Popen([sys.executable, "-c", "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"])
             stack.callback(process.wait)
             stack.callback(process.kill)
         command = [sys.executable, "-c", CHILD.format(threads=threads, rounds=rounds)]
