@@ -22,6 +22,9 @@ POLICIES = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
 """How threads wait: variables of the process; without them as torch does by itself."""
 BUSY = (0, 1, 2)
 """Processes beside it that only count."""
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""Keeps a core busy until killed, or until its parent is gone."""
+
 CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({threads}, {rounds})"
 
 
@@ -56,7 +59,7 @@ def _measured(variables: dict, count: int, threads: int, rounds: int) -> dict[st
     own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-c", "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"])
+            process = subprocess.Popen([sys.executable, "-c", BUSY])
             stack.callback(process.wait)
             stack.callback(process.kill)
         command = [sys.executable, "-c", CHILD.format(threads=threads, rounds=rounds)]
