@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...fast.layers import QuickLinear
-from ...runtime.machine import device, quick_at_bfloat16, precision
+from ...runtime.machine import device, precision, quick_at_bfloat16
 
 Run = Callable[[], Any]
 
