@@ -92,7 +92,8 @@ def test_beside_busy_processes_each_policy_is_measured_in_a_process_of_its_own(m
     steps = "busy.steps = lambda: [('wait', lambda: None)]; "
     monkeypatch.setattr(busy, "CHILD", busy.CHILD.replace("busy.child", steps + "busy.child"))
     rows = list(busy.busy_rows(1, 2, (0, 1)))
-    assert [(r["waiting"], r["busy"]) for r in rows] == [(w, n) for w in busy.POLICIES for n in (0, 1)]
+    found = [(r["waiting"], r["busy"]) for r in rows]
+    assert found == [(policy, n) for policy in busy.POLICIES for n in (0, 1)]
     assert all(r["what"] == "wait" and r["rounds"] == 2 for r in rows)
     assert rows[0]["times_quiet"] == rows[2]["times_quiet"] == "1"
 
