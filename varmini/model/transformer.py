@@ -134,14 +134,8 @@ class VAR(nn.Module, Pretrained):
 
     config_class = VARConfig
     kind = "var"
-    no_decay = (
-        "class_embedding",
-        "start_position",
-        "position",
-        "level_embedding",
-        "log_scale",
-        "offsets",
-    )
+    no_decay = ("class_embedding", "start_position", "position", "level_embedding", "log_scale",
+                "offsets")  # fmt: skip
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -208,10 +202,11 @@ class VAR(nn.Module, Pretrained):
         """
         labels = as_labels(labels, self.config.num_classes).to(self.head.weight.device)
         length = self.schedule.num_tokens - self.schedule.tokens_per_scale[0]
-        check_teacher_inputs(teacher_inputs, (len(labels), length, self.config.code_channels))
-        if self.training and draws is None:
-            draws = torch.rand(len(labels), 1 + 2 * self.config.depth, device=labels.device)
+        batch = labels.shape[0]
+        check_teacher_inputs(teacher_inputs, (batch, length, self.config.code_channels))
         if self.training:
+            if draws is None:
+                draws = torch.rand(batch, 1 + 2 * self.config.depth, device=labels.device)
             dropped = draws[:, 0] < self.config.label_dropout
             labels = labels.masked_fill(dropped, self.config.num_classes)
         start, modulations, head = self.condition(labels)
@@ -254,11 +249,8 @@ class VAR(nn.Module, Pretrained):
     def condition(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the class decides.
 
-        Args:
-            labels: (B,).
-
-        Returns:
-            Start (B, h_1 w_1, w), the blocks' modulations (depth, B, 6, w), the head's (B, 2, w).
+        Labels (B,) -> start (B, h_1 w_1, w), modulations of the blocks (depth, B, 6, w) and of the
+        head (B, 2, w).
         """
         embedded = self.class_embedding(labels)
         start = embedded[:, None] + self.start_position
