@@ -96,10 +96,10 @@ def write(path: Path, found: Iterable[Row], *, keep: bool = True) -> None:
     """
     import torch
 
-    from ..runtime.machine import device, has_bfloat16
+    from ..runtime.machine import device, quick_at_bfloat16
 
     about = origin() | {"torch": torch.__version__}
-    about["bf16"] = own = "yes" if has_bfloat16(device().type) else "no"
+    about["bf16"] = own = "yes" if quick_at_bfloat16(device().type) else "no"
     kept = [row for row in rows_of(path) if keep and row.get("bf16", own) != own]
     rows, unfinished = [], path.with_name(f"{path.stem}-unfinished.csv")
     for row in found:
