@@ -45,14 +45,11 @@ def test_the_device_is_the_first_that_is_here_or_what_was_asked_for(
     assert machine.device() == torch.device(device)
 
 
-@pytest.mark.parametrize("asked, message", [
-    ("tpu", "'tpu', expected cuda, mps or cpu: here cpu"),
-    ("mps", "'mps', expected one that torch finds on this machine: here cpu"),
-])  # fmt: skip
-def test_a_device_that_is_not_here_is_named(asked, message, pretend, monkeypatch):
+@pytest.mark.parametrize("asked", ["tpu", "mps"])
+def test_a_device_that_is_not_here_is_named(asked, pretend, monkeypatch):
     pretend()
     monkeypatch.setenv("VARMINI_DEVICE", asked)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"'{asked}', expected one that .* this machine: cpu"):
         machine.device()
 
 
@@ -106,9 +103,7 @@ def python(code, **variables):
     """What a new interpreter prints, without what this one was told."""
     told = (*POOREST, "VARMINI_PRECISION", "VARMINI_DEVICE", *WAITING)
     own = {k: v for k, v in os.environ.items() if k not in told} | variables
-    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return subprocess.check_output([sys.executable, "-c", code], env=own, text=True).strip()
 
 
 def test_as_the_poorest_kind_products_are_float32():

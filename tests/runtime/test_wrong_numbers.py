@@ -1,7 +1,6 @@
 """Numbers that go wrong: skipped, counted, named; and how far fp32 and bf16 are from float64."""
 
 import copy
-import csv
 import dataclasses
 import json
 
@@ -16,6 +15,7 @@ from varmini.data import load_images, to_float
 from varmini.grade import a1_reference
 from varmini.model.filters import filter_logits, guide
 from varmini.runtime.machine import precision
+from varmini.runtime.tables import read_cells
 from varmini.training import checkpoint, train_tokenizer
 from varmini.training.codebook import CodeRevival
 from varmini.training.loop import Symptoms
@@ -65,18 +65,13 @@ PARTS = {"tokenizer": "decoder.conv_in", "var": "blocks.1.attention"}
 kinds = pytest.mark.parametrize("kind", PARTS)
 
 
-def rows(out):
-    with open(out / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @kinds
 def test_a_step_that_is_not_finite_is_skipped_counted_and_logged(
     kind, world, monkeypatch, tmp_path, capsys
 ):
     poison(monkeypatch, kind, PARTS[kind], {5, 6, 9})
     out = toy_world.LOOPS[kind].train(world[kind], tmp_path / "run")
-    assert [row["skipped"] for row in rows(out)] == ["0", "2", "1"]
+    assert [row["skipped"] for row in read_cells(out / "log.csv")] == ["0", "2", "1"]
     assert "step 8: steps skipped: 2 with a loss" in capsys.readouterr().err
     states = [load_file(p) for p in [*(out / "state").glob("*.safetensors"),
                                      out / "model.safetensors"]]  # fmt: skip
