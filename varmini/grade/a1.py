@@ -21,25 +21,21 @@ FEW: Sizes = [(1, 1), (2, 1), (3, 3)]  # for gradients, whose references take a 
 
 
 class Reference(Base):
-    """The nine functions, in float64; `a1.toml` says what known mistakes change in them."""
+    """The functions as the notebook asks for them; `a1.toml` says what mistakes make of them."""
 
     def down(self, f: Array, size: tuple[int, int]) -> Array:
-        """(B, C, H, W) -> (B, C, h, w)."""
         return resize(f, size, "area")
 
     def up(self, codes: Array, size: tuple[int, int]) -> Array:
-        """(B, C, h, w) -> (B, C, H, W)."""
         return resize(codes, size, "bicubic")
 
     def phi(self, h: Array, weight: Array, bias: Array) -> Array:
         return 0.5 * h + 0.5 * conv3x3(h, weight, bias)
 
     def contribution(self, codes: Array, size, weight: Array, bias: Array) -> Array:
-        """What one map adds to f_hat."""
         return self.phi(self.up(codes, size), weight, bias)
 
     def nearest(self, z: Array, codebook: Array) -> Array:
-        """Tokens (B, h, w) of the codes with the least distance to z (B, C, h, w)."""
         rows = z.transpose(0, 2, 3, 1)  # (B, h, w, C)
         product, square = rows @ codebook.T, (codebook**2).sum(1)
         score = 2 * product - square
@@ -48,7 +44,6 @@ class Reference(Base):
         return score.argmax(-1)
 
     def encode(self, f: Array, codebook: Array, sizes: Sizes, phis: Phis) -> list[Array]:
-        """Algorithm 1: the tokens of every scale."""
         residual, tokens = f, []
         for size, pair in zip(sizes, phis):
             tokens.append(self.nearest(self.down(residual, size), codebook))
@@ -57,7 +52,6 @@ class Reference(Base):
         return tokens
 
     def decode(self, tokens: list[Array], codebook: Array, sizes: Sizes, phis: Phis) -> Array:
-        """Algorithm 2: f_hat of the maps that are given."""
         total = 0
         for codes, pair in zip((look_up(one, codebook) for one in tokens), phis):
             total = total + self.contribution(codes, sizes[-1], *pair)
@@ -69,7 +63,6 @@ class Reference(Base):
         return [self.decode(tokens[:count], codebook, sizes, phis) for count in counts]
 
     def teacher_inputs(self, tokens, codebook, sizes, phis) -> Array:
-        """(B, L - h_1 w_1, C): f_hat before each map but the first, down at its size."""
         f_hats = self.cumulative(tokens, codebook, sizes, phis)
         blocks = [self.down(f_hat, size) for f_hat, size in zip(f_hats, sizes[1:])]
         return np.concatenate([b.reshape(*b.shape[:2], -1).transpose(0, 2, 1) for b in blocks], 1)
@@ -87,7 +80,6 @@ class Reference(Base):
         return sum(terms) / len(terms)
 
     def quantize(self, f, codebook, sizes, phis, beta) -> tuple[Array, float]:
-        """f_hat of all maps and the loss, as values."""
         f_hats = self.cumulative(self.encode(f, codebook, sizes, phis), codebook, sizes, phis)
         return f_hats[-1], self.loss(f, f, f_hats, f_hats, beta)
 

@@ -17,14 +17,12 @@ LADDERS = [[(1, 1), (2, 2), (3, 3)], [(1, 2), (1, 3), (3, 2)], [(2, 2), (2, 2), 
 
 
 class Reference(Base):
-    """The eight functions, in float64; `a2.toml` says what known mistakes change in them."""
+    """The functions as the notebook asks for them; `a2.toml` says what mistakes make of them."""
 
     def level_ids(self, sizes: Sizes) -> Array:
-        """(L,): the map of each token, from 0."""
         return np.repeat(np.arange(len(sizes)), [h * w for h, w in sizes])
 
     def block_mask(self, sizes: Sizes) -> Array:
-        """(L, L) bool: True where row i may look at column j."""
         level = self.level_ids(sizes)
         return level[:, None] >= level[None, :]
 
@@ -34,11 +32,9 @@ class Reference(Base):
         return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
 
     def modulate(self, x: Array, scale: Array, shift: Array) -> Array:
-        """LN(x) (1 + scale) + shift: x (B, l, w), scale and shift (B, w)."""
         return self.layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
     def attend(self, q: Array, k: Array, v: Array, log_scale: Array, mask: Array | None) -> Array:
-        """softmax(exp(min(sigma, ln 100)) <q/|q|, k/|k|>) v for q, k, v (B, heads, l, d)."""
         scale = np.exp(np.minimum(log_scale, np.log(100)))
         q, k = unit(q), unit(k)
         scores = np.einsum("bhid,bhjd->bhij", q, k) * scale[:, None, None]
@@ -59,11 +55,9 @@ class Reference(Base):
         return rows @ p["proj"].T + p["proj_bias"]
 
     def attention(self, x: Array, p: dict, mask: Array | None) -> Array:
-        """The whole layer on x (B, l, w)."""
         return self.join(self.attend(*self.project(x, p), p["log_scale"], mask), p)
 
     def block(self, x: Array, condition: Array, p: dict, mask: Array | None) -> Array:
-        """Attention and feed-forward with AdaLN: (B, l, w)."""
         silu = condition / (1 + np.exp(-condition))
         six = np.split(silu @ p["modulation"].T + p["modulation_bias"], 6, axis=-1)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = six
@@ -72,7 +66,6 @@ class Reference(Base):
         return x + gamma2[:, None] * (hidden @ p["fc2"].T + p["fc2_bias"])
 
     def embed(self, start: Array, teacher: Array, p: dict, sizes: Sizes) -> Array:
-        """What enters the first block: class, then words, plus position and level."""
         words = teacher @ p["word"].T + p["word_bias"]
         x = np.concatenate([start, words], 1)
         return x + p["position"] + p["level"][self.level_ids(sizes)]

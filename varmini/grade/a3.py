@@ -21,7 +21,7 @@ CODES = 20
 
 
 class Reference(Base):
-    """The eight functions, in float64; `a3.toml` says what known mistakes change in them.
+    """The functions as the notebook asks for them; `a3.toml` says what mistakes make of them.
 
     Attributes:
         sharpen: a random generator; `draw` then moves two thirds of its uniform numbers (in place)
@@ -31,7 +31,6 @@ class Reference(Base):
     sharpen: np.random.Generator | None = None
 
     def guide(self, cond: Array, uncond: Array, k: int, scales: int, cfg: float) -> Array:
-        """VAR's guidance of scale k, counted from 0."""
         t = cfg * k / max(1, scales - 1)
         return (1 + t) * cond - t * uncond
 
@@ -39,7 +38,6 @@ class Reference(Base):
         return np.where(keep, logits, -np.inf)
 
     def keep_top_k(self, logits: Array, top_k: int) -> Array:
-        """The top_k largest stay; 0, or as many as there are, keeps all."""
         if not 0 < top_k < logits.shape[-1]:
             return logits
         ordered = -np.sort(-logits, -1)
@@ -48,7 +46,6 @@ class Reference(Base):
         return self.rule_out(logits, rank < top_k)
 
     def keep_top_p(self, logits: Array, top_p: float) -> Array:
-        """The fewest likeliest that reach top_p stay."""
         if not 0 < top_p < 1:
             return logits
         p = softmax(logits)
@@ -61,7 +58,6 @@ class Reference(Base):
         return self.rule_out(logits, keep & np.isfinite(logits))
 
     def draw(self, logits: Array, uniform: Array) -> Array:
-        """The first token whose cumulative probability exceeds the number."""
         p = softmax(logits)
         cumulative = p.cumsum(-1)
         if self.sharpen is not None:
@@ -72,7 +68,6 @@ class Reference(Base):
         return (cumulative <= u).sum(-1)
 
     def smooth(self, logits: Array, noise: Array, codebook: Array, k: int, scales: int) -> Array:
-        """A mixture of codes by Gumbel-softmax."""
         rho = k / max(1, scales - 1)
         tau = max(0.27 * (1 - 0.95 * rho), 0.005)
         return softmax((logits * (1 + rho) + noise) / tau) @ codebook
@@ -85,11 +80,9 @@ class Reference(Base):
         return self.both(self.guide(cond, uncond, k, scales, cfg), top_k, top_p)
 
     def sample(self, model, uniforms, cfg, top_k, top_p):
-        """(tokens, f_hat)."""
         return self.loop(model, uniforms, cfg, top_k, top_p)
 
     def inpaint(self, model, own, mask, uniforms, cfg, top_k, top_p):
-        """`sample` with own tokens, which stay where the mask says so."""
         return self.loop(model, uniforms, cfg, top_k, top_p, own, mask)
 
     def loop(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
@@ -108,7 +101,6 @@ class Reference(Base):
         return tokens, f_hat
 
     def keep_maps(self, mask: Array, sizes: list[tuple[int, int]]) -> list[Array]:
-        """For every map a bool mask, True where the picture's own tokens stay."""
         maps = []
         for h, w in sizes:
             share = resize((~mask)[None, None].astype(float), (h, w), "bilinear")[0, 0]
