@@ -4,7 +4,7 @@ marking.py      what a user calls: one submission, a whole class, the checks in 
 submission.py   a notebook or a .py file -> blocks of source, nothing executed
 runner.py       the parent: starts, feeds, watches and restarts the child
 worker.py       the child process: runs the blocks, then answers calls; sees no reference
-calls.py        a call of one function; stubs.py: what stands in for what is not there
+calls.py        a call of one function; stubs.py, toy.py: what stands in for what is not there
 lockdown.py     what the kernel forbids the child (lockdown.toml: the system calls)
 exam.py         random inputs, and answers against references
 credit.py       points and sentences: what is right given an earlier mistake, known mistakes

@@ -12,6 +12,7 @@ from .checks import Check
 from .reference import Reference as Base
 from .reference import clear, normal, resize, softmax, wide
 from .runner import Call
+from .toy import ToyModel
 from .trees import walk
 
 TITLE = "The sampler"
@@ -86,7 +87,7 @@ class Reference(Base):
         return self.loop(model, uniforms, cfg, top_k, top_p, own, mask)
 
     def loop(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
-        toy, x, f_hat, tokens = Toy(**model["toy"]), None, 0.0, []
+        toy, x, f_hat, tokens = ToyModel(resize, **model["toy"]), None, 0.0, []
         keep = None if mask is None else self.keep_maps(mask, toy.sizes)
         for k, (h, w) in enumerate(toy.sizes):
             logits = self.filtered(*toy.logits(k, x), k, len(uniforms), cfg, top_k, top_p)
@@ -120,25 +121,6 @@ def _sharpen(rng, p: Array, cumulative: Array, uniform: Array) -> None:
         if len(edges) and rng.random() < 2 / 3:
             flat[i] = rng.choice(edges) + rng.choice([-1, 1]) * rng.uniform(6e-5, 3e-4)
     uniform[...] = flat.reshape(uniform.shape)
-
-
-class Toy:
-    """`stubs.ToyModel` in float64."""
-
-    def __init__(self, sizes, codebook, start, weight, bias, null):
-        self.sizes, self.codebook = [tuple(size) for size in sizes], codebook
-        self.start, self.weight, self.bias, self.null = start, weight, bias, null
-
-    def logits(self, k, x):
-        x = self.start if x is None else x
-        return x @ self.weight + self.bias[k], x @ self.null + self.bias[k]
-
-    def contribution(self, k, codes):
-        return resize(codes, self.sizes[-1], "bicubic") / (1 + 0.3 * k)
-
-    def next_input(self, k, f_hat):
-        small = resize(f_hat, self.sizes[k], "area")
-        return small.reshape(*small.shape[:2], -1).transpose(0, 2, 1)
 
 
 def cases_top_p(rng):
@@ -197,7 +179,7 @@ def cases_draw(rng):
 
 
 def toy(rng: Generator, sizes, batch: int = 3, channels: int = 4) -> dict:
-    """A small model by its weights: what `stubs.ToyModel` and the reference are made from."""
+    """A small model by its weights: what `ToyModel` is made from."""
     h, w = sizes[0]
     return {"toy": {
         "sizes": sizes, "codebook": normal(rng, CODES, channels),

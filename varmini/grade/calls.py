@@ -6,14 +6,17 @@ import contextlib
 import functools
 import inspect
 import linecache
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from . import trees
-from .stubs import Stub, ToyModel
+from .stubs import Stub
+from .toy import ToyModel
 
 LARGEST_ANSWER = 100_000
 Respond = Callable[[str, list], list | None]
@@ -98,9 +101,13 @@ def _fresh(args: Any, numpy: bool) -> list:
         return value.copy() if numpy else torch.from_numpy(value.copy())
 
     return [
-        ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+        ToyModel(_resize, **arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
         for arg in trees.walk(list(args), leaf)
     ]
+
+
+def _resize(x: torch.Tensor, size: tuple[int, int], kind: str) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode=kind)
 
 
 def _watched(function: Any, call: dict[str, Any], changed: list, *state: Any) -> Any:
@@ -136,18 +143,12 @@ def _gradient(function: Any, call: dict[str, Any], changed: list) -> list:
 
     With "value", that result is the last entry.
     """
-    args, leaves = _fresh(call["args"], call["numpy"]), []
-    for path in call["wrt"]:
-        leaf = args
-        for step in path:
-            leaf = leaf[step]
-        leaves.append(leaf.requires_grad_())
+    args = _fresh(call["args"], call["numpy"])
+    leaves = [functools.reduce(operator.getitem, path, args) for path in call["wrt"]]
+    nothing = 0 * sum(leaf.requires_grad_().sum() for leaf in leaves)  # of no effect: zeros
     result = function(*args)[call["output"]]
-    total = (result * torch.from_numpy(call["weight"])).sum()
-    grads = [None] * len(leaves)
-    if total.requires_grad:
-        grads = torch.autograd.grad(total, leaves, allow_unused=True)
-    found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
+    total = (result * torch.from_numpy(call["weight"])).sum() + nothing
+    found = list(torch.autograd.grad(total, leaves))
     return [*found, result] if call["value"] else found
 
 

@@ -121,13 +121,7 @@ def trouble(answer: dict[str, Any]) -> str | None:
 def kind(
     args: list[tuple], names: list[str], got: list[Tree], expected: list[Tree], tolerance: float
 ) -> Kind | None:
-    """The kind of mistake in the answers to some calls of a function, if it is to be seen.
-
-    Args:
-        args: of each call.
-        names: of the arguments.
-        got, expected: the answers.
-    """
+    """The kind of mistake in the answers to calls with `args`, if it is to be seen."""
     leaves = [_leaves(*pair) for pair in zip(got, expected)]
     if None in leaves or not all(isinstance(a, NUMBERS) for found in leaves for a, _ in found):
         return None

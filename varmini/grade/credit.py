@@ -124,12 +124,10 @@ class Marking:
         Where one would not, being right may mean nothing: a loop without guidance gives what a
         loop with a `guide` that does nothing gives. Mistakes of the given functions do not count.
         """
-        theirs = {m for other in self.exam.checks for m in other.mistakes
-                  if other.function in (given or ())}  # fmt: skip
+        theirs = {m for c in self.exam.checks if c.function in (given or ()) for m in c.mistakes}
         shows = [
             self.exam.differ(check, wrong, wrong | {m}, LOOSER * check.tolerance, given)
-            for m in check.mistakes
-            if m not in theirs
+            for m in check.mistakes.keys() - theirs
         ]
         return sum(shows) / max(1, len(shows))
 
@@ -197,12 +195,11 @@ class Marking:
 
     def _narrow(self, tree: Tree) -> Tree:
         """A copy, as a submission gets it."""
-        float32 = not self.exam.assignment.numpy
+        kinds = {} if self.exam.assignment.numpy else {np.dtype(float): np.float32}
 
         def leaf(value: Any) -> Any:
-            if not isinstance(value, np.ndarray):
-                return value
-            return value.astype(np.float32 if float32 and value.dtype == float else value.dtype)
+            arrays = isinstance(value, np.ndarray)
+            return value.astype(kinds.get(value.dtype, value.dtype)) if arrays else value
 
         return walk(tree, leaf)
 
@@ -224,11 +221,9 @@ class Marking:
         if check.part is not None:
             pairs = all(isinstance(v, list | tuple) and len(v) == 2 for v in values)
             values = [value[check.part] if pairs else value for value in values]
-        args, names = [()] * len(check.calls), []
-        if check.calls[0].kind == "call":
-            args = [call.args for call in check.calls]
-            function = getattr(self.exam.reference(), check.function)
-            names = list(inspect.signature(function).parameters)
+        function = getattr(self.exam.reference(), check.function, lambda: None)
+        names = list(inspect.signature(function).parameters)
+        args = [call.args for call in check.calls]
         return kind(args, names, values, expected, check.tolerance) or ("", "")
 
 

@@ -1,7 +1,7 @@
 """What the operating system forbids the process that runs a submission. Standard library only.
 
-Runs inside the child, after torch is loaded and before the first line of the submission. Three
-layers, none of which needs privileges and none of which can be taken off again:
+Runs inside the child, before the first line of the submission. Three layers, none of which needs
+privileges and none of which can be taken off again:
 
     limits    setrlimit: memory, processor time, no bytes into any file, few open files
     seccomp   no new process or thread, no socket, no signal to others, no change to any file
@@ -41,12 +41,7 @@ EVERYTHING = (1 << 13) - 1
 
 
 def limit(memory_mb: int, seconds: int) -> None:
-    """Sets this process's limits; a process cannot raise its own again.
-
-    Args:
-        memory_mb: address space in MiB on top of what is mapped now.
-        seconds: processor time from the start of the process.
-    """
+    """Limits the memory, in MiB on top of what is mapped now, and the processor seconds in all."""
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_NOFILE: 64}
     limits |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
     with contextlib.suppress(OSError):  # no /proc: not Linux, whose address space has no limit
@@ -64,10 +59,7 @@ def apply(readable: Iterable[Path], listable: Iterable[Path], kernel: bool = Tru
     Args:
         readable: files and folders that may still be read.
         listable: folders whose names may be listed, which importing needs.
-        kernel: False leaves out seccomp and Landlock, as on a system that has none.
-
-    Returns:
-        One line that says which layers hold.
+        kernel: False leaves out seccomp and Landlock; one line says which layers hold.
     """
     rights = {path.resolve(): READ_DIR for path in listable if path.is_dir()}
     for path in (path.resolve() for path in readable if path.exists()):

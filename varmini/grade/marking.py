@@ -110,16 +110,15 @@ def class_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: when there are none.
     """
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES
-        and not path.is_dir()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES)
+    found = [path for path in files if not path.is_dir() and not _hidden(path.relative_to(folder))]
     if not found:
         raise ValueError(f"{folder} holds no .ipynb and no .py file: give the folder of a class")
     return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def grade_class(

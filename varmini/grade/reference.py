@@ -53,11 +53,9 @@ def clear(rng: np.random.Generator, make: Callable, reference: type[Reference], 
 def matrix(kind: str, old: int, new: int) -> Array:
     """(new, old) weights that turn `old` samples into `new` ones, each row summing to 1.
 
-    Args:
-        kind: "area" (mean over the window from floor(i old/new) to ceil((i+1) old/new)),
-            "nearest", "nearest-exact", "bilinear", "bicubic" (Keys' kernel, a = -0.75, edges
-            repeated), "bicubic-corners" (the same with the outermost samples aligned), and
-            "bilinear-antialias", "bicubic-antialias" (a wider kernel on the way down, a = -0.5).
+    "area" is the mean over the window from floor(i old/new) to ceil((i+1) old/new), "bicubic" has
+    Keys' kernel with a = -0.75 and edges repeated, "bicubic-corners" aligns the outermost samples,
+    and the forms with "-antialias" have a wider kernel on the way down, with a = -0.5.
     """
     weights = np.zeros((new, old))
     for i in range(new):

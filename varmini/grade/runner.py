@@ -104,16 +104,11 @@ class Session(contextlib.AbstractContextManager):
     def call(
         self, calls: Sequence[Call], respond: Callable[[str, Any], list | None] | None = None
     ) -> list[dict[str, Any]]:
-        """One answer a call, as `calls.perform` says.
+        """One answer a call, as `calls.perform` says; `respond` as there.
 
         Further values of "status": "slow" (too long), "died" (the process ended), "unread" (makes
-        no sense), "late" (no time left).
-
-        Args:
-            respond: the grader's own functions, for calls that have some `given`.
-
-        Raises:
-            OSError: when the process does not start, which is not the submission's fault.
+        no sense), "late" (no time left). Raises an OSError when the process does not start, which
+        is not the submission's fault.
         """
         answers: list[dict[str, Any] | None] = [None] * len(calls)
         while True:

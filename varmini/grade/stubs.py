@@ -1,4 +1,4 @@
-"""What stands in for that which a submission cannot use: a model, other packages, threads."""
+"""What stands in for that which a submission cannot use: other packages, threads."""
 
 from __future__ import annotations
 
@@ -11,47 +11,9 @@ import types
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 ABSENT = ("varmini", "matplotlib", "IPython", "ipywidgets")
 """Packages that a notebook may import but a grade must not depend on."""
-
-
-class ToyModel:
-    """Stands in for a trained `VAR` and its tokenizer: random weights, but the true interface.
-
-    Attributes:
-        sizes: the grids (h_k, w_k) of the K token maps.
-        codebook: (V, C).
-        logits: a function of k, the scale from 0, and x, (B, h_k w_k, C) from `next_input` or None
-            at scale 0. It returns two tensors (B, h_k w_k, V): logits for the class, and for no
-            class. Raises a ValueError when it is not the turn of scale k: a real model appends to
-            its cache.
-    """
-
-    def __init__(self, sizes, codebook, start, weight, bias, null):
-        self.sizes = [tuple(size) for size in sizes]
-        self.codebook = codebook
-        turns = iter(range(len(sizes)))  # out of reach: nothing here can be set back
-
-        def logits(k, x):
-            turn = next(turns, None)
-            if k != turn:
-                raise ValueError(
-                    f"logits of scale {k} asked for, expected scale {turn}: once a scale, in order"
-                )
-            x = start if x is None else x
-            return x @ weight + bias[k], x @ null + bias[k]
-
-        self.logits = logits
-
-    def contribution(self, k, codes):
-        """What scale k adds to f_hat: codes (B, C, h_k, w_k) -> (B, C, H, W)."""
-        return F.interpolate(codes, size=self.sizes[-1], mode="bicubic") / (1 + 0.3 * k)
-
-    def next_input(self, k, f_hat):
-        """The input of scale k, from f_hat (B, C, H, W) of all scales before: (B, h_k w_k, C)."""
-        return F.interpolate(f_hat, size=self.sizes[k], mode="area").flatten(2).transpose(1, 2)
 
 
 class Stub(types.ModuleType):

@@ -6,9 +6,9 @@ there are some, through the pipe that was stdout.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
+import codeop
 import functools
 import linecache
 import os
@@ -71,16 +71,6 @@ def python_of(source: str) -> str:
         return MAGIC.sub("", source)
 
 
-def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
-    """Runs one statement; returns the compiler flags that it switches on for later ones."""
-    code = compile(ast.Module([node], []), label, "exec", flags=flags, dont_inherit=True)
-    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-        for name in node.names:
-            flags |= getattr(__future__, name.name).compiler_flag
-    exec(code, namespace)
-    return flags
-
-
 class Pipe:
     """What was stdin and stdout, which from now on lead nowhere."""
 
@@ -139,14 +129,14 @@ def main() -> None:
         del sys.modules[name]
     sys.meta_path.insert(0, StubFinder())
     module.get_ipython = functools.partial(Shell, module.__dict__)
-    flags = 0
+    compiled = codeop.Compile()  # which remembers imports from __future__
     for i, (label, node) in enumerate(found):
         if i in job["skip"]:
             continue
         where = f"{label}, line {node.lineno}"
         pipe.send(start=i, where=where)
         try:
-            flags = in_time(execute, label, node, module.__dict__, flags)
+            in_time(exec, compiled(ast.Module([node], []), label, "exec"), module.__dict__)
         except BaseException as error:
             told = blame(error)
             pipe.send(note=f"{told['where'] or where}: {told['type']}: {told['text']}")
