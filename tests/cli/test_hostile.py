@@ -94,7 +94,8 @@ def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path, name):
 def test_nothing_in_the_package_unpickles_or_evaluates():
     """By its source: no pickle, no eval, and torch.load and numpy.load only without pickles."""
     package = Path(varmini.__file__).parent
-    graded = {"worker.py", "stubs.py"}  # the process that runs submissions
+    # The process that runs submissions; our own references with known mistakes in them.
+    graded = {"worker.py", "stubs.py", "checks.py"}
     for path in package.rglob("*.py"):
         text = path.read_text()
         assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill)\b", text, re.M), path

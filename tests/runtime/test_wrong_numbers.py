@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.data import load_images, to_float
-from varmini.grade import a1_reference
+from varmini.grade import a1
 from varmini.model.filters import filter_logits, guide
 from varmini.runtime.machine import precision
 from varmini.runtime.tables import read_cells
@@ -191,7 +191,7 @@ def test_the_quantizer_is_within_1e_5_of_float64_also_under_bfloat16(shipped):
     phis = [q.phis[q.phi_index(k)] for k in range(len(sizes))]
     phis = [(p.weight.double().numpy(), p.bias.double().numpy()) for p in phis]
     inputs = (q.codebook.weight.double().numpy(), sizes, phis)
-    reference = a1_reference.Reference()
+    reference = a1.Reference()
     found = reference.encode(f.double().numpy(), *inputs)
     agree = [np.mean(a == b.numpy()) for a, b in zip(found, tokens)]
     assert min(agree) > 0.99
