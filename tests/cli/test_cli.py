@@ -166,7 +166,9 @@ def test_errors_from_inside(error, code, text, capsys, monkeypatch):
     assert text in err and "Traceback" not in err
 
 
-def test_training_gets_the_preset_and_the_overrides(monkeypatch, tmp_path, capsys):
+def test_training_gets_the_preset_the_overrides_and_the_tokenizer(
+    monkeypatch, tmp_path, models, capsys
+):
     calls = []
 
     def train(config, out, **how):
@@ -180,24 +182,18 @@ def test_training_gets_the_preset_and_the_overrides(monkeypatch, tmp_path, capsy
     ok("train", "tokenizer", "--preset", "cifar10", "--lr", "0.5", "--no-flip", "--resume",
        "--model.sizes", "1", "2", "4", "--perceptual-network", "")  # fmt: skip
     ok("train", "var", "--batch_size=7", "--out", "elsewhere", "--overwrite")
-    (config, out, how), (var_config, var_out, var_how) = calls
+    assert "model.safetensors" in capsys.readouterr().out.splitlines()[-1]
+    Path("runs/fashion").mkdir(parents=True)
+    Path("runs/fashion/tokenizer").symlink_to(models / "tokenizer")
+    ok("train", "var")
+    (config, out, how), (var_config, var_out, var_how), (var_after, *_) = calls
     assert (config.data, config.lr, config.flip) == ("cifar10", 0.5, False)
     assert config.model.sizes == (1, 2, 4) and config.perceptual_network == ""
     assert out == Path("runs/cifar10/tokenizer") and how == {"resume": True, "overwrite": False}
     assert (var_config.batch_size, var_config.data) == (7, "fashion-subset")
     assert var_out == Path("elsewhere") and var_how == {"resume": False, "overwrite": True}
-    assert "model.safetensors" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_var_prefers_the_tokenizer_just_trained(monkeypatch, tmp_path, models, capsys):
-    used = []
-    monkeypatch.setattr(train_var, "train", lambda config, out, **how: used.append(config) or out)
-    monkeypatch.chdir(tmp_path)
-    ok("train", "var")
-    Path("runs/fashion").mkdir(parents=True)
-    Path("runs/fashion/tokenizer").symlink_to(models / "tokenizer")
-    ok("train", "var")
-    assert [c.tokenizer for c in used] == ["fashion", str(Path("runs/fashion/tokenizer"))]
+    tokenizers = [c.tokenizer for c in (var_config, var_after)]  # the one just trained, if any
+    assert tokenizers == ["fashion", str(Path("runs/fashion/tokenizer"))]
 
 
 def test_train_tokenizer_and_refuse_a_second_run(tmp_path, capsys):
@@ -293,24 +289,6 @@ def test_evaluate_appends_rows(models, tmp_path, capsys):
     rows = read_cells(out)
     assert len(rows) == 2 and rows[0]["psnr"] == rows[1]["psnr"] and rows[0]["n"] == "20"
     assert rows[0]["data"] == "fashion-subset" and float(rows[0]["usage_scales_3_share"]) > 0
-
-    samples = ["evaluate", "samples", "--var", models / "var", "--classifier",
-               models / "classifier", "--limit", "20", "--per-class", "2", "--cfg", "0", "2",
-               "--samples", tmp_path / "drawn", "--out"]  # fmt: skip
-    ok(*samples, tmp_path / "samples.csv")
-    assert [row["cfg"] for row in read_cells(tmp_path / "samples.csv")] == ["0.0", "2.0"]
-    capsys.readouterr()
-    assert varmini_cli.main([str(a) for a in (*samples, out)]) == 2
-    assert "other columns" in capsys.readouterr().err
-    assert read_cells(out) == rows
-
-
-def test_evaluate_needs_a_fitting_classifier(models, tmp_path, capsys):
-    args = ["evaluate", "samples", "--var", models / "var", "--out", tmp_path / "x.csv"]
-    colour = tmp_path / "colour"
-    Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(colour)
-    line = error_of(capsys, *args, "--classifier", colour)
-    assert "3 channels" in line and str(colour) in line
     nested = {"usage": {"all": 1, "scales": [{"share": 0.5}]}}
     assert evaluate.flatten(nested) == {"usage_all": 1, "usage_scales_1_share": 0.5}
 

@@ -1,7 +1,5 @@
 """`varmini bench`: how fast this machine trains, draws, encodes and decodes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,16 +1,16 @@
 """`varmini compare ...`: VAR beside raster AR, MaskGIT and DiT on one bed, and the ablation."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
+from ..evaluation.evaluators import classifier_evaluator
+from ..experiments.comparison import measure
 from ..experiments.comparison.bed import KINDS, Bed, Codes, claim
 from ..experiments.comparison.methods import COMPARED, DRAWINGS, GRID, Setting, settings
+from ..plots.images import image_grid
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
 from ..runtime.tables import Row, origin, write_rows
@@ -48,12 +48,10 @@ class CompareTrain(Compare):
     grid_images: int = 2000  # Length of the runs that try them.
 
     def __call__(self) -> None:
-        from ..experiments.comparison.measure import train_all
-
         codes = self.codes()
         for kind in KINDS:
             codes.train_autoencoder(kind)
-        tried, rows = train_all(codes, self.seeds, self.grid_images, self.grid)
+        tried, rows = measure.train_all(codes, self.seeds, self.grid_images, self.grid)
         self.write("grid.csv", tried)
         self.write("training.csv", rows)
 
@@ -72,17 +70,13 @@ class CompareMeasure(Compare):
     classifier: str = "cifar10"  # Evaluator: a shipped name or folder.
 
     def __call__(self) -> None:
-        from ..evaluation.evaluators import classifier_evaluator
-        from ..experiments.comparison import measure
-
         codes = self.codes()
         self.write("cost.csv", measure.cost_rows(codes))
-        against = measure.measure_against(
-            classifier_evaluator(self.classifier), codes.images["test"]
-        )
+        evaluator = classifier_evaluator(self.classifier)
+        against = measure.measure_against(evaluator, codes.images["test"])
         rows = measure.autoencoder_rows(codes, against, 10 * self.per_class)
         self.write("autoencoders.csv", rows)
-        self._show(codes, measure.drawn_by)
+        self._show(codes)
         pairs = [(setting, seed) for setting in settings(self.guidance) for seed in self.seeds]
         rows, about = [], {"classifier": self.classifier} | origin()
         for pair in progress(pairs, "quality"):
@@ -90,14 +84,11 @@ class CompareMeasure(Compare):
             write_rows(self.csv / "quality.csv", rows)
         print(f"wrote {self.csv / 'quality.csv'}")
 
-    def _show(self, codes: Codes, drawn_by: Callable) -> None:
-        from ..plots.images import image_grid
-
+    def _show(self, codes: Codes) -> None:
         names, strongest = codes.images["test"].classes, max(self.guidance)
         labels = torch.arange(len(names)).repeat_interleave(2)
-        images = torch.cat(
-            [drawn_by(codes, Setting(m, strongest), self.seeds[0], labels) for m in COMPARED]
-        )
+        how = [Setting(method, strongest) for method in COMPARED]
+        images = torch.cat([measure.drawn_by(codes, x, self.seeds[0], labels) for x in how])
         rows = [next(d.name for d in DRAWINGS if d.method == method) for method in COMPARED]
         title, heads = f"Two pictures a class, guidance {strongest:g}", [names[i] for i in labels]
         figure = image_grid(images, len(labels), heads, title, rows=rows)
@@ -112,6 +103,4 @@ class CompareSpeed(Compare):
     batches: tuple[int, ...] = (1, 16)  # Images drawn together.
 
     def __call__(self) -> None:
-        from ..experiments.comparison.measure import speed_rows
-
-        self.write("speed.csv", speed_rows(self.codes(), self.rounds, self.batches))
+        self.write("speed.csv", measure.speed_rows(self.codes(), self.rounds, self.batches))

@@ -1,7 +1,5 @@
 """`varmini data`: which sets are here, and what is in them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`varmini sample`, `reconstruct` and `inpaint`: what leaves a picture."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,9 @@ from torch import Tensor
 
 from .. import inpaint, sample
 from ..data.pictures import decode, to_float, to_tensor
+from ..evaluation.metrics import psnr
 from ..model.tokenizer import MultiScaleVQVAE
+from ..plots.images import image_grid, scale_by_scale
 from ..runtime.machine import autocast, device
 from .models import Flat, Pair, caption, class_label, output_file, save_picture
 
@@ -71,8 +71,6 @@ class Sample:
         each = [label for label in labels for _ in range(self.n)]
         with autocast():
             images = sample(var, tok, each, **dataclasses.asdict(self.sampling))
-        from ..plots.images import image_grid
-
         title = f"{self.models.var}, guidance {self.sampling.cfg:g}, seed {self.sampling.seed}"
         rows = [caption(label, names) for label in labels]
         save_picture(image_grid(images, self.n, title=title, rows=rows), self.out)
@@ -92,9 +90,6 @@ class Reconstruct:
         _check(self.out, self.overwrite)
         tok = MultiScaleVQVAE.from_pretrained(self.tokenizer)
         images = read_images(self.images, tok)
-        from ..evaluation.metrics import psnr
-        from ..plots.images import scale_by_scale
-
         for path, value in zip(self.images, psnr(tok.decode(tok.encode(images)), images)):
             print(f"{path}: PSNR {value:.2f} dB from {tok.schedule.num_tokens} tokens")
         title = f"{self.tokenizer}: from 1, 2, ... token maps"
@@ -132,8 +127,6 @@ class Inpaint:
             torch.cat([x[None], x.where(~mask, torch.zeros(()))[None], versions])
             for x, versions in zip(images, drawn.split(self.n))
         ]
-        from ..plots.images import image_grid
-
         headings = ["original", "kept", *(f"drawn {i + 1}" for i in range(self.n))]
         title = f"{self.models.var}: {caption(label, names)}, guidance {self.sampling.cfg:g}"
         save_picture(image_grid(torch.cat(rows), self.n + 2, headings, title), self.out)

@@ -1,7 +1,5 @@
 """`varmini evaluate ...`: what ends in numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +77,8 @@ class Evaluation:
 
     def images(self, tok: MultiScaleVQVAE, evaluator: Evaluator, split: str = "test") -> Any:
         """Images as the tokenizer reads them, from the centre; ValueError when too few fit."""
-        channels, size = tok.config.image_channels, tok.image_size[0]
-        options = dict(limit=self.limit, size=size, channels=channels)
-        dataset = load_images(self.data or bed(tok), split, **options)
+        view = dict(size=tok.image_size[0], channels=tok.config.image_channels, limit=self.limit)
+        dataset = load_images(self.data or bed(tok), split, **view)
         if isinstance(dataset, LazyImages):
             dataset.train = False  # a reference is measured on centre crops
         check_samples(len(dataset), evaluator.features, f"{dataset.name}, {split}")
@@ -147,7 +144,7 @@ class EvaluateSamples:
 
     def __call__(self) -> None:
         distributed.start()
-        main, batch_size = distributed.is_main(), self.evaluation.batch_size
+        batch_size = self.evaluation.batch_size
         with distributed.together():  # what is wrong is told once, and before any long work
             var, tok, _ = self.models.load()
             classes = var.config.num_classes
@@ -157,25 +154,25 @@ class EvaluateSamples:
                 per_class = 50 if classes >= 1000 else 100
             given = {k: getattr(self, k) for k in ("top_k", "top_p", "seed", "candidates")}
             given |= dict(rejector=rejector.about if rejector else "", precision=str(precision()))
-            marks = (weights_checksum(var), weights_checksum(tok), classes, per_class)
-            draws = [Draw(*marks, cfg=cfg, **given) for cfg in self.cfg]
-            if main:
+            checksums = weights_checksum(var), weights_checksum(tok)
+            draws = [Draw(*checksums, classes, per_class, cfg=cfg, **given) for cfg in self.cfg]
+            if distributed.is_main():
                 evaluator, reference = self._prepare(tok, classes, per_class, rejector)
         reject = (lambda x: rejector(x)[1]) if rejector else None
         options = dict(batch_size=batch_size, reject=reject)
         files = [draw_samples(var, tok, draw, self.samples, **options) for draw in draws]
-        if not main:
+        if not distributed.is_main():
             return
         known = reference()
         if self.save_reference is not None:
             known.save(self.save_reference, evaluator)
             print(f"wrote {self.save_reference}")
+        about = {"var": self.models.var, "network": evaluator.about, "reference": known.about}
+        shown = ("per_class", "cfg", "seed", "top_k", "top_p", "candidates", "rejector")
         for draw, file in zip(draws, files):
             images = (to_channels_first(x) for x in npz.read_images(file, batch_size))
             options = dict(num_classes=classes, seed=draw.seed)
             results = measure(evaluator, images, draw.labels, known, **options)
-            about = {"var": self.models.var, "network": evaluator.about, "reference": known.about}
-            shown = ("per_class", "cfg", "seed", "top_k", "top_p", "candidates", "rejector")
             report(self.out, about | {k: getattr(draw, k) for k in shown}, results)
             print(f"wrote {file}")
         print(f"wrote {self.out}")

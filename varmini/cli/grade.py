@@ -1,7 +1,5 @@
 """`varmini grade`: marks one submission, or a whole class into one CSV file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

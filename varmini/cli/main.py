@@ -3,8 +3,6 @@
 What is imported here is light, so that `varmini --help` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

@@ -14,6 +14,7 @@ import tyro
 from ..data import class_names as known_names
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
+from ..plots.images import save
 from ..runtime.files import check_writable, read_json
 from ..runtime.machine import device
 from ..runtime.pretrained import resolve_folder
@@ -114,8 +115,6 @@ def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Writes a figure, whole or not at all, and says so."""
-    from ..plots.images import save
-
     path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
     print(f"wrote {path}")

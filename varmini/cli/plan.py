@@ -1,7 +1,5 @@
 """`varmini plan`: what a preset needs on rented GPUs."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Generator, Iterator

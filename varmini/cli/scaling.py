@@ -1,14 +1,14 @@
 """`varmini scaling`: the sweep over sizes, and the laws that fit it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..experiments.scaling.pictures import measure_pictures
 from ..experiments.scaling.sweep import Sweep, laws, run_sweep
 from ..runtime.files import check_writable
 from ..runtime.tables import Row, read_rows, write_rows
+from ..training.classifier import Classifier
 from .models import Flat
 
 
@@ -30,9 +30,6 @@ class Scaling:
         if self.pictures < 0:
             raise ValueError(f"pictures is {self.pictures}, expected a number a class, or 0: none")
         if self.pictures:
-            from ..experiments.scaling.pictures import measure_pictures
-            from ..training.classifier import Classifier
-
             Classifier.from_pretrained(self.classifier)  # fails here, not after hours of training
         rows = read_rows(run_sweep(self.sweep, self.out, self.csv))
         if len(self.sweep.depths) < 3:

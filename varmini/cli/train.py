@@ -1,7 +1,5 @@
 """`varmini train ...` and `varmini consolidate`: what leaves a model in a folder."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`varmini zeroshot`: in- and out-painting, edits, super-resolution and error repair, measured."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import Tensor
 from ..data import load_images
 from ..experiments.zero_shot.painting import TASKS, painting, ranked, super_resolution
 from ..experiments.zero_shot.repair import repair
+from ..plots.images import image_grid
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device
@@ -71,8 +70,6 @@ class Zeroshot:
         print(f"wrote {write_rows(self.out / f'{name}.csv', [row | about for row in rows])}")
 
     def _show(self, name: str, title: str, rows: Sequence[str], cells: list[Tensor]) -> None:
-        from ..plots.images import image_grid
-
         images = torch.cat([x.float().cpu() for x in cells])
         figure = image_grid(images, columns=len(cells[0]), title=title, rows=rows)
         save_picture(figure, self.out / f"{name}.png")

@@ -3,8 +3,6 @@
 Words and numbers are plain text, and are escaped here.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """`varmini demo`: trains both stages on the live bed, draws, and leaves a page that explains it."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
