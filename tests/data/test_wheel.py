@@ -4,11 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
+PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+OFFLINE = ["--no-deps", "--no-index"]
 USE = """
 import varmini
 from varmini import VAR, MultiScaleVQVAE, sample
@@ -20,8 +25,12 @@ print(varmini.__file__, EMBEDDED, sep="\\n")
 """
 
 
-def run(*args: object, **options) -> str:
-    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, **options)
+def run(*args: object, folder: Path, **variables: str) -> str:
+    """What a command prints, run in `folder` and without the checkout on Python's path."""
+    env = os.environ | {"PYTHONPATH": str(REPO / "tests/offline")} | variables
+    done = subprocess.run(
+        [str(a) for a in args], capture_output=True, text=True, cwd=folder, env=env
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -37,22 +46,28 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("editable", [False, True])
-def test_an_install_holds_what_it_needs(source, editable, tmp_path):
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
-    site, wanted = tmp_path / "site", source / "varmini"
-    if editable:
-        env = {**os.environ, "PYTHONPATH": ""}
-        run(*pip, "install", *offline, "--target", site, "--editable", source, env=env)
-        code = f"import site; site.addsitedir({str(site)!r})\n{USE}"
-    else:
-        run(*pip, "wheel", *offline, "-w", tmp_path, source)
-        (wheel,) = tmp_path.glob("varmini-*.whl")
-        assert 30e6 < wheel.stat().st_size < 60e6
-        run(*pip, "install", *offline, "--target", site, wheel)
-        code, wanted = USE, site / "varmini"
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    package, embedded = run(sys.executable, "-c", code, cwd=tmp_path, env=env).splitlines()
-    assert Path(package).parent == wanted
-    assert Path(embedded) == (source / "data" if editable else site / "varmini/assets")
+def test_a_wheel_runs_in_an_environment_of_its_own(source, tmp_path):
+    run(*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", tmp_path, source, folder=tmp_path)
+    (wheel,) = tmp_path.glob("varmini-*.whl")
+    assert 30e6 < wheel.stat().st_size < 60e6
+    venv.create(tmp_path / "env")
+    bin = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    run(*PIP, "--python", bin / "python", "install", *OFFLINE, wheel, folder=tmp_path)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(run(bin / "python", "-c", code, folder=tmp_path).strip())
+    # The libraries are those of this Python; a checkout that is installed there stays out of sight.
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
+    assert told == [str(site / "varmini/__init__.py"), str(site / "varmini/assets")]
+    run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
+    assert Image.open(tmp_path / "a.png").size[0] > 32
+
+
+def test_an_editable_install_uses_the_checkout(source, tmp_path):
+    site = tmp_path / "site"
+    how = [*OFFLINE, "--no-build-isolation", "--target", site, "--editable", source]
+    run(*PIP, "install", *how, folder=tmp_path)
+    code = f"import site; site.addsitedir({str(site)!r})\n{USE}"
+    told = run(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(site)).splitlines()
+    assert told == [str(source / "varmini/__init__.py"), str(source / "data")]

@@ -105,7 +105,7 @@ def test_the_step_beside_busy_processes_is_one_of_both_stages():
 
 
 def test_the_command_writes_tables_for_every_precision(tmp_path, quick_ceilings, capsys):
-    other = {"shape": "tiny", "what": "elsewhere", "bf16": "of another kind"}
+    other = {"shape": "tiny", "what": "elsewhere", "kind": "of another kind"}
     bench.write(tmp_path / "speed.csv", [other])
     assert cli.main([*COMMAND, "--only", "speed", "forms", "profile", "--out", str(tmp_path)]) == 0
     *rows, kept = read_rows(tmp_path / "speed.csv")

@@ -117,6 +117,13 @@ def quick_at_bfloat16(kind: str) -> bool:
     return best[torch.float32] > 1.4 * best[torch.bfloat16]
 
 
+def kind_of_machine() -> str:
+    """What figures of speed depend on: "AVX2", "AVX512", "AVX512, bfloat16", "cuda" and so on."""
+    kind = device().type
+    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else kind
+    return name + ", bfloat16" * quick_at_bfloat16(kind)
+
+
 def autocast(kind: str = "") -> contextlib.AbstractContextManager:
     """Runs matrix products in `precision()`; the weights stay float32."""
     kind = kind or device().type
