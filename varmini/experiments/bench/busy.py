@@ -20,7 +20,7 @@ from .measure import seconds_of, short
 
 POLICIES = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
 """How threads wait: variables of the process; without them as torch does by itself."""
-BUSY = (0, 1, 2)
+COUNTS = (0, 1, 2)
 """Processes beside it that only count."""
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """Keeps a core busy until killed, or until its parent is gone."""
@@ -28,7 +28,7 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({threads}, {rounds})"
 
 
-def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = BUSY) -> Iterator[Row]:
+def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Row]:
     """Milliseconds of a training step of the live bed, each policy in a process of its own.
 
     Args:
