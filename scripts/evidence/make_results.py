@@ -13,10 +13,8 @@ from pathlib import Path
 from varmini.evaluation.statistics import welch
 from varmini.experiments import figures as result_plots
 from varmini.experiments.bench.cost import exponents
-from varmini.experiments.bench.cost_plot import cost_growth
 from varmini.experiments.comparison.report import ablation, comparison
-from varmini.experiments.scaling.fits import fit_power_law
-from varmini.experiments.scaling.laws import laws, second_half
+from varmini.experiments.scaling.fits import fit_power_law, laws, second_half
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import (
@@ -233,7 +231,7 @@ def cost(folder: Path, figures: Path) -> str:
     )
     heads = ("x", "method", "range", "steps", "pairs", "paper", "seconds")
     text += table(heads, cells) + "\n"
-    save(cost_growth(rows), figures / "cost.png")
+    save(result_plots.cost_growth(rows), figures / "cost.png")
     return text + "![growth of cost](figures/cost.png)\n\n" + provenance(rows)
 
 

@@ -9,8 +9,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -64,33 +66,6 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, lis
     return seconds
 
 
-def peak_memory(run: Run) -> float | None:
-    """Most memory during `run` above what was held before, in MiB; None where it cannot be read.
-
-    On a CPU that is all the process holds, so a first run counts the kernels compiled for it, too.
-    """
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held
-        before = _status("VmRSS")
-    except (OSError, AttributeError):
-        run()
-        return None
-    run()
-    return max(0, _status("VmHWM") - before) / 2**10
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
-
-
 def in_pairs(
     runs: Mapping[str, Run], rounds: int, limit: float
 ) -> dict[str, str | int]:
@@ -112,6 +87,32 @@ def in_pairs(
     }
 
 
+def peak_memory(run: Run) -> float | None:
+    """Most memory during `run` above what was held before, in MiB; None where it cannot be read.
+
+    On a CPU that is all the process holds, so a first run counts the kernels compiled for it, too.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held
+        before = _status("VmRSS")
+    except (OSError, AttributeError):
+        before = None
+    run()
+    return None if before is None else max(0, _status("VmHWM") - before) / 2**10
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
 def precisions() -> list[torch.dtype]:
     """What is measured here: float32, and bfloat16 where the machine has instructions for it."""
     return [torch.float32, *([torch.bfloat16] if quick_at_bfloat16(device().type) else [])]
@@ -120,15 +121,12 @@ def precisions() -> list[torch.dtype]:
 @contextlib.contextmanager
 def arithmetic(dtype: torch.dtype) -> Iterator[None]:
     """Inside, `machine.precision` is `dtype`, and `machine.autocast` follows it."""
-    before = os.environ.get("VARMINI_PRECISION")
-    os.environ["VARMINI_PRECISION"] = name_of(dtype)
-    precision.cache_clear()
-    try:
-        yield
-    finally:
-        del os.environ["VARMINI_PRECISION"]
-        os.environ |= {} if before is None else {"VARMINI_PRECISION": before}
+    with mock.patch.dict(os.environ, VARMINI_PRECISION=name_of(dtype)):
         precision.cache_clear()
+        try:
+            yield
+        finally:
+            precision.cache_clear()
 
 
 @torch.no_grad()
@@ -141,21 +139,19 @@ def ceilings(side: int = 2048, rounds: int = 5) -> dict[str, float]:
         or by a sum of 256 MiB.
     """
     found, where = {}, device()
+
+    def least(**runs: Run) -> dict[str, float]:
+        in_turn(runs, 1, 0)  # warms up
+        return {name: min(each) for name, each in in_turn(runs, rounds, 60).items()}
+
     for dtype in precisions():
         a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
-        runs: dict[str, Run] = {"torch": lambda a=a, b=b: F.linear(a, b)}
         layer = QuickLinear(side, side).to(where)
         layer.lay_out(where.type, dtype)  # where oneDNN's product works, weights in its order
-        runs["packed"] = lambda a=a, layer=layer: layer(a)
-        in_turn(runs, 1, 0)
-        seconds = in_turn(runs, rounds, 60)
-        found[name_of(dtype)] = 2 * side**3 / min(min(s) for s in seconds.values())
+        seconds = least(torch=partial(F.linear, a, b), packed=partial(layer, a))
+        found[name_of(dtype)] = 2 * side**3 / min(seconds.values())
     block = torch.zeros(2**26, device=where)
     into = torch.empty_like(block)
-    copy, total = {"copy": lambda: into.copy_(block)}, {"sum": lambda: block.sum()}
-    in_turn(copy | total, 1, 0)
-    seconds = in_turn(copy | total, rounds, 60)
-    found["bandwidth"] = max(
-        8 * block.numel() / min(seconds["copy"]), 4 * block.numel() / min(seconds["sum"])
-    )
-    return found
+    seconds = least(copy=lambda: into.copy_(block), sum=block.sum)
+    size = 4 * block.numel()
+    return found | {"bandwidth": max(2 * size / seconds["copy"], size / seconds["sum"])}

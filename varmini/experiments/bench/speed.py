@@ -29,9 +29,8 @@ class Task:
     what: str
     batch: int
     unit: str
-    """What comes out: "tokens" or "images"."""
+    """What comes out: "tokens" or "images"; `units` of them a run."""
     units: int
-    """How many of them, a run."""
     flops: int
     """Of a run, by the formulas of `training.flops`."""
     runs: dict[str, Run]

@@ -7,7 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from ...evaluation.statistics import ENOUGH, holm, welch
+from ...plots.charts import ACCENT, INK, MUTED
 from ...plots.images import save
 from ...runtime.tables import (
     NOT_MEASURED,
@@ -20,7 +25,7 @@ from ...runtime.tables import (
     with_error,
     write_rows,
 )
-from .. import figures as result_plots
+from ..figures import COLOURS, points, styled
 from .methods import ABLATION, DRAWINGS, LONG
 
 QUALITY = ("frechet", "accuracy", "precision", "recall")
@@ -28,67 +33,102 @@ PAPER_SPEED = {"raster AR, cache": 20, "raster AR, no cache": 20, "DiT, DDIM 250
 """How many times as long as VAR, as published. Whether its raster AR had a cache is not told."""
 PAPER_FID = (18.65, 5.22, 4.95, 4.64, 3.60, 3.30)
 """Of the rows of `ABLATION`: VAR, table 3."""
+NOT_YET = f"{NOT_MEASURED}: run `varmini compare train`, `measure` and `speed`\n"
 
 
-def _best(rows: Sequence[Row]) -> tuple[float | None, list[Row]]:
-    """The guidance with the lowest mean Frechet distance, and its rows."""
-    groups = {g: [r for r in rows if r["guidance"] == g] for g in {r["guidance"] for r in rows}}
-    if not groups:
-        return None, []
-    best = min(groups, key=lambda g: mean(r["frechet"] for r in groups[g]))
-    return best, groups[best]
+def _means(rows: Sequence[Row]) -> Row:
+    """Mean and error over seeds of every measure of quality."""
+    row: Row = {}
+    for key in QUALITY:
+        row |= {key: mean(r[key] for r in rows), f"{key}_se": error_of(rows, key)}
+    return row
 
 
-def comparison_rows(folder: Path) -> list[Row]:
-    """A row for every way of drawing: cost, milliseconds, ratios to VAR, and quality with `_se`."""
-    quality, cost = rows_of(folder / "quality.csv"), rows_of(folder / "cost.csv")
-    speed, found = rows_of(folder / "speed.csv"), []
+def comparison_rows(quality: list[Row], cost: list[Row], speed: list[Row]) -> list[Row]:
+    """A row for every way of drawing: cost, milliseconds, ratios to VAR, and quality with `_se`.
+
+    quality, cost, speed: the rows of the tables that `varmini compare` writes.
+    """
+    found: list[Row] = []
     for d in DRAWINGS:
-        row: Row = {"name": d.name}
-        row |= next((r for r in cost if r["drawing"] == d.name), {})
+        row = {"name": d.name} | next(r for r in cost if r["drawing"] == d.name)
         for batch in sorted({r["batch"] for r in speed}):
             of = [r for r in speed if (r["drawing"], r["batch"]) == (d.name, batch)]
-            if of:
-                row[f"ms_{batch}"] = median(r["ms_an_image"] for r in of)
+            row[f"ms_{batch}"] = median(r["ms_an_image"] for r in of)
         own = found[0] if found else row
-        for key in ("ms_1", "ms_16", "flops", "steps"):
-            if key in row and key in own:
-                row[f"{key}_ratio"] = row[key] / own[key]
+        row |= {f"{k}_ratio": row[k] / own[k] for k in ("ms_1", "ms_16", "flops", "steps")}
         # With and without a cache a method draws the same pictures.
-        method = d.name if d.name == LONG else d.method
-        guidance, best = _best([r for r in quality if (r["method"], r["filtered"])
-                                == (method, "True")])  # fmt: skip
-        if best:
-            row["guidance"] = guidance
-            for key in QUALITY:
-                row[key], row[f"{key}_se"] = mean(r[key] for r in best), error_of(best, key)
-        found.append(row)
+        name, groups = d.name if d.name == LONG else d.method, {}
+        for r in quality:
+            if (r["method"], r["filtered"]) == (name, "True"):
+                groups.setdefault(r["guidance"], []).append(r)
+        best = min(groups, key=lambda g: mean(r["frechet"] for r in groups[g]))
+        found.append(row | {"guidance": best} | _means(groups[best]))
     return found
 
 
+@styled
+def comparison_figure(rows: Sequence[Row]) -> Figure:
+    """All of the comparison: distance over time and FLOPs, the other measures, ratios to VAR.
+
+    rows: of `comparison_rows`.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
+    for axes, batch in zip(grid[0], (1, 16)):
+        points(axes, rows, f"ms_{batch}", f"ms an image, batch {batch}")
+    gflops = [row | {"gflops": row["flops"] / 1e9} for row in rows]
+    points(grid[0, 2], gflops, "gflops", "GFLOPs an image")
+    for axes in grid[0, 1:]:
+        axes.sharey(grid[0, 0])
+    grid[0, 0].set_title("Frechet distance (down is better)")
+    # The two caches of a raster model draw the same pictures.
+    unlike = [row for row in rows if row["name"] != "raster AR, no cache"]
+    for i, row in enumerate(unlike):
+        grid[1, 0].barh(i, 100 * row["accuracy"], xerr=200 * row["accuracy_se"],
+                        color=COLOURS.get(row["name"], MUTED), ecolor=INK)  # fmt: skip
+    grid[1, 0].set_title("own class, %")
+    points(grid[1, 1], unlike, "recall", "recall", "precision")
+    grid[1, 1].set_title("precision over recall (upper right is best)")
+    for i, row in enumerate(rows[1:]):
+        for batch, mark in ((1, "o"), (16, "s")):
+            grid[1, 2].plot(row[f"ms_{batch}_ratio"], i, mark,
+                            color=COLOURS.get(row["name"], MUTED))  # fmt: skip
+        if row["name"] in PAPER_SPEED:
+            grid[1, 2].plot(PAPER_SPEED[row["name"]], i, "x", color=INK)
+    grid[1, 2].axvline(1, color=ACCENT, linewidth=1)
+    grid[1, 2].set_xscale("log")
+    grid[1, 2].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+    grid[1, 2].minorticks_off()
+    grid[1, 2].set_title("time, as a multiple of VAR's")
+    for axes, named in ((grid[1, 0], unlike), (grid[1, 2], rows[1:])):
+        axes.set_yticks(range(len(named)), [row["name"] for row in named], fontsize=9)
+        axes.invert_yaxis()
+    symbols = [
+        Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
+        for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
+    ]
+    handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
+    figure.legend(handles=handles, loc="outside lower center",
+                  ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
 def _cells(r: Row) -> list[str]:
-    times = [f"{r[f'ms_{b}']:.1f} ({r[f'ms_{b}_ratio']:.2f})" if f"ms_{b}_ratio" in r
-             else NOT_MEASURED for b in (1, 16)]  # fmt: skip
-    parameters = f"{r['parameters'] / 1e6:.2f} M" if "parameters" in r else NOT_MEASURED
-    flops = [number(r[k] / 1e9) if k in r else NOT_MEASURED for k in ("flops", "training_flops")]
-    quality = [with_error([r], k, *((1, 100) if k == "accuracy" else (2,))) if k in r
-               else NOT_MEASURED for k in QUALITY]  # fmt: skip
-    guidance = number(r.get("guidance"), 1)
-    return [r["name"], parameters, str(r.get("steps", NOT_MEASURED)), *flops, *times, guidance,
-            *quality]  # fmt: skip
+    times = [f"{r[f'ms_{b}']:.1f} ({r[f'ms_{b}_ratio']:.2f})" for b in (1, 16)]
+    flops = [number(r[k] / 1e9) for k in ("flops", "training_flops")]
+    quality = [with_error([r], k, *((1, 100) if k == "accuracy" else (2,))) for k in QUALITY]
+    return [r["name"], f"{r['parameters'] / 1e6:.2f} M", str(r["steps"]), *flops, *times,
+            number(r["guidance"], 1), *quality]  # fmt: skip
 
 
 def _claims(rows: Sequence[Row]) -> str:
     """The paper's ratios of time, what was found here, and what it comes from."""
     cells = []
     for r in rows[1:]:
-        if all(f"{k}_ratio" in r for k in ("ms_1", "ms_16", "flops", "steps")):
-            claim = str(PAPER_SPEED.get(r["name"], ""))
-            ratios = [number(r[f"{k}_ratio"]) for k in ("ms_1", "ms_16", "flops")]
-            less = "fewer steps alone" if r["flops_ratio"] <= 1 else "fewer steps and fewer FLOPs"
-            cells.append([r["name"], claim, *ratios, number(r["steps_ratio"], 1), less])
-    if not cells:
-        return ""
+        ratios = [number(r[f"{k}_ratio"]) for k in ("ms_1", "ms_16", "flops")]
+        less = "fewer steps alone" if r["flops_ratio"] <= 1 else "fewer steps and fewer FLOPs"
+        cells.append([r["name"], str(PAPER_SPEED.get(r["name"], "")), *ratios,
+                      number(r["steps_ratio"], 1), less])  # fmt: skip
     heads = ("to VAR", "time in the paper", "time here, batch 1", "batch 16", "FLOPs", "steps",
              "VAR leads by")  # fmt: skip
     return (
@@ -100,39 +140,33 @@ def _claims(rows: Sequence[Row]) -> str:
     )
 
 
-def _training(folder: Path) -> str:
+def _training(quality: list[Row], grid: list[Row]) -> str:
     """On how much each method was trained, and at which of the learning rates that were tried."""
-    quality, grid = rows_of(folder / "quality.csv"), rows_of(folder / "grid.csv")
-    text = ""
-    if quality:
-        seeds = len({r["seed"] for r in quality})
-        text += f"Every method saw {quality[0]['images']:,} images, with each of {seeds} seeds. "
-    if grid:
-        rates = sorted({r["lr"] for r in grid})
-        best = {name: min((r for r in grid if r["method"] == name), key=lambda r: r["val_loss"])
-                for name in dict.fromkeys(r["method"] for r in grid)}  # fmt: skip
-        text += f"Learning rates tried, in runs of {grid[0]['images']:,} images: "
-        text += f"{', '.join(f'{lr:g}' for lr in rates)}; best: "
-        text += ", ".join(f"{name} {row['lr']:g}" for name, row in best.items())
-        if at_end := [name for name, row in best.items() if row["lr"] == rates[-1]]:
-            text += f" (the largest, so a larger one might do better, for {', '.join(at_end)})"
-        text += ". "
-    return text
+    seeds, rates = len({r["seed"] for r in quality}), sorted({r["lr"] for r in grid})
+    best = {name: min((r for r in grid if r["method"] == name), key=lambda r: r["val_loss"])["lr"]
+            for name in dict.fromkeys(r["method"] for r in grid)}  # fmt: skip
+    text = f"Every method saw {quality[0]['images']:,} images, with each of {seeds} seeds. "
+    text += f"Learning rates tried, in runs of {grid[0]['images']:,} images: "
+    text += f"{', '.join(f'{lr:g}' for lr in rates)}; best: "
+    text += ", ".join(f"{name} {lr:g}" for name, lr in best.items())
+    if at_end := [name for name, lr in best.items() if lr == rates[-1]]:
+        text += f" (the largest, so a larger one might do better, for {', '.join(at_end)})"
+    return text + ". "
 
 
 def comparison(folder: Path, figures: Path) -> str:
     """The table of the comparison (kept as table.csv), the autoencoders' bound, and the plot."""
-    folder = folder / "comparison"
-    text = "## VAR beside raster AR, MaskGIT and DiT\n\n"
-    rows = comparison_rows(folder)
-    if not any(len(r) > 1 for r in rows):
-        return text + f"{NOT_MEASURED}: run `varmini compare train`, `measure` and `speed`\n"
+    folder, text = folder / "comparison", "## VAR beside raster AR, MaskGIT and DiT\n\n"
+    names = ("quality", "cost", "speed", "grid", "autoencoders")
+    quality, cost, speed, grid, bound = (rows_of(folder / f"{name}.csv") for name in names)
+    if not (quality and cost and speed and grid and bound):
+        return text + NOT_YET
+    rows = comparison_rows(quality, cost, speed)
     write_rows(folder / "table.csv", rows)
     heads = ("method", "parameters", "sequential steps", "GFLOPs an image", "GFLOPs to train",
              "ms, batch 1 (to VAR)", "ms, batch 16 (to VAR)", "guidance", "Frechet distance",
              "own class, %", "precision", "recall")  # fmt: skip
-    text += table(heads, [_cells(r) for r in rows]) + "\n"
-    text += _training(folder)
+    text += table(heads, [_cells(r) for r in rows]) + "\n" + _training(quality, grid)
     text += (
         "Frechet distance, precision and recall are in the features of our own classifier: they "
         "are not FID. Errors are standard errors: over training seeds, but no less than that of "
@@ -142,50 +176,40 @@ def comparison(folder: Path, figures: Path) -> str:
         "methods took turns. Quality is at the guidance of the lowest distance among those tried; "
         "all are in quality.csv.\n\n"
     )
-    text += _claims(rows)
-    if any("frechet" in r and "ms_1" in r and "ms_16" in r for r in rows):
-        save(result_plots.comparison(rows, PAPER_SPEED), figures / "comparison.png")
-        text += "![comparison](figures/comparison.png)\n\n"
-    if (folder / "samples.png").exists():
-        text += "![samples](comparison/samples.png)\n\n"
-    if bound := rows_of(folder / "autoencoders.csv"):
-        text += "What the autoencoders leave to win, as many test images:\n\n"
-        heads = ("autoencoder", "PSNR, dB", "Frechet distance", "own class, %")
-        text += table(heads, [[str(r["autoencoder"]),
-                               number(r["psnr"], 1) if "psnr" in r else "",
-                               with_error([r], "frechet"), with_error([r], "accuracy", 1, 100)]
-                              for r in bound]) + "\n"  # fmt: skip
-    origin = [r for n in ("quality", "cost", "speed") for r in rows_of(folder / f"{n}.csv")]
-    return text + provenance(origin)
+    save(comparison_figure(rows), figures / "comparison.png")
+    text += _claims(rows) + "![comparison](figures/comparison.png)\n\n"
+    text += "![samples](comparison/samples.png)\n\n"
+    text += "What the autoencoders leave to win, as many test images:\n\n"
+    heads = ("autoencoder", "PSNR, dB", "Frechet distance", "own class, %")
+    text += table(heads, [[r["autoencoder"], number(r["psnr"], 1) if "psnr" in r else "",
+                           with_error([r], "frechet"), with_error([r], "accuracy", 1, 100)]
+                          for r in bound]) + "\n"  # fmt: skip
+    return text + provenance([*quality, *cost, *speed])
 
 
 def ablation(folder: Path, figures: Path) -> str:
     """The paper's ablation at toy scale (kept as ablation.csv), each row against the one before."""
     text, rows = "## Ablation\n\n", rows_of(folder / "comparison" / "quality.csv")
     if not rows:
-        return text + f"{NOT_MEASURED}: run `varmini compare train` and `measure`\n"
-    runs = [[r for r in rows if (r["method"], r["guidance"], r["filtered"])
-             == (s.method, s.guidance, str(s.filtered))] for _, s in ABLATION]  # fmt: skip
+        return text + NOT_YET
+    runs = [[r for r in rows if (r["method"], r["guidance"], r["filtered"]) == setting.key]
+            for _, setting in ABLATION]  # fmt: skip
     steps = [welch(*([r["frechet"] for r in side] for side in (now, before)))
-             for before, now in pairwise(runs) if before and now]  # fmt: skip
-    cells, kept, adjusted = [], [], dict(zip(steps, holm([step.p for step in steps])))
-    left = iter(steps)
+             for before, now in pairwise(runs)]  # fmt: skip
+    adjusted, cells, kept = holm([step.p for step in steps]), [], []
     for i, ((name, _), fid, those) in enumerate(zip(ABLATION, PAPER_FID, runs)):
-        step = next(left) if i and those and runs[i - 1] else None
-        if those:
-            about = {k: those[0][k] for k in ("command", "commit", "hardware", "date")}
-            row: Row = {"row": name, "seeds": len(those), "paper": fid, **about}
-            for key in QUALITY:
-                row[key], row[f"{key}_se"] = mean(r[key] for r in those), error_of(those, key)
-            kept.append(row)
-        change = f"{step.value:+.2f} ({step.low:+.2f} to {step.high:+.2f})" if step else ""
-        decided = "" if not step else f"{adjusted[step]:.2g}" if step.enough else "undecided"
+        change = decided = ""
+        if i:
+            step, p = steps[i - 1], adjusted[i - 1]
+            change = f"{step.value:+.2f} ({step.low:+.2f} to {step.high:+.2f})"
+            decided = f"{p:.2g}" if step.enough else "undecided"
+        about = {k: those[0][k] for k in ("command", "commit", "hardware", "date")}
+        kept.append({"row": name, "seeds": len(those), "paper": fid} | about | _means(those))
         cells.append([name, with_error(those, "frechet"), change, decided,
                       *(with_error(those, m) for m in ("precision", "recall")),
                       with_error(those, "accuracy", 1, 100), str(len(those)),
                       f"{fid:.2f}"])  # fmt: skip
-    if kept:
-        write_rows(folder / "comparison" / "ablation.csv", kept)
+    write_rows(folder / "comparison" / "ablation.csv", kept)
     heads = ("row", "Frechet distance", "change (95 %)", "p (Holm)", "precision", "recall",
              "own class, %", "seeds", "paper's FID")  # fmt: skip
     return text + table(heads, cells) + (
