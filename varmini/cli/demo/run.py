@@ -46,7 +46,7 @@ def run_demo(
     begin = time.perf_counter()
     log = _Log(out / "log.txt")
     log(expectation())
-    runs = _tiny(preset("lesson")) if tiny else preset("lesson")
+    runs = _tiny(preset("fashion")) if tiny else preset("fashion")
     facts: dict[str, Any] = {"kind": KIND, "finished": True} | provenance()
     facts |= {"seed": SEED, "guidance": GUIDANCE}
     log(f"{facts['hardware']}; {facts['threads']} threads, {facts['precision']}, torch "
