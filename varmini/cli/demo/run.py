@@ -43,7 +43,7 @@ class Demo:
         self.claim()
         begin, out = time.perf_counter(), self.out
         self.log(expectation())
-        runs = _tiny(preset("lesson")) if self.tiny else preset("lesson")
+        runs = _tiny(preset("fashion")) if self.tiny else preset("fashion")
         facts: dict[str, Any] = {"kind": KIND, "finished": True} | provenance()
         facts |= {"seed": SEED, "guidance": GUIDANCE}
         machine = "{hardware}; {threads} threads, {precision}, torch {torch}; commit {commit}"
