@@ -8,9 +8,8 @@ import time
 import pytest
 import torch
 
-from varmini import WAITING
 from varmini.cli import main as cli
-from varmini.runtime import machine
+from varmini.runtime import WAITING, machine
 
 POOREST = {
     "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from ... import WAITING
+from ...runtime import WAITING
 from ...runtime.tables import Row
 from .measure import seconds_of, short
 
