@@ -36,7 +36,7 @@ class Marking:
 
     def __init__(self, exam: Exam, ask: Ask) -> None:
         self.exam, self.ask = exam, ask
-        self.suspects: list[str] = []
+        self.suspects: set[str] = set()
         self.in_place: list[str] = []
         self.raised: dict[str, str] = {}
         """Lines of the submission that raised an error, and the first function that met it."""
@@ -53,15 +53,15 @@ class Marking:
         changed = [answer["changed"][0][0] for answer in answers if answer.get("changed")]
         if seen is None and not changed:
             return check.result(check.points, "right")
-        contexts = self._contexts(check)
-        if name not in self.suspects:
-            self.suspects.append(name)
+        used = [f for f in self.exam.needs(check) if f in self.suspects]
+        contexts = self._contexts(check, used)
+        self.suspects.add(name)
         if seen is None:
-            culprits = [f for f in self.in_place if f in self.exam.needs(check)]
+            culprits = [f for f in used if f in self.in_place]
         else:
             culprits = [] if failed else self._excused(check, values, contexts)
-            if not culprits and contexts and self._right_with(check, contexts[0]):
-                culprits = [other for other in contexts[0] if other in self.suspects]
+            if not culprits and used and self._right_with(check):
+                culprits = used
         if failed and not culprits:
             culprits = self._raised_before(check, answers)
         if culprits:
@@ -84,21 +84,15 @@ class Marking:
         message = f"`{name}`: {sentence} ({seen})" if sentence else f"`{name}` {seen}"
         return check.result(0, message, mistake=mistake, kind=seems)
 
-    def _contexts(self, check: Check) -> list[tuple[str, ...]]:
+    def _contexts(self, check: Check, used: list[str]) -> list[tuple[str, ...]]:
         """Sets of earlier functions that this one may call, with one that was not right in each.
 
         First all of them: where a mistake makes ties, only the student's code knows who wins.
         """
-        needs = self.exam.needs(check)
-        used = [name for name in self.suspects if name in needs]
-        if not used:
-            return []
-        names = dict.fromkeys(other.function for other in self.exam.checks)
-        before = itertools.takewhile(lambda name: name != check.function, names)
         sizes = range(len(used), 0, -1)
         subsets = itertools.chain(*(itertools.combinations(used, size) for size in sizes))
-        everything = tuple(name for name in before if name in needs)
-        return list(dict.fromkeys([everything, *itertools.islice(subsets, MOST_SUBSETS)]))
+        sets = [tuple(self.exam.needs(check)), *itertools.islice(subsets, MOST_SUBSETS)]
+        return list(dict.fromkeys(sets)) if used else []
 
     def _excused(self, check: Check, values: list, contexts: list) -> list[str]:
         """The functions whose mistakes are all that is wrong with these values."""
@@ -131,14 +125,13 @@ class Marking:
         ]
         return sum(shows) / max(1, len(shows))
 
-    def _right_with(self, check: Check, names: Iterable[str]) -> bool:
-        """Whether the function is right where these functions give right results.
+    def _right_with(self, check: Check) -> bool:
+        """Whether the function is right where all that it may call gives right results.
 
-        They are asked for one by one and computed here, for arguments of the shapes that they must
-        have: results that lay in the submission's process could be taken without the work.
+        The results are asked for one by one and computed here, for arguments of the right shapes:
+        results that lay in the submission's process could be taken without the work.
         """
-        needs = self.exam.needs(check)
-        forms = {name: needs[name] for name in names}
+        forms = self.exam.needs(check)
         if check.calls[0].kind == "gradient":  # numbers that are given have none; tokens need none
             forms = {name: seen for name, seen in forms.items() if "float" not in seen}
 

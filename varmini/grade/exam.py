@@ -109,8 +109,8 @@ class Exam:
         """
         if check.name not in self._needs:
             right = self.reference()
-            others = {c.function for c in self.checks} - {check.function}
-            forms = {name: set() for name in others if hasattr(right, name)}
+            forms = {c.function: set() for c in self.checks if hasattr(right, c.function)}
+            forms.pop(check.function, None)
             for name, seen in forms.items():
                 setattr(right, name, _noting(getattr(right, name), seen))
             for call in check.calls:
