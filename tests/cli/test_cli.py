@@ -53,18 +53,11 @@ def ok(*args: object) -> None:
     assert varmini_cli.main([str(a) for a in args]) == 0
 
 
-def test_help_names_every_command(capsys):
-    for name in varmini_cli.COMMANDS:
-        *group, last = name.split()
-        ok(*group, "-h")
-        out, err = capsys.readouterr()
-        assert f"\n    {last}" in out and err == ""
-    ok("--version")
-    assert capsys.readouterr().out == "varmini 0.1.0\n"
-
-
 @pytest.mark.parametrize("name", varmini_cli.COMMANDS)
-def test_help_of_each_command(name, capsys):
+def test_help_names_every_command_and_its_options(name, capsys):
+    *group, last = name.split()
+    ok(*group, "-h")
+    assert f"\n    {last}" in capsys.readouterr().out
     ok(*name.split(), "--help")
     out, err = capsys.readouterr()
     assert out.startswith(f"usage: varmini {name}") and err == ""
@@ -84,7 +77,7 @@ def test_help_of_training_shows_the_presets_defaults(capsys):
 
 
 @pytest.mark.parametrize("word, code, told", [
-    ("--help", 0, ""), ("smaple", 2, "invalid choice: 'smaple' (choose from 'demo', ")])
+    ("--help", 0, ""), ("--version", 0, ""), ("smaple", 2, "invalid choice: 'smaple'")])
 def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     heavy = {"torch", "tyro", "matplotlib", "datasets", "PIL", "pyarrow", "ipywidgets"}
     program = (

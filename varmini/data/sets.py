@@ -20,10 +20,8 @@ from .pictures import decode, resize_and_crop, to_float, to_tensor
 from .tables import check_labels, encoded, find_columns
 
 log = logging.getLogger(__name__)
-IN_A_ROW = 100
-"""So many broken pictures in a row are no accident: the disk is gone, or these are no pictures."""
-BUFFER = 2048
-"""Rows of a stream among which the next one is drawn; its shards are shuffled as well."""
+IN_A_ROW = 100  # so many broken pictures are no accident: the disk is gone, or they are no pictures
+BUFFER = 2048  # rows of a stream among which the next is drawn; its shards are shuffled as well
 
 
 def checksum(*parts: object) -> str:
