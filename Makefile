@@ -13,9 +13,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 PIP_FLAGS ?=
 ARGS ?=
 
-# Threads that wait sleep, so that training does not collapse beside a browser (results/bench/busy.csv).
-OMP_WAIT_POLICY ?= PASSIVE
-export OMP_WAIT_POLICY
+# Threads that wait soon sleep: training does not collapse beside a browser (results/bench/busy.csv).
+ifndef OMP_WAIT_POLICY
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT ?= 1000
+endif
 
 # The poorest kind of processor, as far as a richer one can be told to be it: AVX2, no bfloat16.
 POOREST := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2

@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from .model.tokenizer import MultiScaleVQVAE
     from .model.transformer import VAR
 
-if "torch" not in sys.modules:
-    # Threads that wait shall sleep. By default they spin, and beside a browser they keep the core
-    # from the thread that they wait for (results/bench/busy.csv). Read when torch loads, once.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""Threads that wait spin for some microseconds, then sleep.
+
+By torch's own setting they spin, and beside a browser they keep the core from the thread that they
+wait for; threads that sleep at once take long to wake (results/bench/busy.csv).
+"""
+
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    for _name, _value in WAITING.items():  # read when torch loads, once
+        os.environ.setdefault(_name, _value)
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,7 +13,7 @@ from ..experiments.bench.profiles import profile_rows
 from ..experiments.bench.shapes import SHAPES
 from ..experiments.bench.speed import speed_rows
 from ..runtime.files import check_writable
-from ..runtime.machine import device, has_bfloat16
+from ..runtime.machine import device, quick_at_bfloat16
 from ..runtime.tables import Row, origin, rows_of, write_rows
 
 PARTS = ("speed", "forms", "profile", "busy", "cost")
@@ -82,7 +82,7 @@ def write(path: Path, found: Iterable[Row], *, keep: bool = True) -> None:
         keep: leave in the table what a machine of the other kind measured.
     """
     about = origin() | {"torch": torch.__version__}
-    about["bf16"] = own = "yes" if has_bfloat16(device().type) else "no"
+    about["bf16"] = own = "yes" if quick_at_bfloat16(device().type) else "no"
     kept = [row for row in rows_of(path) if keep and row.get("bf16", own) != own]
     rows, unfinished = [], path.with_name(f"{path.stem}-unfinished.csv")
     for row in found:

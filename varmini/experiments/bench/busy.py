@@ -15,20 +15,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from ... import WAITING
 from ...runtime.tables import Row
 from .measure import seconds_of, short
 
-POLICIES = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
-"""How threads wait: variables of the process; without them as torch does by itself."""
-BUSY = (0, 1, 2)
-"""Processes beside it that only count."""
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+POLICIES = {
+    "spins briefly": WAITING, "sleeps": {"OMP_WAIT_POLICY": "PASSIVE"}, "spins": {},
+}  # fmt: skip
+"""How a thread waits: variables of the process; without them as torch does by itself."""
+COUNTS = (0, 1, 2)
+"""Busy processes beside it."""
+LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """Keeps a core busy until killed, or until its parent is gone."""
 
 CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({threads}, {rounds})"
 
 
-def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = BUSY) -> Iterator[Row]:
+def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Row]:
     """Milliseconds of a training step of the live bed, each policy in a process of its own.
 
     Args:
@@ -56,10 +59,10 @@ def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = BUSY) -> Iter
 
 def _measured(variables: dict, count: int, threads: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of the steps in a process with these variables, beside `count` busy ones."""
-    own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
+    own = {k: v for k, v in os.environ.items() if k not in WAITING} | variables
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-c", BUSY])
+            process = subprocess.Popen([sys.executable, "-c", LOOP])
             stack.callback(process.wait)
             stack.callback(process.kill)
         command = [sys.executable, "-c", CHILD.format(threads=threads, rounds=rounds)]

@@ -24,7 +24,6 @@ from .shapes import SHAPES, Shape, models
 
 Function = Callable[..., Tensor]
 LAST = torch.channels_last
-"""How quick layers get their maps."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Form:
             weights = list(function.parameters()) if isinstance(function, nn.Module) else []
             asked = [x for x in (*inputs, *weights) if x is not None and x.requires_grad]
         elif function is self.quick:
-            inputs = [x.contiguous(memory_format=LAST) if x.ndim == 4 else x for x in inputs]
+            if isinstance(function, nn.Module):  # of maps: that is how quick layers get theirs
+                inputs = [x.contiguous(memory_format=LAST) if x.ndim == 4 else x for x in inputs]
             function = laid_out(function)
 
         def step() -> None:
@@ -90,7 +90,6 @@ def forms(shape: Shape) -> Iterator[Form]:
     own, theirs = quick.blocks[0], var.blocks[0]
     yield Form("attention", own.attention, theirs.attention, (x, mask), train=True)
     yield Form("block", own, theirs, (x, six, mask), train=True)
-    yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (x,), train=True)
     last = torch.randn(2, side * side, width, device=where)  # the last scale, guided
     yield layer("linear layer", nn.Linear(width, 4 * width), last)
     yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (last,))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...fast.layers import QuickLinear
-from ...runtime.machine import device, has_bfloat16, precision
+from ...runtime.machine import device, precision, quick_at_bfloat16
 
 Run = Callable[[], Any]
 
@@ -114,7 +114,7 @@ def in_pairs(
 
 def precisions() -> list[torch.dtype]:
     """What is measured here: float32, and bfloat16 where the machine has instructions for it."""
-    return [torch.float32, *([torch.bfloat16] if has_bfloat16(device().type) else [])]
+    return [torch.float32, *([torch.bfloat16] if quick_at_bfloat16(device().type) else [])]
 
 
 @contextlib.contextmanager
