@@ -120,12 +120,3 @@ def test_samples_of_every_class_are_measured(run, sets, tmp_path):
     with np.load(next((tmp_path / "samples").rglob("samples.npz"))) as file:
         assert file["arr_0"].shape == (CLASSES, 16, 16, 3) and file["arr_0"].dtype == np.uint8
         assert np.array_equal(file["arr_1"], np.arange(CLASSES))
-
-
-def test_reconstructions_are_measured(run, sets, tmp_path, caplog):
-    command("evaluate", "tokenizer", "--tokenizer", run / "tokenizer", "--data", sets["folders"],
-            "--out", tmp_path / "tokenizer.csv")  # fmt: skip
-    (row,) = read_cells(tmp_path / "tokenizer.csv")
-    assert row["n"] == "1000" and float(row["usage_overall_share"]) > 0
-    torn = sum((CLASSES + i) % 97 == BROKEN for i in range(CLASSES))
-    assert f"({torn} of 1000 so far)" in caplog.text

@@ -75,13 +75,12 @@ class Evaluation:
             warn(line)
         return found
 
-    def images(self, tok: MultiScaleVQVAE, evaluator: Evaluator, split: str = "test") -> Any:
-        """Images as the tokenizer reads them, from the centre; ValueError when too few fit."""
+    def images(self, tok: MultiScaleVQVAE, split: str = "test") -> Any:
+        """Images as the tokenizer reads them, from the centre; ValueError when none fit."""
         view = dict(size=tok.image_size[0], channels=tok.config.image_channels, limit=self.limit)
         dataset = load_images(self.data or bed(tok), split, **view)
         if isinstance(dataset, LazyImages):
             dataset.train = False  # a reference is measured on centre crops
-        check_samples(len(dataset), evaluator.features, f"{dataset.name}, {split}")
         return dataset
 
 
@@ -96,8 +95,8 @@ class EvaluateTokenizer:
     def __call__(self) -> None:
         _check_csv(self.out, "tokenizer")
         tok = MultiScaleVQVAE.from_pretrained(self.tokenizer).to(device())
-        evaluator = self.evaluation.evaluator(tok)
-        dataset = self.evaluation.images(tok, evaluator)
+        evaluator, dataset = self.evaluation.evaluator(tok), self.evaluation.images(tok)
+        check_samples(len(dataset), evaluator.features, f"{dataset.name}, test")
         with autocast():
             batch = (self.evaluation.batch_size, self.evaluation.workers)
             figures = measure_tokenizer(tok, dataset, evaluator, *batch)
@@ -208,8 +207,9 @@ class EvaluateSamples:
         if self.reference is not None:
             known = load_reference(self.reference, evaluator, evaluation.batch_size)
             return evaluator, lambda: known
-        dataset = evaluation.images(tok, evaluator, self.split)
+        dataset = evaluation.images(tok, self.split)
         name = f"{len(dataset)} {self.split} images of {dataset.name}"
+        check_samples(len(dataset), evaluator.features, name)
         if isinstance(dataset, LazyImages):
             name += ", shorter side 1.125 x size, centre"
 

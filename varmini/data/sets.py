@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -20,10 +20,8 @@ from .pictures import decode, resize_and_crop, to_float, to_tensor
 from .tables import check_labels, encoded, find_columns
 
 log = logging.getLogger(__name__)
-IN_A_ROW = 100
-"""So many broken pictures in a row are no accident: the disk is gone, or these are no pictures."""
-BUFFER = 2048
-"""Rows of a stream among which the next one is drawn; its shards are shuffled as well."""
+IN_A_ROW = 100  # so many broken pictures are no accident: the disk is gone, or they are no pictures
+BUFFER = 2048  # rows of a stream among which the next is drawn; its shards are shuffled as well
 
 
 def checksum(*parts: object) -> str:
@@ -75,6 +73,7 @@ class ImageSet(Dataset):
         return self.images[rows], self.labels[rows], []
 
 
+@dataclass(eq=False, repr=False)
 class LazyImages(Dataset):
     """Pictures decoded when asked for, with VAR's transform.
 
@@ -84,32 +83,26 @@ class LazyImages(Dataset):
 
     A broken picture is logged by name, counted in `broken`, and replaced by the next one that can
     be read, so that what a batch holds stays a function of its rows and seeds.
-
-    Args:
-        cells: file names, or a `datasets.Dataset` of one column of encoded pictures.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Any],
-        labels: Sequence[int],
-        classes: tuple[str, ...],
-        name: str,
-        train: bool,
-        *,
-        size: int | None = None,
-        channels: int | None = None,
-        limit: int | None = None,
-    ) -> None:
-        self.index = spread(len(labels), limit)
-        self.cells, self.labels = cells, np.asarray(labels)[self.index]
-        self.classes, self.name, self.train = classes, name, train
-        self.size, self.channels = size, channels
+    cells: Sequence[Any]
+    """File names, or a `datasets.Dataset` of one column of encoded pictures."""
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+    name: str
+    train: bool
+    size: int | None = None
+    channels: int | None = None
+    limit: InitVar[int | None] = None
+
+    def __post_init__(self, limit: int | None) -> None:
+        self.index = spread(len(self.labels), limit)
+        self.labels = np.asarray(self.labels)[self.index]
         self.broken: dict[str, None] = {}
-        if not (size and channels):
+        if not (self.size and self.channels):
             picture, _ = self._decoded(self.batch(range(1)), 0, {})
-            self.size = size or min(picture.size)
-            self.channels = channels or len(picture.getbands())
+            self.size = self.size or min(picture.size)
+            self.channels = self.channels or len(picture.getbands())
 
     def __len__(self) -> int:
         return len(self.labels)

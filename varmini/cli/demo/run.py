@@ -60,8 +60,9 @@ class Demo:
 
         self.log("3/4 drawing Fashion-MNIST with the two models")
         test = load_images(runs.tokenizer.data, "test", limit=100 if self.tiny else None)
-        facts["fashion"], values, pictures = self._bed("fashion", out, test)
-        values |= {f"{stage}_time": facts[stage]["time"] for stage in ("tokenizer", "var")}
+        facts["fashion"], pictures = self._bed("fashion", out, test)
+        times = {f"{stage}_time": facts[stage]["time"] for stage in ("tokenizer", "var")}
+        values = facts["fashion"] | times
         mask = plots.mask_picture(MultiScaleVQVAE.from_pretrained(out / "tokenizer").schedule)
         sections = [section("how", values, [self._picture("how", "mask", mask, values)])]
         sections.append(section("fashion", values, pictures))
@@ -69,8 +70,8 @@ class Demo:
         facts |= {"label": len(test.classes) - 1, "name": test.classes[-1]}
         self.log("4/4 drawing CIFAR-10 with the shipped models")
         test = load_images("cifar10-subset", "test", limit=50 if self.tiny else None)
-        facts["cifar10"], values, pictures = self._bed("cifar10", SHIPPED / "cifar10", test)
-        sections.append(section("cifar10", values, pictures))
+        facts["cifar10"], pictures = self._bed("cifar10", SHIPPED / "cifar10", test)
+        sections.append(section("cifar10", facts["cifar10"], pictures))
 
         facts["peak_memory_mb"] = peak = peak_memory_mb()
         facts["peak_memory"] = f"{peak / 1000:.1f} GB" if peak else "unknown"
@@ -117,14 +118,12 @@ class Demo:
         self.log(f"    {cost['time']}, {speed:,.0f} images/s, loss {final['loss']:.4f}")
         return cost | {"images_per_second": speed, "final": final}
 
-    def _bed(
-        self, bed: str, models: Path, test: ImageSet
-    ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    def _bed(self, bed: str, models: Path, test: ImageSet) -> tuple[dict[str, Any], list[str]]:
         """Measures a pair of models on test pictures and draws with it.
 
         Returns:
-            (numbers for demo.json, what its words have blanks for, HTML of its pictures with the
-            curves of both trainings).
+            (numbers for demo.json and the words, HTML of its pictures with the curves of both
+            trainings).
         """
         tok = MultiScaleVQVAE.from_pretrained(models / "tokenizer")
         var = VAR.from_pretrained(models / "var")
@@ -132,24 +131,16 @@ class Demo:
         scores, start = evaluate_tokenizer(tok, test), time.perf_counter()
         labels = torch.arange(classes).repeat(rows)
         drawn, tokens = sample(var, tok, labels, cfg=GUIDANCE, seed=SEED, return_tokens=True)
-        seconds = time.perf_counter() - start
-        maps = [f"{h}×{w}" for h, w in tok.schedule.grids]
-        numbers = {
-            "test_pictures": len(test),
-            "psnr": scores["psnr"],
-            "usage": scores["usage"],
-            "samples": len(drawn),
-            "samples_per_second": round(len(drawn) / seconds, 1),
-            "tokens": tok.schedule.num_tokens,
-            "steps": len(maps),
-            "parameters": {m.kind: sum(p.numel() for p in m.parameters()) for m in (tok, var)},
-        }
-        pixels = "{}×{} pixels".format(*tok.image_size)
-        shape = f"A picture of {pixels} becomes {numbers['tokens']} tokens in {len(maps)} maps: "
-        values = {"shape": f"{shape}{', '.join(maps)}.", "guidance": GUIDANCE, "seed": SEED}
-        values |= {"vocab": tok.vocab_size, "blind": math.log(tok.vocab_size)}
-        values |= {"last": tok.schedule.tokens_per_scale[-1], "test": len(test)} | numbers
-        values |= {kind: count / 1e6 for kind, count in numbers["parameters"].items()}
+        seconds, schedule = time.perf_counter() - start, tok.schedule
+        maps = [f"{h}×{w}" for h, w in schedule.grids]
+        shape = "A picture of {}×{} pixels becomes".format(*tok.image_size)
+        shape += f" {schedule.num_tokens} tokens in {len(maps)} maps: {', '.join(maps)}."
+        values = {"shape": shape, "guidance": GUIDANCE, "seed": SEED, "test": len(test)}
+        values |= {"psnr": scores["psnr"], "usage": scores["usage"], "samples": len(drawn)}
+        values["samples_per_second"] = round(len(drawn) / seconds, 1)
+        values |= {"tokens": schedule.num_tokens, "last": schedule.tokens_per_scale[-1]}
+        values |= {"steps": len(maps), "vocab": tok.vocab_size, "blind": math.log(tok.vocab_size)}
+        values |= {m.kind: sum(p.numel() for p in m.parameters()) / 1e6 for m in (tok, var)}
 
         # The first test picture of each of some classes, so that nobody's taste chooses.
         firsts = [int((test.labels == c).nonzero()[0]) for c in range(min(6, classes))]
@@ -168,7 +159,7 @@ class Demo:
         for kind in ("tokenizer", "var"):
             if (log := models / kind / "log.csv").is_file():
                 figures[f"{kind}-curves"] = plots.loss_curves(log)
-        return numbers, values, [self._picture(bed, *item, values) for item in figures.items()]
+        return values, [self._picture(bed, *item, values) for item in figures.items()]
 
     def _picture(self, bed: str, name: str, picture: Any, values: dict[str, Any]) -> str:
         path = f"pictures/{bed}-{name}.png"
