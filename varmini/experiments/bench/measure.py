@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from ...fast.layers import QuickLinear
 from ...runtime.machine import device, has_bfloat16, precision
+from ...runtime.tables import Row
 
 Run = Callable[[], Any]
 
@@ -47,7 +48,7 @@ def _wait() -> None:
         getattr(torch, device().type).synchronize()
 
 
-def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[Any, Run], rounds: int, limit: float) -> dict[Any, list[float]]:
     """Seconds of every run, one after the other, round after round.
 
     A busy moment then hits all alike. One round that does not count has to be over before.
@@ -56,7 +57,7 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, lis
         rounds: at most so many, and at least one.
         limit: no further round begins when this many seconds have passed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for done in range(rounds):
         if done and time.perf_counter() - begin > limit * done / (done + 1):
@@ -66,9 +67,7 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, lis
     return seconds
 
 
-def in_pairs(
-    runs: Mapping[str, Run], rounds: int, limit: float
-) -> dict[str, str | int]:
+def in_pairs(runs: Mapping[str, Run], rounds: int, limit: float) -> Row:
     """Columns of a row: milliseconds of two runs, and how many times as fast the first one is.
 
     Args:
