@@ -74,8 +74,7 @@ def train_all(
 ) -> tuple[list[Row], list[Row]]:
     """Every method: short runs over the grid of learning rates, then the best one at full length.
 
-    Returns:
-        Rows of the grid, and of the full runs.
+    Returns the rows of the grid, and of the full runs.
     """
     tried, rows, size = [], [], codes.bed.batch_size
     for name in METHODS:
@@ -100,11 +99,8 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
     se^2 = (g - 1) / g sum_i (theta_i - mean theta)^2. Unlike a bootstrap it repeats no sample,
     which distances between sets would take for a narrower distribution.
 
-    Args:
-        measure: rows (LongTensor of sample numbers) -> {name: number}.
-
-    Returns:
-        {name: of all samples, name_se: standard error} for every name.
+    measure: numbers of samples (LongTensor) -> {name: figure}. Returns {name: of all samples,
+    name_se: standard error} for every name.
     """
     group = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % groups
     left_out = [measure((group != i).nonzero()[:, 0]) for i in range(groups)]
