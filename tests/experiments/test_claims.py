@@ -77,12 +77,17 @@ def small(tmp_path):
     return tmp_path
 
 
-def test_a_claim_becomes_a_row(script, small):
+def test_a_claim_becomes_a_row_and_a_verdict_its_status(script, small):
     text = script.ledger(small)
     assert "| 1 | equation 1 | It is so. | **contradicted** |" in text
     assert "0.26 of them ([CSV](../results/t.csv)). It is not" in text
     assert "[le · 1 · Head](../notebooks/lesson.ipynb#cell-id=c)" in text
     assert "[y](../tests/test_x.py)" in text and "**contradicted** (1)" in text
+    rule = 'verdict = { csv = "results/t.csv", where = { name = "a" }, columns = ["value"], '
+    claim = CLAIM.replace('status = "contradicted"', rule + "above = 0 }")
+    (small / "results" / "claims.toml").write_text(claim)
+    words = "| **toy-scale trend** | 0.26 of them ([CSV](../results/t.csv)). Decided by: `value` "
+    assert words in script.ledger(small)
     (small / "results" / "t.csv").write_text("name,value\na,0.5\n")  # read anew every time
     assert script.ledger(small) != text and "0.50 of them" in script.ledger(small)
 
@@ -138,14 +143,6 @@ def test_a_verdict_needs_five_seeds_and_welchs_test(script, small, a, b, status,
     rule = {"csv": "results/t.csv", "column": "x", "lower": {"name": "a"}, "than": {"name": "b"}}
     found, words = script.decided(small, rule)
     assert found == status and words.startswith(sentence)
-
-
-def test_a_verdict_becomes_the_status_of_its_row(script, small):
-    rule = 'verdict = { csv = "results/t.csv", where = { name = "a" }, columns = ["value"], '
-    claim = CLAIM.replace('status = "contradicted"', rule + "above = 0 }")
-    (small / "results" / "claims.toml").write_text(claim)
-    words = "| **toy-scale trend** | 0.26 of them ([CSV](../results/t.csv)). Decided by: `value` "
-    assert words in script.ledger(small)
 
 
 @pytest.mark.parametrize(

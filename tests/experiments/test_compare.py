@@ -235,8 +235,9 @@ def script():
     path = Path(__file__).resolve().parents[2] / "scripts" / "evidence" / "make_results.py"
     spec = importlib.util.spec_from_file_location("make_results", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["make_results"] = module
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     return module
 
 

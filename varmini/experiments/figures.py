@@ -1,4 +1,4 @@
-"""Figures of the committed results: scaling laws, quality over time, error repair, growth of cost.
+"""Figures of the committed results that the course shows: scaling laws, quality, error repair.
 
 Each takes rows as `varmini.runtime.tables.read_rows` gives them and returns a matplotlib figure.
 """
@@ -6,7 +6,6 @@ Each takes rows as `varmini.runtime.tables.read_rows` gives them and returns a m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,17 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 
 from ..plots.charts import ACCENT, BLUE, INK, MUTED, STYLE, shades
 from ..runtime.tables import Row
-from .scaling.fits import (
-    BILLION,
-    MEASURES,
-    PAPER,
-    PFLOP,
-    bend,
-    ends_of,
-    fit_power_law,
-    frontier,
-    second_half,
-)
+from .scaling.fits import BILLION, MEASURES, PAPER, ends_of, fit_power_law
 
 NAMES = {
     "loss_last": "loss, last scale",
@@ -49,7 +38,7 @@ COLOURS = {
 styled = plt.rc_context(STYLE)
 
 
-def _log_axes(axes: Axes) -> None:
+def log_axes(axes: Axes) -> None:
     """Logarithmic on both, with round numbers where the y axis spans no power of ten."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -61,7 +50,7 @@ def _log_axes(axes: Axes) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
+def five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
     """A panel for each measure, and one of the published laws in the same units."""
     figure = plt.figure(figsize=(12.5, 6.2), layout="constrained")
     grid = figure.subplot_mosaic([[*MEASURES[:2], "paper"], [*MEASURES[2:], "paper"]])
@@ -71,7 +60,7 @@ def _five_panels(over: str) -> tuple[Figure, dict[str, Axes]]:
     for (measure, (a, b)), colour in zip(PAPER[over].items(), shades(4)):
         name = f"{NAMES[measure]}:\n$({_plain(a)}\\,{over.upper()})^{{{b:g}}}$"
         grid["paper"].plot(x, (a * x) ** b, color=colour, label=name)
-    _log_axes(grid["paper"])
+    log_axes(grid["paper"])
     grid["paper"].set_title("the paper's laws\n(ImageNet, 256 px)")
     grid["paper"].legend(frameon=False, fontsize=9)
     for axes in grid.values():
@@ -85,10 +74,10 @@ def _plain(value: float) -> str:
     return rf"{digits}\cdot 10^{{{int(power)}}}" if power else digits
 
 
-def _titled(axes: Axes, measure: str, over: str, law: Any) -> None:
+def titled(axes: Axes, measure: str, over: str, law: Any) -> None:
     name = rf"{NAMES[measure]}" "\n" rf"$\propto {over}^{{{law.b:.4f}}}$"
     axes.set_title(f"{name}, r = {law.pearson:.3f}")
-    _log_axes(axes)
+    log_axes(axes)
 
 
 @styled
@@ -101,7 +90,7 @@ def scaling_laws(rows: Sequence[Row]) -> Figure:
     end = ends_of(rows)
     x = np.array([row["n"] / BILLION for row in end])
     grid_x, smaller = np.geomspace(x.min(), x.max(), 50), x < x.max()
-    figure, grid = _five_panels("n")
+    figure, grid = five_panels("n")
     for measure in MEASURES:
         axes, y = grid[measure], np.array([row[measure] for row in end])
         law = fit_power_law(x, y)
@@ -111,68 +100,12 @@ def scaling_laws(rows: Sequence[Row]) -> Figure:
             axes.plot(grid_x, part(grid_x), "--", color=MUTED, linewidth=1.2,
                       label="without the largest")  # fmt: skip
         axes.plot(x, y, "o", color=BLUE, markersize=4, alpha=0.8, label="runs")
-        _titled(axes, measure, "N", law)
+        titled(axes, measure, "N", law)
     grid[MEASURES[0]].legend(frameon=False, fontsize=9)
     return figure
 
 
-@styled
-def compute_frontier(rows: Sequence[Row]) -> Figure:
-    """Four measures over compute: every size on its way, the frontier, its law; and the paper's."""
-    depths, seeds = (sorted({row[name] for row in rows}) for name in ("depth", "seed"))
-    figure, grid = _five_panels("c")
-    for measure in MEASURES:
-        axes = grid[measure]
-        for depth, seed in product(depths, seeds):
-            colour = shades(len(depths))[depths.index(depth)]
-            run = [r for r in rows if (r["depth"], r["seed"]) == (depth, seed)]
-            run.sort(key=lambda r: r["flops"])
-            axes.plot([r["flops"] / PFLOP for r in run], [r[measure] for r in run], "o-",
-                      color=colour, markersize=3, linewidth=1,
-                      label=f"d = {depth}" if seed == 0 else None)  # fmt: skip
-        c, y = frontier(rows, measure)
-        axes.set_title(NAMES[measure])
-        _log_axes(axes)
-        if len(c) > 2:
-            law = fit_power_law(c, y)
-            axes.plot(c, law(c), "--", color=ACCENT, label="law of the frontier")
-            _titled(axes, measure, "C", law)
-    grid[MEASURES[0]].legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
-    return figure
-
-
-@styled
-def law_residuals(rows: Sequence[Row]) -> Figure:
-    """Where the toy bends: how far each run lies off its law over N, and the parabola through that.
-
-    A last panel shows how much the second half of training brings, which is nothing where a run
-    has learned what its size allows.
-    """
-    end = ends_of(rows)
-    x = np.array([row["n"] / BILLION for row in end])
-    u, grid_x = np.log(x), np.geomspace(x.min(), x.max(), 50)
-    figure, grid = plt.subplots(1, 5, figsize=(12.5, 2.9), layout="constrained")
-    for axes, measure in zip(grid, MEASURES):
-        y = [row[measure] for row in end]
-        off = 100 * np.expm1(fit_power_law(x, y).residuals)
-        axes.axhline(0, color=ACCENT, linewidth=1)
-        axes.plot(x, off, "o", color=BLUE, markersize=4)
-        curve = np.polyfit(u - u.mean(), off, 2)
-        axes.plot(grid_x, np.polyval(curve, np.log(grid_x) - u.mean()), color=MUTED)
-        axes.set_xlabel(f"N, billions (bend {bend(x, y):.2f})")
-        axes.set_xscale("log")
-        axes.set_title(NAMES[measure], fontsize=11)
-    grid[0].set_ylabel("off the law, %")
-    gain = second_half(rows)
-    grid[4].plot([n / BILLION for n in gain], [100 * g for g in gain.values()], "o-", color=BLUE)
-    grid[4].set_xscale("log")
-    grid[4].set_ylim(0, None)
-    grid[4].set_title("second half's gain, %", fontsize=11)
-    grid[4].set_xlabel("N, billions")
-    return figure
-
-
-def _round_numbers(axis: Any) -> None:
+def round_numbers(axis: Any) -> None:
     """1, 3, 10, 30, ... on a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_major_formatter("{x:g}")
@@ -189,7 +122,7 @@ def points(axes: Axes, rows: Sequence[Row], x: str, label: str, y: str = "freche
     axes.set_xlabel(label)
     if y == "frechet":
         axes.set_xscale("log")
-        _round_numbers(axes.xaxis)
+        round_numbers(axes.xaxis)
         axes.margins(x=0.15)
 
 
@@ -228,44 +161,4 @@ def repair_bars(rows: Sequence[Row]) -> Figure:
     grid[0].set_ylabel("share of the damage mended")
     handles = grid[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-@styled
-def cost_growth(rows: Sequence[Row]) -> Figure:
-    """How pairs, seconds and memory of drawing grow with image size, depth and batch.
-
-    rows: of `bench.cost.cost_rows`.
-    """
-    colours = {"VAR": ACCENT, "raster AR, cache": BLUE, "raster AR, no cache": MUTED}
-    memory = ("peak_mib", "peak memory, MiB (dots: cache)")
-    panels = (("side", "pairs", "query-key pairs of attention"), ("side", "seconds", "seconds"),
-              ("side", *memory), ("depth", "seconds", "seconds"),
-              ("batch", "seconds", "seconds a batch"), ("batch", *memory))  # fmt: skip
-    names = {"side": "side n of an n x n map", "depth": "blocks", "batch": "images at once"}
-    figure, grid = plt.subplots(2, 3, figsize=(12.5, 6.6), layout="constrained")
-    for axes, (axis, value, what) in zip(grid.flat, panels):
-        along = sorted((r for r in rows if r["axis"] == axis), key=lambda r: r[axis])
-        for method, colour in colours.items():
-            of = [r for r in along if r["method"] == method]
-            for name, line in ((value, "o-"), ("cache_mib", ":"))[: 1 + (value == "peak_mib")]:
-                if points := [(r[axis], r[name]) for r in of if r.get(name)]:
-                    axes.plot(*zip(*points), line, color=colour, markersize=4,
-                              label=method if line == "o-" else None)  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        if value == "pairs":
-            for power, start, x in ((4, 2.0, (4.0, 32.0)), (6, 0.35, (4.0, 16.0))):
-                y = [start * n**power for n in x]
-                axes.plot(x, y, ":", color=INK, linewidth=1)
-                axes.annotate(f"n$^{power}$", (x[1], y[1]), (4, 0), textcoords="offset points")
-        else:
-            _round_numbers(axes.yaxis)
-        ticks = sorted({r[axis] for r in along})
-        axes.set_xticks(ticks, [str(t) for t in ticks])
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel(names[axis])
-        axes.set_title(what)
-    handles = grid[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

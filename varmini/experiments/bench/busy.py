@@ -33,10 +33,7 @@ CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({t
 def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Row]:
     """Milliseconds of a training step of the live bed, each policy in a process of its own.
 
-    Args:
-        threads: of the training.
-        rounds: steps that count.
-        counts: busy processes beside it.
+    threads: of the training; rounds: steps that count; counts: of busy processes beside it.
     """
     for policy, variables in POLICIES.items():
         quiet: dict[str, float] = {}

@@ -123,14 +123,9 @@ def cost_rows(
 def exponents(rows: Sequence[Row], axis: str, largest: int = 3) -> list[Row]:
     """How cost grows along an axis: b of cost = a x^b, fitted on log values, a row a method.
 
-    Args:
-        rows: of `cost_rows`.
-        axis: "side", "depth" or "batch".
-        largest: the fit takes the so many largest x that the method was run at, because a call has
-            a price of its own that hides the growth at small x.
-
-    Returns:
-        Rows with method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
+    rows: of `cost_rows`; axis: "side", "depth" or "batch". The fit takes the so many `largest` x
+    that the method was run at, because a call has a price of its own that hides the growth at small
+    x. Returns method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
     """
     found = []
     for method in METHODS:

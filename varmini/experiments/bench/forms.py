@@ -122,9 +122,7 @@ class WithGELU(nn.Module):
 def form_rows(shapes: tuple[str, ...], rounds: int, limit: float) -> Iterator[Row]:
     """A row a form and precision: milliseconds of both, how many times as fast the quick one is.
 
-    Args:
-        shapes: names of `SHAPES`.
-        rounds, limit: as in `measure.in_turn`.
+    shapes: names of `SHAPES`. rounds, limit: as in `measure.in_turn`.
     """
     for name in shapes:
         for form in forms(SHAPES[name]):

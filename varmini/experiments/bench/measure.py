@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from ...fast.layers import QuickLinear
 from ...runtime.machine import device, precision, quick_at_bfloat16
+from ...runtime.tables import Row
 
 Run = Callable[[], Any]
 
@@ -47,16 +48,14 @@ def _wait() -> None:
         getattr(torch, device().type).synchronize()
 
 
-def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[Any, Run], rounds: int, limit: float) -> dict[Any, list[float]]:
     """Seconds of every run, one after the other, round after round.
 
     A busy moment then hits all alike. One round that does not count has to be over before.
 
-    Args:
-        rounds: at most so many, and at least one.
-        limit: no further round begins when this many seconds have passed.
+    rounds: at most so many, and at least one; none begins when `limit` seconds have passed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for done in range(rounds):
         if done and time.perf_counter() - begin > limit * done / (done + 1):
@@ -66,14 +65,10 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, lis
     return seconds
 
 
-def in_pairs(
-    runs: Mapping[str, Run], rounds: int, limit: float
-) -> dict[str, str | int]:
+def in_pairs(runs: Mapping[str, Run], rounds: int, limit: float) -> Row:
     """Columns of a row: milliseconds of two runs, and how many times as fast the first one is.
 
-    Args:
-        runs: two by name; the times are medians.
-        rounds, limit: as in `in_turn`.
+    Times are medians. rounds, limit: as in `in_turn`.
     """
     in_turn(runs, 1, 0)  # warms up
     seconds = in_turn(runs, rounds, limit)
@@ -133,10 +128,9 @@ def arithmetic(dtype: torch.dtype) -> Iterator[None]:
 def ceilings(side: int = 2048, rounds: int = 5) -> dict[str, float]:
     """What the machine does at most, by the best of a few rounds.
 
-    Returns:
-        By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the
-        packed one of `QuickLinear`, whichever is quicker. "bandwidth": bytes a second, by a copy
-        or by a sum of 256 MiB.
+    By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the packed
+    one of `QuickLinear`, whichever is quicker. "bandwidth": bytes a second, by a copy or a sum of
+    256 MiB.
     """
     found, where = {}, device()
 

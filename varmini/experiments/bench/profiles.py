@@ -97,9 +97,7 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
 def profile_run(run: Run, rounds: int) -> list[Row]:
     """Time, calls, FLOPs and bytes of a run, a row a kind of operation, largest time first.
 
-    Args:
-        run: what to profile; it is run once before.
-        rounds: profiles, of which the median time of each kind counts.
+    rounds: profiles, of which the median time of each kind counts.
     """
     run()  # weights are laid out, kernels compiled
     with Traffic() as traffic:
@@ -138,10 +136,7 @@ def _profiled(run: Run) -> dict[str, float]:
 def profile_rows(shape: str, batches: Sequence[int], rounds: int) -> Iterator[Row]:
     """Profiles a training step and a sample with decoding: rows by kind, and one of all kinds.
 
-    Args:
-        shape: a name of `SHAPES`.
-        batches: images in the step, and drawn together.
-        rounds: as in `profile_run`.
+    shape: a name of `SHAPES`. batches: images in the step, and drawn together.
     """
     most, dtype = ceilings(), name_of(precision(device().type))
     var, tok = models(SHAPES[shape])

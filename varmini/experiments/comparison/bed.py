@@ -167,10 +167,9 @@ class Codes:
                            lambda c: model.decode(schedule.unflatten(c)))  # fmt: skip
 
     def load(self, kind: str, split: str) -> tuple[Tensor, Tensor]:
-        """Codes and labels of a split, encoded once a process; as many as are seen or measured.
+        """Codes and labels (N,) of a split, encoded once a process; as many as are used.
 
-        Returns:
-            Codes as of `Autoencoder.encode` (tokens int64, latents float32) and (N,) labels.
+        Codes are as of `Autoencoder.encode`: tokens int64, latents float32.
         """
         if (kind, split) not in self._encoded:
             dataset, parts = self.images[split], []
@@ -188,11 +187,7 @@ class Codes:
 
 
 def claim(out: Path, bed: Bed) -> None:
-    """Notes the bed in `out`/bed.json, or checks that what is there was made on the same one.
-
-    Raises:
-        ValueError: when `out` holds another comparison, naming the first difference.
-    """
+    """Notes the bed in `out`/bed.json; ValueError where what is there was made on another one."""
     path, own = Path(out) / "bed.json", json.loads(json.dumps(dataclasses.asdict(bed)))
     if not path.exists():
         make_folder(path.parent, clear=False)

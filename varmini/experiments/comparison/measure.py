@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,19 @@ from ...model.transformer import VAR
 from ...runtime.files import file_checksum
 from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, read_rows
+from ..bench.measure import Run, in_turn
 from .bed import KINDS, Codes
 from .methods import (
     DRAWINGS,
     GRID,
     METHODS,
+    Drawing,
     Setting,
     draw_images,
     held_out_loss,
     training_loss,
 )
-from .training import Training, train
+from .training import Training, finished, train
 
 Measure = Callable[[Tensor, Tensor], Row]
 """images (n, C, H, W) in [-1, 1] and labels (n,) -> figures, each with its `_se`."""
@@ -39,6 +40,8 @@ Measure = Callable[[Tensor, Tensor], Row]
 
 def train_method(codes: Codes, name: str, out: Path, training: Training) -> list[Row]:
     """Trains a method, or goes on, or finds it finished; returns the rows of its log."""
+    if finished(out, training):
+        return read_rows(out / "log.csv")
     bed, kind = codes.bed, METHODS[name].kind
     (x, y), held_out = codes.load(kind, "train"), codes.load(kind, "test")
     tok = codes.autoencoder(kind).model
@@ -71,8 +74,7 @@ def train_all(
 ) -> tuple[list[Row], list[Row]]:
     """Every method: short runs over the grid of learning rates, then the best one at full length.
 
-    Returns:
-        Rows of the grid, and of the full runs.
+    Returns the rows of the grid, and of the full runs.
     """
     tried, rows, size = [], [], codes.bed.batch_size
     for name in METHODS:
@@ -97,11 +99,8 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
     se^2 = (g - 1) / g sum_i (theta_i - mean theta)^2. Unlike a bootstrap it repeats no sample,
     which distances between sets would take for a narrower distribution.
 
-    Args:
-        measure: rows (LongTensor of sample numbers) -> {name: number}.
-
-    Returns:
-        {name: of all samples, name_se: standard error} for every name.
+    measure: numbers of samples (LongTensor) -> {name: figure}. Returns {name: of all samples,
+    name_se: standard error} for every name.
     """
     group = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % groups
     left_out = [measure((group != i).nonzero()[:, 0]) for i in range(groups)]
@@ -243,20 +242,22 @@ def speed_rows(codes: Codes, rounds: int, batches: Sequence[int] = (1, 16)) -> l
 
     Interleaving spreads whatever else the machine does over all of them.
     """
-    calls = [(d, network(codes, d.method), codes.autoencoder(METHODS[d.method].kind))
-             for d in DRAWINGS]  # fmt: skip
-    rows = []
-    for number in range(-1, rounds):  # round -1 warms up
-        for batch in batches:
-            labels = torch.arange(batch, device=device()) % codes.num_classes
-            for d, model, own in calls:
-                begin = time.perf_counter()
-                with torch.no_grad(), autocast():
-                    images = draw_images(model, own, labels, bed=codes.bed, guidance=2.5,
-                                         seed=number + 1, **d.options)  # fmt: skip
-                images.sum().item()  # waits for a GPU
-                seconds = time.perf_counter() - begin
-                if number >= 0:
-                    rows.append({"drawing": d.name, "batch": batch, "round": number,
-                                 "ms_an_image": 1000 * seconds / batch})  # fmt: skip
-    return rows
+
+    def run(d: Drawing, batch: int) -> Run:
+        model, own = network(codes, d.method), codes.autoencoder(METHODS[d.method].kind)
+        labels = torch.arange(batch, device=device()) % codes.num_classes
+        options = {"bed": codes.bed, "guidance": 2.5, "seed": 0, **d.options}
+
+        @torch.no_grad()
+        def draw() -> None:
+            with autocast():
+                draw_images(model, own, labels, **options)
+
+        return draw
+
+    runs = {(d.name, batch): run(d, batch) for batch in batches for d in DRAWINGS}
+    in_turn(runs, 1, 0)  # warms up
+    seconds = in_turn(runs, rounds, math.inf)
+    return [{"drawing": name, "batch": batch, "round": number,
+             "ms_an_image": 1000 * seconds[name, batch][number] / batch}
+            for number in range(rounds) for name, batch in runs]  # fmt: skip

@@ -153,10 +153,9 @@ def draw_images(
 ) -> Tensor:
     """Draws one batch, (B, C, H, W) in [-1, 1].
 
-    Args:
-        own: the method's autoencoder.
-        guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to it, t = s - 1 at the end.
-        filtered: the paper's top-k (900 of 4,096, as a share) and top-p, for VAR and raster AR.
+    own: the method's autoencoder. guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to
+    it, t = s - 1 at the end. filtered: the paper's top-k (900 of 4,096, as a share) and top-p, for
+    VAR and raster AR.
     """
     top = {"top_k": round(bed.vocab_size * 900 / 4096), "top_p": 0.96}
     top = top if filtered else {"top_k": 0, "top_p": 0.0}

@@ -94,13 +94,9 @@ def train(
         build: makes the model; called after seeding. The model has `config` and `save_pretrained`.
         loss: loss(model, *batch) -> scalar.
         stream: stream(start_step) yields batches from that step on.
-        training: length, optimizer and schedule.
-        out: the run's folder, with the averaged weights in the end.
+        out: the run's folder, which is returned, with the averaged weights in the end.
         data: what the batches are made of; a run only goes on with the same.
         held_out: measures of the averaged model, for log.csv.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: when `out` holds another run.

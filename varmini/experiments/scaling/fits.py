@@ -112,12 +112,8 @@ def bootstrap(
     replacement, and from each as many of its runs, with replacement (a cluster bootstrap); draws
     that show fewer than two sizes are drawn again.
 
-    Args:
-        draws: resampled fits.
-        level: share of them inside the interval (percentiles).
-
-    Returns:
-        {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
+    draws: resampled fits; level: share of them inside the interval (percentiles). Returns
+    {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
     """
     u, v = _logs(x, y)
     centre = u.mean()
@@ -149,8 +145,7 @@ def bootstrap(
 def predict_largest(x: Numbers, y: Numbers) -> dict[str, float]:
     """A law fitted to all but the largest x, asked for the largest.
 
-    Returns:
-        predicted; measured, the geometric mean of its runs; miss = predicted / measured - 1.
+    Returns predicted; measured, the geometric mean of its runs; miss = predicted / measured - 1.
     """
     _logs(x, y)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
@@ -216,15 +211,11 @@ def second_half(rows: Sequence[Row]) -> dict[int, float]:
 def laws(rows: list[Row], *, draws: int = 2000) -> list[Row]:
     """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
 
-    Returns:
-        One row a law, none where the frontier has fewer than three points: a (in the paper's
-        units: N in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature,
-        largest residual, `bend`, what the law fitted without the largest size says about it, the
-        value at the next largest (the prediction of one who knows no law), how many times flatter
-        the law is than the paper's, and how many of its points are ends of runs.
-
-    Raises:
-        ValueError: when the rows hold fewer than three sizes.
+    One row a law, none where the frontier has fewer than three points: a (in the paper's units: N
+    in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature, largest
+    residual, `bend`, what the law fitted without the largest size says about it, the value at the
+    next largest (the prediction of one who knows no law), how many times flatter the law is than
+    the paper's, and how many of its points are ends of runs. ValueError on fewer than three sizes.
     """
     end, found = ends_of(rows), []
     for over, measure in product(PAPER, MEASURES):

@@ -44,13 +44,9 @@ def measure_pictures(
 
     Writes `csv`, with a row for every run, and beside it a sheet of pictures of the first seed.
 
-    Args:
-        out: the folder of the runs.
-        per_class: pictures of each class from each run.
-        classifier: what evaluates, a shipped name or folder.
-
-    Raises:
-        ValueError: when there is no finished run, or too few pictures for a distance.
+    out: the folder of the runs. per_class: pictures of each class from each run. classifier: what
+    evaluates, a shipped name or folder. ValueError when there is no finished run, or too few
+    pictures for a distance.
     """
     tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(device())
     test = fitted(sweep.data, "test", tok.image_size, tok.config.image_channels)

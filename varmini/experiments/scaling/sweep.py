@@ -102,15 +102,9 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path) -> Path:
 
     Killed at any moment, the same call goes on where it stopped.
 
-    Args:
-        out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0.
-        csv: the table: a row for every run and moment.
-
-    Returns:
-        The CSV file.
-
-    Raises:
-        ValueError: on data or a tokenizer that is not there, or a folder with another sweep.
+    out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0. csv: the table, a row
+    for every run and moment; it is returned. ValueError on data or a tokenizer that is not there,
+    or a folder with another sweep.
     """
     out, csv = make_folder(Path(out), clear=False), Path(csv)
     source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
@@ -149,8 +143,7 @@ def collect(sweep: Sweep, out: Path, tok: MultiScaleVQVAE, num_classes: int) -> 
     """The rows of all finished runs: size, seed, images, FLOPs, loss and token error.
 
     `n` counts the matrices of the blocks (with their biases), as the paper's 18 d w^2 does;
-    `parameters` counts all.
-    `flops` are those of the training so far, by the formula of `varmini.training.flops`.
+    `parameters` counts all. `flops` are those of the training so far, by `varmini.training.flops`.
     """
     rows: list[Row] = []
     for depth, seed, folder, training in sweep.runs(out):

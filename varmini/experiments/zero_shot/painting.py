@@ -90,15 +90,12 @@ def painting(
     image's own (the next but two). "Pasted" is the control: a picture drawn without a look at the
     image (of the null or the target class), set into the tokenizer's reconstruction.
 
-    Args:
-        task: one of `TASKS`.
-        options: cfg, top_k, top_p, smooth, seed as in `varmini.inpaint`; the paper's demonstration
-            has 3, 900 of 4,096 codes, 0.95 and True.
+    options: cfg, top_k, top_p, smooth, seed as in `varmini.inpaint`; the paper's demonstration has
+    3, 900 of 4,096 codes, 0.95 and True.
 
-    Returns:
-        The measures (kept: error in the kept area; seam: see `seam_error`; accuracy_target and
-        accuracy_own: share that the classifier gives the class drawn, and the image's own), each
-        for painted, reconstructed and pasted images; and the painted images.
+    Returns the measures (kept: error in the kept area; seam: see `seam_error`; accuracy_target and
+    accuracy_own: share that the classifier gives the class drawn, and the image's own), each for
+    painted, reconstructed and pasted images; and the painted images.
     """
     mask, null = task_mask(task, tok.image_size).to(images.device), var.config.num_classes
     target = (labels + 3) % null if task == "editing" else None
@@ -181,14 +178,10 @@ def super_resolution(
     batch_size: int = 50,
     **options: Any,
 ) -> tuple[Row, Tensor]:
-    """Forces the first `known` maps of an image and draws the others.
+    """Forces the first `known` maps of an image and draws the others. options: unlike `DRAWN`.
 
-    Args:
-        options: what differs from `DRAWN`.
-
-    Returns:
-        Error and class accuracy of the drawn images, of the decoder on the known maps alone, and
-        of the tokenizer with all maps; and the drawn images.
+    Returns error and class accuracy of the drawn images, of the decoder on the known maps alone,
+    and of the tokenizer with all maps; and the drawn images.
     """
     tokens, options = tok.encode(images), DRAWN | options
     maps = draw_with(var, tok, labels, tokens[:known], batch_size=batch_size, **options)
@@ -205,8 +198,7 @@ def super_resolution(
 def corrupt(tokens: Tensor, share: float, vocab_size: int, generator: torch.Generator) -> Tensor:
     """Puts a wrong code, uniformly drawn, in ceil(share n) positions of each map (B, h, w).
 
-    Raises:
-        ValueError: when the share is outside (0, 1].
+    ValueError when the share is outside (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected a share of the tokens in (0, 1]")

@@ -64,10 +64,8 @@ def repair(
 ) -> Row:
     """Corrupts a share of one map of each image and measures all arms (see the module).
 
-    Args:
-        scale: the map to corrupt, from 1 to K - 1.
-        share: of its tokens, in (0, 1], rounded up.
-        options: what differs from `painting.DRAWN`.
+    scale: the map to corrupt, from 1 to K - 1. share: of its tokens, in (0, 1], rounded up.
+    options: what differs from `painting.DRAWN`.
     """
     features, own, options = tok.features(images), tok.encode(images), DRAWN | options
     generator = torch.Generator().manual_seed(options["seed"])
@@ -104,8 +102,7 @@ def repair(
 def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> dict[str, float]:
     """1 - sum(corrected - clean) / sum(ignored - clean) with its standard error (delta method).
 
-    Args:
-        clean, ignored, corrected: (n,) errors of the same images.
+    clean, ignored, corrected: (n,) errors of the same images.
     """
     damage, left = (ignored - clean).double(), (corrected - clean).double()
     ratio = (left.mean() / damage.mean()).item()

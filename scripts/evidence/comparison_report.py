@@ -7,14 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+import report_figures
 
-from ...evaluation.statistics import ENOUGH, holm, welch
-from ...plots.charts import ACCENT, INK, MUTED
-from ...plots.images import save
-from ...runtime.tables import (
+from varmini.evaluation.statistics import ENOUGH, holm, welch
+from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, LONG
+from varmini.plots.images import save
+from varmini.runtime.tables import (
     NOT_MEASURED,
     Row,
     error_of,
@@ -25,8 +23,6 @@ from ...runtime.tables import (
     with_error,
     write_rows,
 )
-from ..figures import COLOURS, points, styled
-from .methods import ABLATION, DRAWINGS, LONG
 
 QUALITY = ("frechet", "accuracy", "precision", "recall")
 PAPER_SPEED = {"raster AR, cache": 20, "raster AR, no cache": 20, "DiT, DDIM 250": 45}
@@ -65,52 +61,6 @@ def comparison_rows(quality: list[Row], cost: list[Row], speed: list[Row]) -> li
         best = min(groups, key=lambda g: mean(r["frechet"] for r in groups[g]))
         found.append(row | {"guidance": best} | _means(groups[best]))
     return found
-
-
-@styled
-def comparison_figure(rows: Sequence[Row]) -> Figure:
-    """All of the comparison: distance over time and FLOPs, the other measures, ratios to VAR.
-
-    rows: of `comparison_rows`.
-    """
-    figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
-    for axes, batch in zip(grid[0], (1, 16)):
-        points(axes, rows, f"ms_{batch}", f"ms an image, batch {batch}")
-    gflops = [row | {"gflops": row["flops"] / 1e9} for row in rows]
-    points(grid[0, 2], gflops, "gflops", "GFLOPs an image")
-    for axes in grid[0, 1:]:
-        axes.sharey(grid[0, 0])
-    grid[0, 0].set_title("Frechet distance (down is better)")
-    # The two caches of a raster model draw the same pictures.
-    unlike = [row for row in rows if row["name"] != "raster AR, no cache"]
-    for i, row in enumerate(unlike):
-        grid[1, 0].barh(i, 100 * row["accuracy"], xerr=200 * row["accuracy_se"],
-                        color=COLOURS.get(row["name"], MUTED), ecolor=INK)  # fmt: skip
-    grid[1, 0].set_title("own class, %")
-    points(grid[1, 1], unlike, "recall", "recall", "precision")
-    grid[1, 1].set_title("precision over recall (upper right is best)")
-    for i, row in enumerate(rows[1:]):
-        for batch, mark in ((1, "o"), (16, "s")):
-            grid[1, 2].plot(row[f"ms_{batch}_ratio"], i, mark,
-                            color=COLOURS.get(row["name"], MUTED))  # fmt: skip
-        if row["name"] in PAPER_SPEED:
-            grid[1, 2].plot(PAPER_SPEED[row["name"]], i, "x", color=INK)
-    grid[1, 2].axvline(1, color=ACCENT, linewidth=1)
-    grid[1, 2].set_xscale("log")
-    grid[1, 2].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
-    grid[1, 2].minorticks_off()
-    grid[1, 2].set_title("time, as a multiple of VAR's")
-    for axes, named in ((grid[1, 0], unlike), (grid[1, 2], rows[1:])):
-        axes.set_yticks(range(len(named)), [row["name"] for row in named], fontsize=9)
-        axes.invert_yaxis()
-    symbols = [
-        Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
-        for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
-    ]
-    handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
-    figure.legend(handles=handles, loc="outside lower center",
-                  ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
-    return figure
 
 
 def _cells(r: Row) -> list[str]:
@@ -176,7 +126,7 @@ def comparison(folder: Path, figures: Path) -> str:
         "methods took turns. Quality is at the guidance of the lowest distance among those tried; "
         "all are in quality.csv.\n\n"
     )
-    save(comparison_figure(rows), figures / "comparison.png")
+    save(report_figures.comparison(rows, PAPER_SPEED), figures / "comparison.png")
     text += _claims(rows) + "![comparison](figures/comparison.png)\n\n"
     text += "![samples](comparison/samples.png)\n\n"
     text += "What the autoencoders leave to win, as many test images:\n\n"
