@@ -149,11 +149,8 @@ def forced(tok: MultiScaleVQVAE, images: Tensor, keep: Tensor) -> Replace:
 
     The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
     that are kept are replaced by the image's own before the scale is added to f_hat. Maps of up to
-    3 tokens are forced entirely, for they say what the whole picture is.
-
-    Args:
-        images: (B, C, H, W) in [-1, 1].
-        keep: (B, 1, H, W) bool, True where a picture stays as it is.
+    3 tokens are forced entirely, for they say what the whole picture is. `keep` is (B, 1, H, W)
+    bool, True where a picture stays as it is.
     """
     own = [tok.quantizer.embed(t) for t in tok.encode(images)]  # K x (B, C, h_k, w_k)
 

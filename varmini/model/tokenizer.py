@@ -35,9 +35,6 @@ class Reconstruction:
 class MultiScaleVQVAE(nn.Module, Pretrained):
     """VAR's tokenizer: an encoder, a multi-scale residual quantizer and a decoder (section 3.1).
 
-    Args:
-        config: the shape of the network.
-
     Raises:
         ValueError: when the configuration contradicts itself; and, from every method that takes
             images (B, C, H, W) in [-1, 1], on images of another shape, type or range.

@@ -125,9 +125,6 @@ class VAR(nn.Module, Pretrained):
     (section 3.2, equation 6). Given the coarser scales, the tokens of a scale are conditionally
     independent.
 
-    Args:
-        config: the shape of the network.
-
     Raises:
         ValueError: when the config contradicts itself, for example when heads do not divide width.
     """
@@ -269,11 +266,8 @@ class VAR(nn.Module, Pretrained):
         """Stochastic depth (Huang et al. 2016): shuts the gates of some branches of some images.
 
         The chance grows in proportion to depth, from 0 to `drop_path`; gates that stay open grow
-        by 1 / (1 - chance), which keeps the mean.
-
-        Args:
-            modulations: (depth, B, 6, w).
-            draws: (B, 2 depth), uniform in [0, 1).
+        by 1 / (1 - chance), which keeps the mean. Modulations (depth, B, 6, w); draws (B, 2 depth)
+        are uniform in [0, 1).
         """
         keep = 1 - torch.linspace(0, self.config.drop_path, len(modulations), device=draws.device)
         keep = keep[:, None, None]
