@@ -12,7 +12,7 @@ from ..model.transformer import VAR, Attention, Block, KVCache
 from .attention import BlockCausal, QuickCache, attend, normalised, rectangles, spans
 from .copies import forget
 from .layers import QuickLinear
-from .trial import works
+from .trial import observed, works
 
 BlockModulation = tuple[Tensor, ...]
 """What the class sets in a block: gamma_1, gamma_2, 1 + s_1, 1 + s_2, b_1, b_2, each (B, 1, w)."""
@@ -30,7 +30,7 @@ class QuickAttention(Attention):
         self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, block: int = 0
     ) -> Tensor:
         """As in `Attention`."""
-        if type(self.qkv) is not QuickLinear or torch.compiler.is_compiling():
+        if type(self.qkv) is not QuickLinear or observed(x):
             return super().forward(x, mask, cache, block)
         bias, temperature = self.fixed or self.bias_and_temperature()
         qkv = self.qkv(x, bias).unflatten(2, (3, self.heads, -1))
