@@ -1,18 +1,19 @@
-"""The attack on the grader: what it found stays mended, and the committed table says what it says."""
+"""The attack on the grader: what it found stays mended, and the table is of these submissions."""
 
 from collections import Counter
 
 import pytest
 from assignments import proof
-from assignments.attack.submissions import submissions
+from assignments.attack.submissions import cheats, submissions
 
 from varmini.grade.exam import Exam
 from varmini.runtime.tables import RESULTS, read_cells
 
 COUNTING = [
-    s for s in submissions()
-    if s.kind == "dishonest" and ("keeps count" in s.changed or "own loop recorded" in s.changed)
-]  # fmt: skip
+    cheat
+    for cheat in [*cheats("a1"), *cheats("a3")]
+    if "keeps count" in cheat.changed or "own loop recorded" in cheat.changed
+]
 
 
 def test_the_committed_table_has_all_of_the_attack_and_no_fault():

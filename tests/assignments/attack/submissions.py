@@ -62,12 +62,17 @@ def submissions() -> Iterator[Submission]:
         for kind in ("wrong", "right"):
             for name, code in table(kind)[assignment].items():
                 yield Submission(assignment, kind, f"by hand: {name}", f"{solution}\n\n{code}")
-        for name, code in table("dishonest")[assignment].items():
-            told = re.search(r"^# honest (\d+)$", code, re.MULTILINE)
-            source = START.get(assignment, TORCH) + code
-            yield Submission(assignment, "dishonest", name, source, int(told[1]) if told else 0)
+        yield from cheats(assignment)
     for name, write in FILES.items():
         yield Submission("a1", "dishonest", name, proof.solution("a1"), write=write)
+
+
+def cheats(assignment: str) -> Iterator[Submission]:
+    """The dishonest ones that are code."""
+    for name, code in table("dishonest")[assignment].items():
+        told = re.search(r"^# honest (\d+)$", code, re.MULTILINE)
+        source = START.get(assignment, TORCH) + code
+        yield Submission(assignment, "dishonest", name, source, int(told[1]) if told else 0)
 
 
 def link(folder: Path, source: str) -> Path:
@@ -101,8 +106,8 @@ def saved(folder: Path, text: str) -> Path:
 
 def outside_code(folder: Path, source: str) -> Path:
     """The solution in outputs, text, raw cells, attachments and metadata: all but code."""
-    other = [{"cell_type": kind, "source": source, "metadata": {"code": source},
-              "attachments": {"a": {"text/plain": source}}} for kind in ("markdown", "raw")]  # fmt: skip
+    more = {"metadata": {"code": source}, "attachments": {"a": {"text/plain": source}}}
+    other = [{"cell_type": kind, "source": source, **more} for kind in ("markdown", "raw")]
     cell = proof.code("pass", run=source) | {"outputs": [{"name": "stdout", "text": source}]}
     return saved(folder, proof.notebook_of(*other, cell))
 
