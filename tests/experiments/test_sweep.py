@@ -239,7 +239,7 @@ def test_the_command_trains_fits_and_says_so(tiny, tmp_path, classifier, capsys)
     assert printed.count(" N)^") == 4 and "wrote" in printed
     assert len(read_rows(csv)) == 6 and len(read_rows(csv.with_name("laws.csv"))) >= 4
     assert cli.main([*args[:-4], "--out", str(csv)]) == 2
-    assert "File exists" in capsys.readouterr().err
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def test_pictures_are_drawn_of_two_sizes_too_and_refused_before_the_training(

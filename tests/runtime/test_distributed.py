@@ -138,7 +138,7 @@ def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path
 
 
 def test_consolidate_names_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="run.json cannot be read"):
+    with pytest.raises(ValueError, match="no run.json"):
         consolidate(tmp_path)
     for told, words in (
         ({"config": {}}, "--resume"),
