@@ -64,3 +64,31 @@ def test_ordinary_english_passes(plain):
 def test_the_central_assumption_is_named_where_it_first_matters(number):
     (page,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
     assert "conditionally independent" in words(page)
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """The rows of the Markdown table whose head begins with `first`, without its rule."""
+    lines = text[text.index(f"| {first} |"):].split("\n\n")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+def test_the_glossary_names_each_term_its_chinese_name_and_a_section_that_exists():
+    rows = table(words(ROOT / "docs" / "glossary.md"), "term")[1:]
+    assert len(rows) >= 50 and len({row[0] for row in rows}) == len(rows)
+    for term, chinese, meaning, first, source in rows:
+        assert re.search("[\u4e00-\u9fff]|DDIM", chinese) and meaning and source, term
+        path, section = re.fullmatch(r"\[\d\d\]\(\.\./(\S+)\)(?:, (\d+))?", first).groups()
+        assert not section or f"## {section} ·" in words(ROOT / path), term
+
+
+def test_the_teaching_guide_counts_the_cells_and_its_syllabi_use_every_lesson():
+    text = words(ROOT / "docs" / "teaching.md")
+    lessons = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    head, cells, _ = table(text, "notebook")
+    assert head[1:] == [path.stem[:2] for path in lessons]
+    counted = [str(len(nbformat.read(path, as_version=4).cells)) for path in lessons]
+    assert cells[1:] == counted
+    longest = text[text.index("**Twelve weeks**"):].split("A project that")[0]
+    used = {number for row in table(longest, "week")[1:] for number in row[1].split(", ")}
+    assert used == set(head[1:]) and all(f"| a{n} |" in longest for n in range(1, 5))
