@@ -20,13 +20,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...model.checks import as_pyramid
 from ...model.scales import ScaleSchedule
-from ...model.tokenizer import Reconstruction
 from .bsq import BSQConfig, BSQuantizer
-from .quantizer import Quantized, straight_through
+from .quantizer import Quantized, Quantizer, straight_through
 from .tokenizer import GridTokenizer
 
 
@@ -40,7 +39,7 @@ class MultiScaleBSQConfig(BSQConfig):
     """Weight of the commitment loss."""
 
 
-class MultiScaleBSQuantizer(nn.Module):
+class MultiScaleBSQuantizer(Quantizer):
     """Residuals, scale by scale, each quantized by the same `BSQuantizer`.
 
     Args:
@@ -52,10 +51,9 @@ class MultiScaleBSQuantizer(nn.Module):
     def __init__(
         self, schedule: ScaleSchedule, bits: int, *, beta: float = 0.25, **options: float
     ) -> None:
-        super().__init__()
+        super().__init__(*[2**bits] * len(schedule))
         self.schedule, self.beta = schedule, beta
         self.bsq = BSQuantizer(bits, **options)
-        self.vocab_sizes = self.bsq.vocab_sizes * len(schedule)
 
     def down(self, f: Tensor, k: int) -> Tensor:
         """Averages (B, d, H, W) down to scale k."""
@@ -118,9 +116,3 @@ class MultiScaleBSQ(GridTokenizer):
         schedule, vocab = self.quantizer.schedule, self.quantizer.vocab_sizes[0]
         maps = as_pyramid(tokens, schedule, vocab, num_scales)
         return self.decode_features(self.quantizer.embed(maps)).clamp(-1, 1)
-
-    def start(self, images: Tensor) -> None:
-        """There are no codes to place."""
-
-    def after_step(self, result: Reconstruction) -> None:
-        """Nothing moves without a gradient."""

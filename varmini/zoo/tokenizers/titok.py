@@ -114,9 +114,6 @@ class TiTok(ImageTokenizer):
         """Stage 1 or 2, by the share of the training that lies behind."""
         self.second = share >= self.config.second_stage
 
-    def after_step(self, result: Reconstruction) -> None:
-        """Nothing moves without a gradient."""
-
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> tokens (B, K). Errors as of the other tokenizers."""
         return super().encode(images)[:, 0]
@@ -138,7 +135,7 @@ class TiTok(ImageTokenizer):
         return self.proxy.decoder(mixed).float()
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """The training pass. No gradient comes from the images in stage 1, from `loss` in stage 2."""
+        """The training pass: a gradient from `loss` alone in stage 1, from the images in 2."""
         learning = torch.is_grad_enabled()
         with torch.set_grad_enabled(learning and not self.second):
             z = self.features(images)

@@ -175,8 +175,9 @@ class ImageTokenizer(nn.Module, Pretrained):
         """Told before each step which share of the training, in [0, 1), lies behind."""
 
     def after_step(self, result: Reconstruction) -> None:
-        """What a step changes without a gradient, told its result."""
-        self.quantizer.update(result.features.detach(), result.tokens)
+        """What a step changes without a gradient, by its result; nothing if that is not finite."""
+        if result.loss.isfinite():
+            self.quantizer.update(result.features.detach(), result.tokens)
 
     def adversary(self) -> nn.Module | None:
         """A new network to be fooled, for systems that train against one (`vqgan`)."""
