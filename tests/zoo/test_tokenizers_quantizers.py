@@ -281,6 +281,8 @@ def test_bsqs_rows_lie_on_the_sphere():
     z_q = rows(make("bsq")(z).z_q)
     assert torch.allclose(z_q.norm(dim=1), torch.ones(len(z_q), dtype=torch.float64))
     assert ((F.normalize(rows(z), dim=1) - z_q).norm(dim=1) < 2**0.5).all()
+    losses = [BSQuantizer(C, group=group)(z).loss.item() for group in (1, 2, 4)]
+    assert losses == sorted(losses) and losses[0] < losses[2]
 
 
 @pytest.mark.parametrize("levels", [(2,), (3,), (8,), (8, 5, 3)])

@@ -7,8 +7,8 @@ Source: Zhao et al. 2024, "Image and Video Tokenization with Binary Spherical Qu
     p(bit i) = sigmoid(4 t u_i / sqrt(L)),    loss = w (E[H(p(.|u))] - g H(E[p(.|u)]))
 
 |u| = |q| = 1 and |u - q| < sqrt(2) for any z: nothing need tie the features to their codes, so the
-commitment loss of LFQ goes. The second entropy is that of each bit by itself, linear in L: there is
-no table of 2^L codes anywhere. Left out: the transformer as encoder and decoder, the adversary, the
+commitment loss of LFQ goes. The second entropy is that of each bit by itself, or of small groups, and
+so linear in L: there is no table of 2^L codes anywhere. Left out: the transformer as encoder and decoder, the adversary, the
 higher w of the first 2,000 steps, and the paper's arithmetic coding.
 """
 
@@ -36,23 +36,31 @@ class BSQConfig(GridConfig):
     """g, weight of the entropy of the whole batch among them."""
     sharpness: float = 10.0
     """t, the inverse temperature of p."""
+    group: int = 1
+    """Bits, a divisor of L, whose joint entropy the batch's is made of; the paper's code has 9."""
 
 
 class BSQuantizer(Quantizer):
     """Signs of features, scaled to length 1. Arguments as in `BSQConfig`."""
 
     def __init__(
-        self, bits: int, *, entropy: float = 0.1, balance: float = 1.0, sharpness: float = 10.0
+        self,
+        bits: int,
+        *,
+        entropy: float = 0.1,
+        balance: float = 1.0,
+        sharpness: float = 10.0,
+        group: int = 1,
     ) -> None:
         super().__init__(2**bits)
-        self.bits = bits
+        self.bits, self.groups = bits, [group] * (bits // group)
         self.entropy, self.balance, self.sharpness = entropy, balance, sharpness
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, L) of any length -> unit codes (N, L), tokens (N,), entropy terms."""
         u, root = F.normalize(x, dim=1), self.bits**0.5
         q = signs(u.detach())
-        own, together = entropies(4 * self.sharpness * u / root, [1] * self.bits)
+        own, together = entropies(4 * self.sharpness * u / root, self.groups)
         loss = self.entropy * (own - self.balance * together)
         return straight_through(u, q) / root, to_tokens(q > 0), loss
 
@@ -73,5 +81,6 @@ class BSQ(GridTokenizer):
             entropy=config.entropy,
             balance=config.balance,
             sharpness=config.sharpness,
+            group=config.group,
         )
         super().__init__(config, quantizer, config.bits)

@@ -97,7 +97,7 @@ class MultiScaleBSQ(GridTokenizer):
             raise ValueError(f"sizes are {c.sizes}, expected to end at the side {c.side}")
         quantizer = MultiScaleBSQuantizer(
             ScaleSchedule(c.sizes), c.bits, beta=c.beta, entropy=c.entropy, balance=c.balance,
-            sharpness=c.sharpness,
+            sharpness=c.sharpness, group=c.group,
         )  # fmt: skip
         super().__init__(config, quantizer, c.bits)
 
