@@ -7,9 +7,9 @@ Source: Zhao et al. 2024, "Image and Video Tokenization with Binary Spherical Qu
     p(bit i) = sigmoid(4 t u_i / sqrt(L)),    loss = w (E[H(p(.|u))] - g H(E[p(.|u)]))
 
 |u| = |q| = 1 and |u - q| < sqrt(2) for any z: nothing need tie the features to their codes, so the
-commitment loss of LFQ goes. The second entropy is that of each bit by itself, or of small groups, and
-so linear in L: there is no table of 2^L codes anywhere. Left out: the transformer as encoder and decoder, the adversary, the
-higher w of the first 2,000 steps, and the paper's arithmetic coding.
+commitment loss of LFQ goes. The second entropy is summed over bits, or small groups of them, and so
+linear in L: there is no table of 2^L codes anywhere. Left out: the transformer as encoder and
+decoder, the adversary, the higher w of the first 2,000 steps, and the paper's arithmetic coding.
 """
 
 from __future__ import annotations
