@@ -39,39 +39,21 @@ def make_quantizer(schedule, vocab=12, channels=4, seed=0, **options):
 
 def make_tokenizer(seed=0, **options):
     """A tokenizer of width 32 in evaluation mode."""
-    values = (
-        dict(
-            sizes=(1, 2, 4),
-            image_channels=1,
-            vocab_size=12,
-            code_channels=4,
-            width=32,
-            multipliers=(1, 1),
-            num_res_blocks=1,
-            attention=False,
-            patch=2,
-        )
-        | options
-    )
+    values = dict(
+        sizes=(1, 2, 4), image_channels=1, vocab_size=12, code_channels=4, width=32,
+        multipliers=(1, 1), num_res_blocks=1, attention=False, patch=2,
+    )  # fmt: skip
     torch.manual_seed(seed)
-    return MultiScaleVQVAE(TokenizerConfig(**values)).eval()
+    return MultiScaleVQVAE(TokenizerConfig(**values | options)).eval()
 
 
 def make_var(schedule, seed=0, std=0.25, **options):
     """A transformer of width 32 in evaluation mode, all weights drawn at random."""
-    values = (
-        dict(
-            depth=2,
-            width=32,
-            heads=2,
-            sizes=schedule.sizes,
-            vocab_size=12,
-            code_channels=4,
-            num_classes=3,
-        )
-        | options
-    )
-    return redraw(VAR(VARConfig(**values)), seed, std).eval()
+    values = dict(
+        depth=2, width=32, heads=2, sizes=schedule.sizes, vocab_size=12, code_channels=4,
+        num_classes=3,
+    )  # fmt: skip
+    return redraw(VAR(VARConfig(**values | options)), seed, std).eval()
 
 
 def random_tokens(schedule, batch, vocab=12, seed=0):

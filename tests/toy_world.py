@@ -67,27 +67,17 @@ def models(folder):
 def configs(folder):
     """By kind of model: every random number and every statistic of a batch is in play."""
     common = dict(
-        data="toy",
-        images=STEPS * 4,
-        batch_size=4,
-        log_every=1,
-        checkpoint_every=100,
-        held_out=7,
+        data="toy", images=STEPS * 4, batch_size=4, log_every=1, checkpoint_every=100, held_out=7,
         ema=0.9,
-    )
+    )  # fmt: skip
     return {
         "tokenizer": TokenizerTraining(
             model=SHAPE,
             perceptual_network=str(folder / "net"),
             # In larger or more adversarial steps rounding grows: Adam blows up what it leaves of
             # gradients that are zero.
-            lr=1e-4,
-            adversarial=0.5,
-            adversarial_start=0.6,
-            revive_every=4,
-            decay=0.2,
-            **common,
-        ),
+            lr=1e-4, adversarial=0.5, adversarial_start=0.6, revive_every=4, decay=0.2, **common,
+        ),  # fmt: skip
         "var": VARTraining(
             tokenizer=str(folder / "tok"),
             accumulate=2,

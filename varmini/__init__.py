@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .runtime import WAITING
+
 if TYPE_CHECKING:
     from .fast.drawing import inpaint, sample
     from .fast.quicken import quicken
@@ -12,13 +14,6 @@ if TYPE_CHECKING:
     from .model.scales import ScaleSchedule
     from .model.tokenizer import MultiScaleVQVAE
     from .model.transformer import VAR
-
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Threads that wait spin for some microseconds, then sleep.
-
-By torch's own setting they spin, and beside a browser they keep the core from the thread that they
-wait for; threads that sleep at once take long to wake (results/bench/busy.csv).
-"""
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     for _name, _value in WAITING.items():  # read when torch loads, once

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -63,22 +63,12 @@ def load_official(
         dropout, drop path) has our default values.
 
     Raises:
-        ValueError: both are None; a file that is missing, damaged or not a dictionary of tensors;
-            tensors that are unknown, missing or wrongly shaped, named all together; or a tokenizer
-            and a transformer that do not belong together.
+        ValueError: a file that is missing, damaged or not a dictionary of tensors; tensors that
+            are unknown, missing or wrongly shaped, named all together.
     """
-    if vae is None and var is None:
-        raise ValueError("vae and var are both None, expected at least one checkpoint")
     schedule = ScaleSchedule(sizes)
     tok = None if vae is None else _load_tokenizer(_Checkpoint(vae, "vae"), schedule, lookup)
     model = None if var is None else _load_var(_Checkpoint(var, "var"), schedule, heads)
-    if tok is not None and model is not None:
-        ours = (model.config.vocab_size, model.config.code_channels)
-        if ours != (tok.vocab_size, tok.config.code_channels):
-            raise ValueError(
-                f"var reads {ours[0]} codes of {ours[1]} channels, but vae writes {tok.vocab_size} "
-                f"codes of {tok.config.code_channels}: load a pair that was trained together"
-            )
     return tok, model
 
 
@@ -139,8 +129,6 @@ class _Checkpoint:
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 found = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
                 self.problems.append(f"{name} is {found}, expected a tensor of floating numbers")
-            elif clean in self.state:
-                self.problems.append(f"{clean} is there twice")
             else:
                 self.state[clean] = value
         other = "class_emb.weight" if kind == "vae" else "quantize.embedding.weight"
@@ -172,22 +160,18 @@ class _Checkpoint:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{self.label} has sizes of no {cls.__name__}: {reason}") from None
         views = views_of(model.state_dict())
-        wrong = {
-            name: f"{name} is {tuple(self.state[name].shape)}, expected {tuple(view.shape)}"
-            for name, view in views.items()
-            if name in self.state and self.state[name].shape != view.shape
-        }
-        unknown = [f"unknown {name}" for name in self.state if name not in views]
-        missing = [f"missing {name}" for name in views if name not in self.state]
-        text = "; ".join(
-            line
-            for group in (self.problems, unknown, missing, [*wrong.values()])
-            for line in group[:20] + [f"and {len(group) - 20} more"] * (len(group) > 20)
-        )
-        if wrong.keys() & {"pos_1LC", "pos_start", "lvl_embed.weight"}:
-            text += f"; sizes={config.sizes} may not be those it was trained with"
-        if text:
-            raise ValueError(f"{self.label} does not fit an official {cls.__name__}: {text}")
+        problems = self.problems + [f"unknown {name}" for name in self.state if name not in views]
+        for name, view in views.items():
+            if name not in self.state:
+                problems.append(f"missing {name}")
+            elif (found := self.state[name].shape) != view.shape:
+                problems.append(f"{name} is {tuple(found)}, expected {tuple(view.shape)}")
+        if problems:
+            more = [f"and {len(problems) - 40} more"] * (len(problems) > 40)
+            if any(p.startswith(("pos_1LC", "pos_start", "lvl_embed")) for p in problems):
+                more.append(f"sizes={config.sizes} may not be those it was trained with")
+            words = "; ".join(problems[:40] + more)
+            raise ValueError(f"{self.label} does not fit an official {cls.__name__}: {words}")
         with torch.no_grad():
             for name, view in views.items():
                 view.copy_(self.state.pop(name))  # popped, so that memory falls as ours fills
@@ -198,12 +182,13 @@ def _read(source: Source, kind: str) -> tuple[str, Mapping]:
     """(what to call it in an error, content) of a path or state dict."""
     if isinstance(source, Mapping):
         return f"the {kind} state dict", source
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    if path is None or not path.is_file():
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        given = source if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
         raise ValueError(
-            f"{path or f'a {type(source).__name__}'} is no file: expected the official {kind} "
+            f"{given} is no file: expected the official {kind} "
             f"checkpoint, a .pth or .safetensors file, or a state dict"
         )
+    path = Path(source)
     if path.suffix == ".safetensors":
         return str(path), read_tensors(path)
     try:
@@ -229,8 +214,8 @@ class _NoInit(TorchFunctionMode):
 
 
 def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) -> MultiScaleVQVAE:
-    levels = max(1, given.number("encoder.down."))
-    widths = [given.size(f"encoder.down.{i}.block.*.conv?.bias", 0, 32) for i in range(levels)]
+    levels = range(max(1, given.number("encoder.down.")))
+    widths = [given.size(f"encoder.down.{i}.block.*.conv?.bias", 0, 32) for i in levels]
     if given.has(PHI + "qresi.*"):
         phi, num_phi = "qresi", 1
     elif given.has(PHI + "qresi_ls.*"):
@@ -245,7 +230,7 @@ def _load_tokenizer(given: _Checkpoint, schedule: ScaleSchedule, lookup: str) ->
         code_channels=given.size("quantize.embedding.weight", 1, 32),
         width=width,
         multipliers=tuple(w // width for w in widths),
-        num_res_blocks=max(1, *(given.number(f"encoder.down.{i}.block.") for i in range(levels))),
+        num_res_blocks=max(1, *(given.number(f"encoder.down.{i}.block.") for i in levels)),
         attention=given.has("*.attn*"),
         num_phi=num_phi,
         lookup=lookup,
@@ -292,19 +277,17 @@ def tokenizer_views(own: State, config: TokenizerConfig, phi: str) -> State:
     names |= {"quantizer.codebook": "quantize.embedding"}
     names |= {f"quantizer.phis.{i}": phi.format(i) for i in range(config.num_phi)}
     middle = ("block_1", "attn_1", "block_2") if attention else ("block_1", "block_2")
-    for half, stack in (("encoder", "down"), ("decoder", "up")):
-        encoder = half == "encoder"
+    for half, stack, order in (("encoder", "down", 1), ("decoder", "up", -1)):
         names |= {f"{half}.{n}": f"{half}.{n}" for n in ("conv_in", "norm_out", "conv_out")}
         names |= {f"{half}.middle.{i}": f"{half}.mid.{n}" for i, n in enumerate(middle)}
-        place = count()
-        for level in range(levels) if encoder else reversed(range(levels)):
-            official = f"{half}.{stack}.{level}"
-            for block in range(config.num_res_blocks + (not encoder)):
-                names[f"{half}.levels.{next(place)}"] = f"{official}.block.{block}"
-                if attention and level == levels - 1:
-                    names[f"{half}.levels.{next(place)}"] = f"{official}.attn.{block}"
-            if level != (levels - 1 if encoder else 0):
-                names[f"{half}.levels.{next(place)}"] = f"{official}.{stack}sample"
+        layers = []
+        for level in range(levels)[::order]:
+            for block in range(config.num_res_blocks + (stack == "up")):
+                layers.append(f"{level}.block.{block}")
+                layers += [f"{level}.attn.{block}"] * (attention and level == levels - 1)
+            layers.append(f"{level}.{stack}sample")
+        layers.pop()  # the last level changes no size
+        names |= {f"{half}.levels.{i}": f"{half}.{stack}.{n}" for i, n in enumerate(layers)}
     views = {}
     for name, tensor in own.items():
         prefix = next(p for p in names if name.startswith(p + "."))
@@ -313,37 +296,35 @@ def tokenizer_views(own: State, config: TokenizerConfig, phi: str) -> State:
     return views
 
 
+VAR_NAMES = {
+    "class_embedding": "class_emb",
+    "start_position": "pos_start",
+    "position": "pos_1LC",
+    "level_embedding": "lvl_embed",
+    "word": "word_embed",
+    "head": "head",
+    "head_modulation": "head_nm.ada_lin.1",
+    "modulation": "shared_ada_lin.1",
+    "attention.qkv": "attn.mat_qkv",
+    "attention.log_scale": "attn.scale_mul_1H11",
+    "attention": "attn",
+    "fc1": "ffn.fc1",
+    "fc2": "ffn.fc2",
+}
+
+
 def var_views(own: State, config: VARConfig) -> State:
     """Official name -> our tensor, or the part of it that belongs to one block."""
-    names = {
-        "class_embedding": "class_emb",
-        "start_position": "pos_start",
-        "position": "pos_1LC",
-        "level_embedding": "lvl_embed",
-        "word": "word_embed",
-        "head": "head",
-        "head_modulation": "head_nm.ada_lin.1",
-        "modulation": "shared_ada_lin.1",
-    }
-    inner = {"attention.qkv": "attn.mat_qkv", "attention": "attn"}
-    inner |= {"fc1": "ffn.fc1", "fc2": "ffn.fc2"}
     views = {}
     for name, tensor in own.items():
-        first, _, rest = name.partition(".")
-        if first == "blocks":
-            block, _, rest = rest.partition(".")
-            prefix = next(p for p in inner if rest.startswith(p + "."))
-            official = f"blocks.{block}.{inner[prefix]}{rest[len(prefix) :]}"
-            scale = rest.endswith("log_scale")  # (heads, 1, 1)
-            official = official.replace("log_scale", "scale_mul_1H11")
-            views[official] = tensor[None] if scale else tensor
-        elif first == "offsets":  # (depth, 6, w)
+        start, inner = re.fullmatch(r"(blocks\.\d+\.)?(.*)", name).groups("")
+        prefix = next((p for p in VAR_NAMES if f"{inner}.".startswith(f"{p}.")), None)
+        if name == "offsets":  # (depth, 6, w)
             views |= {f"blocks.{i}.ada_gss": part[None] for i, part in enumerate(tensor.split(1))}
-        elif first == "modulation" and not config.shared_adaln:  # (depth 6 w, ...)
-            views |= {
-                f"blocks.{i}.ada_lin.1.{rest}": part
-                for i, part in enumerate(tensor.chunk(config.depth))
-            }
+        elif prefix == "modulation" and not config.shared_adaln:  # (depth 6 w, ...)
+            parts = enumerate(tensor.chunk(config.depth))
+            views |= {f"blocks.{i}.ada_lin.1.{name.partition('.')[2]}": part for i, part in parts}
         else:
-            views[names[first] + (f".{rest}" if rest else "")] = tensor
+            official = start + VAR_NAMES[prefix] + inner.removeprefix(prefix)
+            views[official] = tensor[None] if inner == "attention.log_scale" else tensor
     return views

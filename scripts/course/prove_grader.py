@@ -39,7 +39,7 @@ def main(names: list[str]) -> int:
     for assignment in names or ASSIGNMENTS:
         rows = [row for row in rows if row["assignment"] != assignment]
         wrong: dict[str, int] = {}
-        expected = {m.name: (m.check, m.mistake) for m in proof.mutants(assignment)}
+        expected = {m.name: (m.check, m.says) for m in proof.changes(assignment)}
         for kind, name, source in proof.cases(assignment):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "submission.py")
@@ -58,8 +58,8 @@ def main(names: list[str]) -> int:
             print(f"{assignment} {kind:<12}{name:<45}{verdict['caught by'] or 'full points'}")
         for seed in tqdm(range(SEEDS), desc=f"{assignment}, seeds"):
             exam = Exam(assignment, seed)
-            for mutant in proof.mutants(assignment):
-                wrong[mutant.name] += proof.escapes(exam, mutant, proof.solution(assignment))
+            for mutant in proof.changes(assignment):
+                wrong[mutant.name] += proof.escapes(exam, mutant)
             for kind, name, source in proof.cases(assignment):
                 if kind != "mistake":
                     wrong[name] += any(r.earned < r.points for r in proof.mark(exam, source))

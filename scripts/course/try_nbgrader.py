@@ -44,11 +44,11 @@ def code_of(path: Path) -> list[str]:
 
 def with_a_mistake(path: Path, assignment: str) -> tuple[str, str]:
     """A notebook with the first mistake that sits in one cell, and the mistake's name."""
-    for mutant in proof.mutants(assignment):
+    for mutant in proof.changes(assignment):
         notebook = nbformat.read(path, 4)
-        found = [cell for cell in notebook.cells if cell.source.count(mutant.old) == 1]
+        found = [cell for cell in notebook.cells if cell.source.count(mutant.pairs[0]) == 1]
         if len(found) == 1 and found[0].cell_type == "code":
-            found[0].source = found[0].source.replace(mutant.old, mutant.new)
+            found[0].source = mutant.apply(found[0].source)
             return nbformat.writes(notebook), mutant.name
     raise RuntimeError(f"{path.name}: no mistake fits into one cell")
 

@@ -3,23 +3,21 @@
     python scripts/evidence/live_bed.py evaluator --out out/evaluator.pt  # a quarter of an hour
     python scripts/evidence/live_bed.py score --evaluator out/evaluator.pt \
         --tokenizer fashion --var fashion
-    OMP_NUM_THREADS=1 python scripts/evidence/live_bed.py time  # some minutes
 
 The evaluator is a network of its own make, trained here on all 60,000 training images (set
 VARMINI_DATA, as for `load_images("fashion")`); it takes no part in any training of varmini. A row
 is 500 samples, 50 a class, at guidance 1.5: the share that it takes for the class asked for, and
 the Frechet distance of its averaged last features to those of the 10,000 test images.
 
-`time` gives a preset's seconds on the reference (two cores of an AMD EPYC with AVX2, float32),
-where the preset until e1db90b trains 128 and 65 images a second: it measures both presets here, one
-after the other, in seconds of the processor, so that other work does not count.
+Seconds in the table are those on the reference (two cores of an AMD EPYC with AVX2, float32): the
+preset until e1db90b trained 128 and 65 images a second there, and 5bf4597 of this script measured
+how much quicker today's preset is, in seconds of the processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,9 +29,6 @@ from varmini.data import load_images, to_float
 from varmini.evaluation.metrics import frechet_distance
 from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import RESULTS, read_rows, write_rows
-from varmini.training import train_tokenizer, train_var
-from varmini.training.configs import Preset
-from varmini.training.presets import preset
 
 CLASSES, ROWS, GUIDANCE = 10, 50, 1.5
 NAME = "ResNet of scripts/live_bed.py, seed 101"
@@ -111,7 +106,7 @@ def train_evaluator(out: Path, epochs: int) -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        right = judge(model, to_float(test.images))[1] == test.labels
+        right = evaluate(model, to_float(test.images))[1] == test.labels
         print(f"epoch {epoch + 1}: {right.float().mean():.4f} of the test images right, "
               f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +114,7 @@ def train_evaluator(out: Path, epochs: int) -> None:
 
 
 @torch.no_grad()
-def judge(model: Evaluator, images: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate(model: Evaluator, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, 160) and classes (N,) of images in [-1, 1], in float32."""
     model.eval()
     features = torch.cat([model.features(part) for part in images.split(500)])
@@ -148,47 +143,10 @@ def score(args: argparse.Namespace) -> dict[str, object]:
         from varmini import plots
 
         plots.save(plots.image_grid(images[:80], columns=CLASSES), args.picture)
-    features, classes = judge(model, images)
+    features, classes = evaluate(model, images)
     own = (classes == wanted).float().mean().item()
-    distance = frechet_distance(features, judge(model, to_float(test.images))[0])
+    distance = frechet_distance(features, evaluate(model, to_float(test.images))[0])
     return {"own_class": round(own, 4), "frechet": round(distance, 3), "evaluator": NAME}
-
-
-REFERENCE = {"tokenizer": 128.0, "var": 65.0}
-"""Images a second of `before()` on the reference."""
-
-
-def before() -> Preset:
-    """The first edition's preset, which the reference's speeds are of."""
-    return preset("fashion")
-
-
-def seconds_an_image(train, config, few: int = 10, many: int = 90, **options) -> float:
-    """Processor seconds of the loop: of a long run less those of a short one."""
-    spent = []
-    for steps in (few, many):
-        short = replace(config, images=steps * config.batch_size, log_every=10**6)
-        start = time.process_time()
-        train(short, overwrite=True, **options)
-        spent.append(time.process_time() - start)
-    return (spent[1] - spent[0]) / ((many - few) * config.batch_size)
-
-
-def time_presets(folder: Path) -> None:
-    """Prints, of both stages, the seconds on the reference: this machine's ratio times them."""
-    costs: dict[str, list[float]] = {"tokenizer": [], "var": []}
-    now = preset("lesson")
-    for runs in (before(), now):
-        tokenizer = {"out": folder / "tokenizer"}
-        costs["tokenizer"].append(
-            seconds_an_image(train_tokenizer.train, runs.tokenizer, **tokenizer)
-        )
-        var = {"out": folder / "var", "tokenizer": folder / "tokenizer"}
-        costs["var"].append(seconds_an_image(train_var.train, runs.var, **var))
-    for stage, (old, new) in costs.items():
-        images, speed = getattr(now, stage).images, REFERENCE[stage] * old / new
-        print(f"{stage}: {old / new:.2f} times the images a second, {speed:.0f} on the reference: "
-              f"{images} in {images / speed:.0f} s")  # fmt: skip
 
 
 def main() -> None:
@@ -211,13 +169,9 @@ def main() -> None:
     two.add_argument("--var-seconds", default="", help="the same, of the transformer")
     two.add_argument("--picture", type=Path, help="a PNG of the first 80 samples")
     two.add_argument("--table", type=Path, default=RESULTS / "live_bed.csv")
-    three = commands.add_parser("time", help="seconds of the preset on the reference")
-    three.add_argument("--out", type=Path, default=Path("out/live_bed_time"), help="scratch")
     args = parser.parse_args()
     if args.what == "evaluator":
         train_evaluator(args.out, args.epochs)
-    elif args.what == "time":
-        time_presets(args.out)
     else:
         found = provenance()
         row = {

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import report_figures
+from comparison_report import ablation, comparison
+
 from varmini.evaluation.statistics import welch
-from varmini.experiments import figures as result_plots
 from varmini.experiments.bench.cost import exponents
-from varmini.experiments.bench.cost_plot import cost_growth
-from varmini.experiments.comparison.report import ablation, comparison
-from varmini.experiments.scaling.fits import fit_power_law
-from varmini.experiments.scaling.laws import laws, second_half
+from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
+from varmini.experiments.scaling.fits import fit_power_law, laws, second_half
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import (
@@ -56,7 +56,7 @@ def scaling(folder: Path, figures: Path) -> str:
     )
     cells = [
         [
-            f"{result_plots.NAMES[f['measure']]} over {f['over'].upper()}",
+            f"{NAMES[f['measure']]} over {f['over'].upper()}",
             f"({f['a']:.3g} {f['over'].upper()})^{f['b']:.4f}",
             f"{f['b_low']:.4f} to {f['b_high']:.4f}",
             f"{f['pearson']:.4f}",
@@ -74,9 +74,9 @@ def scaling(folder: Path, figures: Path) -> str:
              "next largest", "paper", "times flatter")  # fmt: skip
     text += table(heads, cells) + "\n" + _targets(fits) + _moments(rows) + _bends(rows, fits)
     for name, draw in (
-        ("scaling_n", result_plots.scaling_laws),
-        ("scaling_c", result_plots.compute_frontier),
-        ("scaling_residuals", result_plots.law_residuals),
+        ("scaling_n", scaling_laws),
+        ("scaling_c", report_figures.compute_frontier),
+        ("scaling_residuals", report_figures.law_residuals),
     ):
         save(draw(rows), figures / f"{name}.png")
         text += f"![{name}](figures/{name}.png)\n\n"
@@ -111,7 +111,7 @@ def _targets(fits: Sequence[Row]) -> str:
     """What was aimed at, and whether it was reached."""
     over_n = [f for f in fits if f["over"] == "n"]
     told = [
-        f"{result_plots.NAMES[f['measure']]} {f['pearson']:.4f} "
+        f"{NAMES[f['measure']]} {f['pearson']:.4f} "
         f"({'reached' if f['pearson'] <= -0.99 else 'missed'})"
         for f in over_n if f["measure"].startswith("loss")
     ]  # fmt: skip
@@ -146,7 +146,7 @@ def _bends(rows: Sequence[Row], fits: Sequence[Row]) -> str:
         up = f["curvature"] > 0
         shape = f"bends {'up (gains flatten)' if up else 'down (gains grow)'}"
         shape = shape if f["bend"] > 0.3 else "scatters about its line"
-        text += f"{result_plots.NAMES[f['measure']]} {shape}; "
+        text += f"{NAMES[f['measure']]} {shape}; "
     text += "from half the length to the whole, the loss of all scales falls "
     text += f"by {100 * gains[0]:.1f} % at the smallest size and by {100 * gains[-1]:.1f} % at the "
     text += "largest, and a run that has learned what its size allows would gain nothing"
@@ -206,7 +206,7 @@ def zero_shot(folder: Path, figures: Path) -> str:
                                *(with_error([r], f"accuracy_{a}", 1, 100)
                                  for a in ("clean", "ignored", "corrected"))]
                               for r in mended]) + "\n"  # fmt: skip
-        save(result_plots.repair_bars(mended), figures / "repair.png")
+        save(repair_bars(mended), figures / "repair.png")
         text += "![repair](figures/repair.png)\n\n"
     return text + provenance([*painting, *finer, *mended])
 
@@ -233,7 +233,7 @@ def cost(folder: Path, figures: Path) -> str:
     )
     heads = ("x", "method", "range", "steps", "pairs", "paper", "seconds")
     text += table(heads, cells) + "\n"
-    save(cost_growth(rows), figures / "cost.png")
+    save(report_figures.cost_growth(rows), figures / "cost.png")
     return text + "![growth of cost](figures/cost.png)\n\n" + provenance(rows)
 
 

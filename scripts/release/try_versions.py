@@ -36,7 +36,7 @@ TRIALS = {
 
 def run(*command: str, **options) -> subprocess.CompletedProcess:
     """A command in the checkout, with its output caught."""
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+    return subprocess.run(command, capture_output=True, text=True, **{"cwd": ROOT} | options)
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import linecache
 import sys
+import tomllib
 import types
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,38 @@ from varmini.grade.compare import trouble
 from varmini.grade.exam import Exam
 from varmini.grade.submission import read_submission
 
-from .correct import CORRECT
-
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent.parent / "notebooks" / "assignments"
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A named mistake: the solution with `old`, which stands there once, replaced by `new`."""
+class Change:
+    """The solution with some texts, each of which stands there once, replaced."""
 
     name: str
-    check: str
-    """The check that must catch it."""
-    mistake: str
+    pairs: tuple[str, ...]
+    """Old, new, old, new ..."""
+    check: str = ""
+    """The check that must catch it, if it is a mistake."""
+    says: str = ""
     """What that check must call it; empty where it says what it saw, and no more."""
-    old: str
-    new: str
-    more: tuple[str, ...] = ()
-    """Further pairs of old and new."""
+
+    def apply(self, source: str) -> str:
+        for old, new in zip(self.pairs[::2], self.pairs[1::2]):
+            assert source.count(old) == 1, f"{self.name}: {old!r} is not there once"
+            source = source.replace(old, new)
+        return source
+
+
+@cache
+def changes(assignment: str, kind: str = "mistakes") -> list[Change]:
+    """Of the table beside this file: "mistakes", "correct" or "errors"."""
+    table = tomllib.loads((HERE / f"{assignment}.toml").read_text())
+    return [
+        Change(name, (old, new, *more[2:]), *more[:2])
+        for old, made in table.get(kind, {}).items()
+        for name, (new, *more) in made.items()
+    ]
 
 
 def notebook(assignment: str, folder: Path = NOTEBOOKS) -> Path:
@@ -53,6 +68,7 @@ def code(source: str | list[str], **metadata: Any) -> dict:
     return {"cell_type": "code", "source": source, "metadata": metadata}
 
 
+@cache
 def solution(assignment: str) -> str:
     """The code of the source notebook, without its markers."""
     blocks = read_submission(notebook(assignment, NOTEBOOKS / "source"))
@@ -60,60 +76,41 @@ def solution(assignment: str) -> str:
     return "\n".join(line for line in lines if "### " not in line) + "\n"
 
 
-def mutants(assignment: str) -> list[Mutant]:
-    return importlib.import_module(f"assignments.{assignment}_mutants").MUTANTS
-
-
-def mutate(source: str, mutant: Mutant) -> str:
-    """The solution with one mistake."""
-    pairs = (mutant.old, mutant.new, *mutant.more)
-    for old, new in zip(pairs[::2], pairs[1::2]):
-        assert source.count(old) == 1, f"{mutant.name}: {old!r} is not there once"
-        source = source.replace(old, new)
-    return source
-
-
-def alternatives(assignment: str) -> list[Path]:
-    """Other correct solutions."""
-    return sorted((HERE / assignment).glob("*.py"))
-
-
 def cases(assignment: str) -> list[tuple[str, str, str]]:
     """All of an assignment as (kind, name, source): the solution, others, mistakes."""
-    source = solution(assignment)
-    return [
-        ("solution", "the source notebook", source),
-        *(("alternative", path.stem, path.read_text()) for path in alternatives(assignment)),
-        *(
-            ("variant", name, mutate(source, Mutant(name, "", "", *change)))
-            for name, *change in CORRECT[assignment]
-        ),
-        *(("mistake", mutant.name, mutate(source, mutant)) for mutant in mutants(assignment)),
-    ]
+    source, files = solution(assignment), sorted((HERE / assignment).glob("*.py"))
+    found = [("solution", "the source notebook", source)]
+    found += [("alternative", path.stem, path.read_text()) for path in files]
+    for kind, section in (("variant", "correct"), ("mistake", "mistakes")):
+        found += [(kind, c.name, c.apply(source)) for c in changes(assignment, section)]
+    return found
+
+
+def load(source: str) -> dict[str, Any]:
+    """The namespace of a submission, which is to be in `sys.modules` only while it loads."""
+    module = sys.modules["submission"] = types.ModuleType("submission")
+    linecache.cache["submission"] = (len(source), None, source.splitlines(True), "submission")
+    try:
+        exec(compile(source, "submission", "exec", dont_inherit=True), module.__dict__)
+    finally:
+        del sys.modules["submission"]
+    return module.__dict__
 
 
 def mark(exam: Exam, source: str) -> list[Result]:
     """Marks source code inside this process: the same checks, without the isolation."""
-    module = sys.modules["submission"] = types.ModuleType("submission")
-    try:
-        exec(compile(source, "submission", "exec", dont_inherit=True), module.__dict__)
-        return exam.mark(
-            lambda calls, *respond: [perform(module.__dict__, asdict(c), *respond) for c in calls]
-        )
-    finally:
-        del sys.modules["submission"]
+    namespace = load(source)
+    return exam.mark(lambda calls, *more: [perform(namespace, asdict(c), *more) for c in calls])
 
 
-def escapes(exam: Exam, mutant: Mutant, source: str) -> bool:
+def escapes(exam: Exam, mutant: Change) -> bool:
     """Whether a mistake earns the points of the check that must catch it."""
-    namespace: dict[str, Any] = {"__name__": "submission"}
-    exec(compile(mutate(source, mutant), "submission", "exec", dont_inherit=True), namespace)
-    pairs = zip(exam.checks, exam.cases)
-    check, case = next(pair for pair in pairs if pair[0].name == mutant.check)
-    answers = [perform(namespace, asdict(call)) for call in case]
+    namespace = load(mutant.apply(solution(exam.assignment.name)))
+    check = next(check for check in exam.checks if check.name == mutant.check)
+    answers = [perform(namespace, asdict(call)) for call in check.calls]
     if any(trouble(answer) or answer["changed"] for answer in answers):
         return False
-    return exam.compare(check, case, [answer["value"] for answer in answers]) is None
+    return exam.compare(check, [answer["value"] for answer in answers]) is None
 
 
 def verdict(results: list[Result]) -> dict[str, Any]:

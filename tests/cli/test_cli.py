@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import make_tokenizer, make_var
 
-from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig
+from varmini import MultiScaleVQVAE, ScaleSchedule
 from varmini.cli import evaluate
 from varmini.cli import main as varmini_cli
 from varmini.cli.models import caption, class_label
@@ -17,21 +18,15 @@ from varmini.runtime.tables import read_cells
 from varmini.training import train_tokenizer, train_var
 from varmini.training.classifier import Classifier, ClassifierConfig
 
-LEAVES = [[name, target] if target else [name] for name in varmini_cli.COMMANDS
-          for target in varmini_cli.TARGETS.get(name, ("",))]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     """A folder with a tiny random tokenizer/, var/ and classifier/ for grey 32x32 images."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
-    sizes, codes = (1, 2, 4), {"vocab_size": 16, "code_channels": 8}
-    MultiScaleVQVAE(TokenizerConfig(
-        sizes=sizes, image_channels=1, width=32, multipliers=(1,), num_res_blocks=1,
-        attention=False, patch=8, **codes)).save_pretrained(folder / "tokenizer")  # fmt: skip
-    VAR(VARConfig(depth=1, width=32, heads=2, sizes=sizes, num_classes=10, **codes)
-        ).save_pretrained(folder / "var")  # fmt: skip
+    folder, sizes = tmp_path_factory.mktemp("models"), (1, 2, 4)
+    tok = make_tokenizer(sizes=sizes, multipliers=(1,), patch=8, vocab_size=16)
+    tok.save_pretrained(folder / "tokenizer")
+    var = make_var(ScaleSchedule(sizes), num_classes=10, vocab_size=16)
+    var.save_pretrained(folder / "var")
     Classifier(ClassifierConfig(image_channels=1, widths=(4, 8))
                ).save_pretrained(folder / "classifier")  # fmt: skip
     return folder
@@ -58,29 +53,24 @@ def ok(*args: object) -> None:
     assert varmini_cli.main([str(a) for a in args]) == 0
 
 
-# ------------------------------------------------------------------------------------------- help
-
-
 def test_help_names_every_command(capsys):
-    ok("--help")
-    out, err = capsys.readouterr()
-    assert all(f"\n  {name} " in out for name in varmini_cli.COMMANDS) and err == ""
-    for group, targets in varmini_cli.TARGETS.items():
-        ok(group, "-h")
-        out = capsys.readouterr().out
-        assert all(f"\n  {name} " in out for name in targets)
+    for name in varmini_cli.COMMANDS:
+        *group, last = name.split()
+        ok(*group, "-h")
+        out, err = capsys.readouterr()
+        assert f"\n    {last}" in out and err == ""
     ok("--version")
     assert capsys.readouterr().out == "varmini 0.1.0\n"
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids=" ".join)
-def test_help_of_each_command(leaf, capsys):
-    ok(*leaf, "--help")
+@pytest.mark.parametrize("name", varmini_cli.COMMANDS)
+def test_help_of_each_command(name, capsys):
+    ok(*name.split(), "--help")
     out, err = capsys.readouterr()
-    assert out.startswith(f"usage: varmini {' '.join(leaf)}") and err == ""
-    if leaf[0] not in ("consolidate", "data", "plan"):  # these write no file of one's choice
-        assert "--out PATH" in out
-        assert out.count("(default: ") >= 3
+    assert out.startswith(f"usage: varmini {name}") and err == ""
+    if name not in ("consolidate", "data", "plan"):  # these write no file of one's choice
+        assert "--out PATH" in out and out.count("(default: ") >= 3
+    assert "Images a class." in out or name != "sample"  # the comments are its words
 
 
 def test_help_of_training_shows_the_presets_defaults(capsys):
@@ -94,8 +84,7 @@ def test_help_of_training_shows_the_presets_defaults(capsys):
 
 
 @pytest.mark.parametrize("word, code, told", [
-    ("--help", 0, ""), ("smaple", 2, "varmini: error: unknown command 'smaple'; did you mean "
-                        "'sample'?\n")])  # fmt: skip
+    ("--help", 0, ""), ("smaple", 2, "invalid choice: 'smaple' (choose from 'demo', ")])
 def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     heavy = {"torch", "tyro", "matplotlib", "datasets", "PIL", "pyarrow", "ipywidgets"}
     program = (
@@ -106,17 +95,12 @@ def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{code} []"
-    assert done.stderr == told
-
-
-# -------------------------------------------------------------------------------- wrong commands
+    assert told in done.stderr
 
 
 @pytest.mark.parametrize("args, parts", [
-    (["train", "tokeniser"], ["'tokeniser'", "'tokenizer'"]),
-    (["frobnicate"], ["'frobnicate'", "reconstruct"]),
-    (["train", "tokenizer", "--preset", "fasion"], ["'fasion'", "fashion, lesson, cifar10"]),
-    (["train", "tokenizer", "--preset=no"], ["'no'", "fashion, lesson, cifar10"]),
+    (["train", "tokenizer", "--preset", "fasion"], ["'fasion'", "fashion, cifar10"]),
+    (["train", "tokenizer", "--preset=no"], ["'no'", "fashion, cifar10"]),
     (["sample", "--out", "grid.jpg"], ["grid.jpg", ".png"]),
     (["sample", "--n", "0"], ["--n is 0", "at least 1"]),
     (["sample", "--out", f"{__file__}/x/grid.png"], ["grid.png cannot be written", "Not a dir"]),
@@ -125,12 +109,11 @@ def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     (["zeroshot", "--out", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
     (["sample", "--var", "nowhere"], ["'nowhere'", "folder"]),
     (["reconstruct"], ["no picture"]),
-    (["reconstruct", "missing.png"], ["missing.png", "no such file"]),
-    (["reconstruct", "no\x1b[31m\udcff.png"], ["no\\x1b[31m\\udcff.png: no such file"]),
+    (["reconstruct", "no\x1b[31m\udcff.png"], ["no\\x1b[31m\\udcff.png: ", "No such file"]),
     (["inpaint"], ["no picture"]),
     (["evaluate", "tokenizer", "--out", "row.txt"], ["row.txt", ".csv"]),
     (["data", "no-such-set"], ["no-such-set", "cifar10-subset"]),
-], ids=range(17))  # fmt: skip
+], ids=range(14))  # fmt: skip
 def test_a_bad_value_is_one_line_of_ours(args, parts, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = error_of(capsys, *args)
@@ -146,19 +129,15 @@ def test_a_bad_value_is_one_line_of_ours(args, parts, capsys, tmp_path, monkeypa
     (["sample", "--zzz"], ["--zzz", "sample --help"]),
     (["sample", "cat"], ["cat"]),
     (["plan"], ["PRESET"]),
-], ids=range(7))  # fmt: skip
-def test_a_bad_option_is_told_by_tyro(args, parts, capsys):
+    ([], ["usage: varmini COMMAND", "varmini: error: the following arguments are required: COM"]),
+    (["train"], ["usage: varmini train TARGET", "varmini: error: the following arguments are req"]),
+    (["train", "tokeniser"], ["usage: varmini train TARGET", "'tokeniser' (choose", "'tokenizer'"]),
+    (["sample", "--device"], ["usage: varmini sample", "--device: expected one argument"]),
+], ids=range(11))  # fmt: skip
+def test_a_bad_option_is_told_with_the_usage(args, parts, capsys):
     assert varmini_cli.main(args) == 2
     out, err = capsys.readouterr()
     assert out == "" and all(part in err for part in parts) and "Traceback" not in err
-
-
-@pytest.mark.parametrize("args", [[], ["train"], ["evaluate"]], ids=["none", "train", "evaluate"])
-def test_without_a_command(args, capsys):
-    assert varmini_cli.main(args) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-1].startswith("varmini: error: ")
-    assert "usage: varmini" in err
 
 
 @pytest.mark.parametrize("error, code, text", [
@@ -187,10 +166,9 @@ def test_errors_from_inside(error, code, text, capsys, monkeypatch):
     assert text in err and "Traceback" not in err
 
 
-# --------------------------------------------------------------------------------------- training
-
-
-def test_training_gets_the_preset_and_the_overrides(monkeypatch, tmp_path, capsys):
+def test_training_gets_the_preset_the_overrides_and_the_tokenizer(
+    monkeypatch, tmp_path, models, capsys
+):
     calls = []
 
     def train(config, out, **how):
@@ -204,24 +182,18 @@ def test_training_gets_the_preset_and_the_overrides(monkeypatch, tmp_path, capsy
     ok("train", "tokenizer", "--preset", "cifar10", "--lr", "0.5", "--no-flip", "--resume",
        "--model.sizes", "1", "2", "4", "--perceptual-network", "")  # fmt: skip
     ok("train", "var", "--batch_size=7", "--out", "elsewhere", "--overwrite")
-    (config, out, how), (var_config, var_out, var_how) = calls
+    assert "model.safetensors" in capsys.readouterr().out.splitlines()[-1]
+    Path("runs/fashion").mkdir(parents=True)
+    Path("runs/fashion/tokenizer").symlink_to(models / "tokenizer")
+    ok("train", "var")
+    (config, out, how), (var_config, var_out, var_how), (var_after, *_) = calls
     assert (config.data, config.lr, config.flip) == ("cifar10", 0.5, False)
     assert config.model.sizes == (1, 2, 4) and config.perceptual_network == ""
     assert out == Path("runs/cifar10/tokenizer") and how == {"resume": True, "overwrite": False}
     assert (var_config.batch_size, var_config.data) == (7, "fashion-subset")
     assert var_out == Path("elsewhere") and var_how == {"resume": False, "overwrite": True}
-    assert "model.safetensors" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_var_prefers_the_tokenizer_just_trained(monkeypatch, tmp_path, models, capsys):
-    used = []
-    monkeypatch.setattr(train_var, "train", lambda config, out, **how: used.append(config) or out)
-    monkeypatch.chdir(tmp_path)
-    ok("train", "var")
-    Path("runs/fashion").mkdir(parents=True)
-    Path("runs/fashion/tokenizer").symlink_to(models / "tokenizer")
-    ok("train", "var")
-    assert [c.tokenizer for c in used] == ["fashion", str(Path("runs/fashion/tokenizer"))]
+    tokenizers = [c.tokenizer for c in (var_config, var_after)]  # the one just trained, if any
+    assert tokenizers == ["fashion", str(Path("runs/fashion/tokenizer"))]
 
 
 def test_train_tokenizer_and_refuse_a_second_run(tmp_path, capsys):
@@ -239,9 +211,6 @@ def test_train_tokenizer_and_refuse_a_second_run(tmp_path, capsys):
     line = error_of(capsys, *args)
     assert str(out) in line and "--overwrite" in line and "--resume" in line
     assert (out / "model.safetensors").read_bytes() == before
-
-
-# ---------------------------------------------------------------------------------------- drawing
 
 
 def test_sample_writes_a_grid_and_refuses_to_replace_it(models, tmp_path, capsys, monkeypatch):
@@ -309,9 +278,6 @@ def test_inpaint(models, picture, tmp_path, capsys):
     assert "--box is 0.5 0 0.2 1" in line
 
 
-# -------------------------------------------------------------------------------- numbers and data
-
-
 def test_evaluate_appends_rows(models, tmp_path, capsys):
     out = tmp_path / "new" / "tokenizer.csv"
     args = ["evaluate", "tokenizer", "--tokenizer", models / "tokenizer", "--classifier",
@@ -323,24 +289,6 @@ def test_evaluate_appends_rows(models, tmp_path, capsys):
     rows = read_cells(out)
     assert len(rows) == 2 and rows[0]["psnr"] == rows[1]["psnr"] and rows[0]["n"] == "20"
     assert rows[0]["data"] == "fashion-subset" and float(rows[0]["usage_scales_3_share"]) > 0
-
-    samples = ["evaluate", "samples", "--var", models / "var", "--classifier",
-               models / "classifier", "--limit", "20", "--per-class", "2", "--cfg", "0", "2",
-               "--samples", tmp_path / "drawn", "--out"]  # fmt: skip
-    ok(*samples, tmp_path / "samples.csv")
-    assert [row["cfg"] for row in read_cells(tmp_path / "samples.csv")] == ["0.0", "2.0"]
-    capsys.readouterr()
-    assert varmini_cli.main([str(a) for a in (*samples, out)]) == 2
-    assert "other columns" in capsys.readouterr().err
-    assert read_cells(out) == rows
-
-
-def test_evaluate_needs_a_fitting_classifier(models, tmp_path, capsys):
-    args = ["evaluate", "samples", "--var", models / "var", "--out", tmp_path / "x.csv"]
-    colour = tmp_path / "colour"
-    Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(colour)
-    line = error_of(capsys, *args, "--classifier", colour)
-    assert "3 channels" in line and str(colour) in line
     nested = {"usage": {"all": 1, "scales": [{"share": 0.5}]}}
     assert evaluate.flatten(nested) == {"usage_all": 1, "usage_scales_1_share": 0.5}
 

@@ -31,21 +31,14 @@ from varmini.data import (
 from varmini.data.pictures import decode, resize_and_crop
 
 REPO = Path(__file__).resolve().parents[2]
-COUNTS = {
-    ("fashion-subset", "train"): 1000,
-    ("fashion-subset", "test"): 200,
-    ("cifar10-subset", "train"): 100,
-    ("cifar10-subset", "test"): 100,
-}
+COUNTS = {("fashion-subset", "train"): 1000, ("fashion-subset", "test"): 200,
+          ("cifar10-subset", "train"): 100, ("cifar10-subset", "test"): 100}  # fmt: skip
 NAMES = [f"class {i}" for i in range(10)]
 
 
-def random_set(total: int, channels: int = 1, name: str = "random") -> ImageSet:
+def random_set(total: int, channels: int = 1) -> ImageSet:
     images = torch.from_numpy(noise(total, total, channels, 4, 4))
-    return ImageSet(images, torch.arange(total), tuple(map(str, range(total))), name)
-
-
-# ---------------------------------------------------------------- the embedded subsets
+    return ImageSet(images, torch.arange(total), tuple(map(str, range(total))), "random")
 
 
 def test_checksums_and_card():
@@ -58,21 +51,21 @@ def test_checksums_and_card():
 
 
 def test_embedded_subsets():
-    pixels = {"fashion-subset": [], "cifar10-subset": []}
-    for (name, split), count in COUNTS.items():
-        subset = load_images(name, split)
-        channels = 1 if "fashion" in name else 3
-        assert torch.bincount(subset.labels).tolist() == [count] * 10
-        assert subset.images.shape == (10 * count, channels, 32, 32)
-        assert (subset.channels, subset.size, subset.name) == (channels, 32, name)
-        assert subset.classes == class_names(name) == class_names(name.removesuffix("-subset"))
-        assert len(subset) == 10 * count and subset.classes[8] == ("Bag", "ship")[channels == 3]
-        image, label = subset[7]
-        assert image.dtype == torch.float32 and -1 <= image.min() < image.max() <= 1
-        assert label == subset.labels[7] and isinstance(label, int)
-        assert len(set(subset.labels[:100].tolist())) == 10  # the classes are mixed
-        pixels[name] += [i.numpy().tobytes() for i in subset.images]
-    assert all(len(set(some)) == len(some) for some in pixels.values())  # no picture twice
+    for name in ("fashion-subset", "cifar10-subset"):
+        pixels, channels = [], 1 if "fashion" in name else 3
+        for split in ("train", "test"):
+            subset, count = load_images(name, split), COUNTS[name, split]
+            assert torch.bincount(subset.labels).tolist() == [count] * 10
+            assert subset.images.shape == (10 * count, channels, 32, 32)
+            assert (subset.channels, subset.size, subset.name) == (channels, 32, name)
+            assert subset.classes == class_names(name) == class_names(name.removesuffix("-subset"))
+            assert subset.classes[8] == ("Bag", "ship")[channels == 3]
+            image, label = subset[7]
+            assert image.dtype == torch.float32 and -1 <= image.min() < image.max() <= 1
+            assert label == subset.labels[7] and isinstance(label, int)
+            assert len(set(subset.labels[:100].tolist())) == 10  # the classes are mixed
+            pixels += [i.numpy().tobytes() for i in subset.images]
+        assert len(set(pixels)) == len(pixels)  # no picture twice
 
 
 def test_fashion_is_padded_with_background():
@@ -93,9 +86,6 @@ def test_options():
     assert grey.images.shape == (3, 1, 48, 48)
     three = load_images("fashion-subset", "test", limit=3, channels=3)
     assert torch.equal(three.images[:, 0], three.images[:, 2])
-
-
-# ---------------------------------------------------------------- pixels
 
 
 def test_every_byte_survives():
@@ -125,17 +115,8 @@ def test_crop_equals_resize_then_crop(width, height, size, at_random):
     assert got.shape == (size, size) and np.abs(got - expected).max() <= 2
 
 
-# ---------------------------------------------------------------- batches
-
-
 @settings(max_examples=40, deadline=None)
-@given(
-    total=st.integers(1, 23),
-    batch=st.integers(1, 23),
-    start=st.integers(0, 40),
-    seed=st.integers(0, 2**40),
-    flip=st.booleans(),
-)
+@given(*map(st.integers, (1, 1, 0, 0), (23, 23, 40, 2**40)), st.booleans())
 def test_batches_resume(total, batch, start, seed, flip):
     dataset = random_set(total)
     if batch > total:
@@ -151,27 +132,20 @@ def test_batches_resume(total, batch, start, seed, flip):
     assert len(epoch.unique()) == len(epoch) or len(whole) < steps
 
 
-def test_orders_differ_by_seed_and_epoch():
-    dataset = random_set(64)
+def test_orders_differ_by_seed_and_epoch_and_flip_mirrors_half():
+    dataset = random_set(400, channels=3)
     orders = [
-        next(batches(dataset, 64, seed=seed, start_step=epoch))[1].tolist()
+        next(batches(dataset, 400, seed=seed, start_step=epoch))[1].tolist()
         for seed in (0, 1) for epoch in (0, 1)
     ]  # fmt: skip
     assert len(set(map(tuple, orders))) == 4
-    assert all(sorted(order) == list(range(64)) for order in orders)
-
-
-def test_flip_mirrors_half_of_the_images():
-    dataset = random_set(400, channels=3)
+    assert all(sorted(order) == list(range(400)) for order in orders)
     images, labels = next(batches(dataset, 400, seed=5, flip=True))
     plain = to_float(dataset.images[labels])
     mirrored = (images == plain.flip(-1)).flatten(1).all(1)
     untouched = (images == plain).flatten(1).all(1)
     assert (mirrored ^ untouched).all() and 150 < mirrored.sum() < 250
     assert torch.equal(next(batches(dataset, 400, seed=5))[0], plain)
-
-
-# ---------------------------------------------------------------- parquet
 
 
 @pytest.fixture
@@ -273,15 +247,8 @@ def test_same_subset_from_any_order(cifar, tmp_path):
             table = pq.read_table(file)
             pq.write_table(table.take(np.arange(len(table))[::-1]), file)
     assert sums[0] == sums[1] and len(sums[0].splitlines()) == 2
-    script.make(cifar, tmp_path / "2", 1, counts)
-    assert (tmp_path / "2/SHA256SUMS").read_text() != sums[0]
     table = pq.read_table(tmp_path / "0/cifar10_subset/train.parquet")
     assert sorted(table["label"].to_pylist()) == list(range(10))
-    too_many = {"cifar10-subset": {"train": 3}}
-    assert "fewer than 3 different images" in message(script.make, cifar, tmp_path, 0, too_many)
-
-
-# ---------------------------------------------------------------- objects of `datasets`
 
 
 def test_any_dataset_object():
@@ -303,24 +270,14 @@ def test_any_dataset_object():
     assert load_images(named, size=8).classes == ("eel", "dog", "cat")
     stream = load_images(named.to_iterable_dataset(), size=8, limit=6)
     assert torch.equal(next(in_order(stream, 6))[0], next(in_order(found, 6))[0])
-    for bad, text in (
-        (rows.to_iterable_dataset(), "does not say how long it is; give limit="),
-        (rows.add_column("other", [1] * 6), "more than one column of labels among animal, other"),
-        (rows.remove_columns("photo"), "no column of pictures among animal"),
-        (hf.DatasetDict(train=rows), "split 'test' is not among train"),
-        ([1, 2], "list: expected a name, a folder, a hub id, or an object of `datasets`"),
-    ):
-        assert text in message(load_images, bad, "test", size=8)
+    parts = hf.DatasetDict(train=rows)
+    assert "split 'test' is not among train" in message(load_images, parts, "test")
     assert "names its classes" in message(load_images, rows.to_iterable_dataset(), limit=6, size=8)
-
-
-# ---------------------------------------------------------------- bad input
 
 
 def test_bad_names_and_options(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     for args, options, text in (
-        (["mnist"], {}, "mnist: neither a folder, a hub id user/name, nor one of fashion-subset"),
         (["user/mnist"], {}, "user/mnist: not under $VARMINI_DATA (not set), and the hub's"),
         (["cifar10", "valid"], {}, "split 'valid'"),
         (["cifar10-subset"], {"channels": 2}, "channels 2"),
@@ -334,26 +291,17 @@ def test_bad_names_and_options(tmp_path, monkeypatch):
     for name in ("fashion", "cifar10", "imagenet"):
         text = message(load_images, name)
         assert f"not under $VARMINI_DATA ({tmp_path}), and the hub's" in text
-    for options, text in (({"seed": -1}, "seed -1"), ({"seed": 0, "start_step": -2}, "step -2")):
-        assert text in message(next, batches(random_set(4), 2, **options))
 
 
-def test_image_set_checks_itself():
+def test_an_image_set_has_a_fingerprint_of_its_content():
     images, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
-    for args, text in (
-        ((images.float(), labels, ("a", "b")), "float32"),
-        ((images, labels[:1], ("a",)), "(2, 1, 4, 4), labels (1,)"),
-        ((images, labels, ("a",)), "row 1 has label 1, expected 0 to 0"),
-        ((images[:0], labels[:0], ("a",)), "holds no images"),
-    ):
-        assert text in message(ImageSet, *args, "s")
+    assert "row 1 has label 1, expected 0 to 0" in message(ImageSet, images, labels, ("a",), "s")
     sets = (ImageSet(images + pixel, labels[order], ("a", "b"), "same")
             for pixel in (0, 1) for order in ([0, 1], [1, 0]))  # fmt: skip
     assert len({one.fingerprint for one in sets}) == 4
 
 
 def test_import_is_light():
-    code = "import sys, varmini.data; print([m for m in sys.modules if m in "
-    code += "('PIL', 'pyarrow', 'datasets', 'huggingface_hub')])"
+    code = "import sys, varmini.data; print({'PIL', 'pyarrow', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+    assert done.stdout.strip() == "set()", done.stderr

@@ -1,5 +1,6 @@
 """Folders and streams: layouts, workers, broken pictures, fingerprints, headers that lie."""
 
+import io
 import itertools
 import logging
 import multiprocessing
@@ -58,9 +59,6 @@ def pictures(tmp_path):
     return tmp_path / "pets"
 
 
-# ------------------------------------------------------------------------------------------ layouts
-
-
 def test_folder(pictures):
     train, test = (load_images(pictures, s, size=16) for s in ("train", "test"))
     assert train.classes == test.classes == ("cat", "dog", "train")
@@ -104,9 +102,6 @@ def test_the_hubs_layout(hub_copy, monkeypatch):
     assert "1 of 2 train files" in message(load_images, "imagenet", size=8)
     monkeypatch.delenv("VARMINI_DATA")
     assert class_names("imagenet") == () == class_names(hub_copy / "gone")
-
-
-# ------------------------------------------------------------------------------- order and workers
 
 
 def test_folder_batches_resume_with_workers(pictures):
@@ -164,9 +159,6 @@ def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):
                 os.kill(child.pid, number)
 
 
-# ------------------------------------------------------------------------------------------ streams
-
-
 def test_a_stream_holds_what_the_copy_holds(hub_copy):
     stream = load_images("imagenet-stream", size=8)
     copy = load_images("imagenet", size=8)
@@ -212,9 +204,6 @@ def test_a_stream_replaces_broken_pictures_and_checks_labels(hub_copy):
     assert "imagenet-1k, streamed: row 1 has label -1" in text
     pq.write_table(pa.table(rows), file)  # without the hub's metadata
     assert "names its classes" in message(load_images, "imagenet-stream", "test", size=8)
-
-
-# ------------------------------------------------------------------------------ what can be wrong
 
 
 def test_broken_pictures_are_named_and_replaced(pictures, tmp_path, caplog):
@@ -264,27 +253,17 @@ def test_another_content_has_another_fingerprint(pictures, hub_copy):
     assert copied != parquet() and streamed != parquet("imagenet-stream")
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )  # fmt: skip
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-@pytest.mark.parametrize("width, height", [(9000, 9000), (60000, 60000), (2**31 - 1, 2)])
-def test_a_picture_that_claims_too_many_pixels_is_never_unpacked(width, height, monkeypatch):
+def test_a_picture_that_claims_too_many_pixels_is_never_unpacked(monkeypatch):
     from PIL import ImageFile
 
     def unpacked(self):
         raise AssertionError("memory was taken")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", unpacked)
-    text = message(decode, png_header(width, height), "row 3")
-    assert text.startswith("row 3: broken picture")
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    for width in (10_000, 60_000):  # one that is true, and one that is not
+        content = bytearray(buffer.getvalue())
+        content[16:20] = struct.pack(">I", width)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        assert message(decode, bytes(content), "row 3").startswith("row 3: broken picture (Image s")

@@ -4,11 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
-import pytest
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
+PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+OFFLINE = ["--no-deps", "--no-index"]
 USE = """
 import varmini
 from varmini import VAR, MultiScaleVQVAE, sample
@@ -20,39 +24,33 @@ print(varmini.__file__, EMBEDDED, sep="\\n")
 """
 
 
-def run(*args: object, **options) -> str:
-    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, **options)
+def run(*args: object, folder: Path) -> str:
+    """What a command prints, run in `folder` and without the checkout on Python's path."""
+    env = os.environ | {"PYTHONPATH": str(REPO / "tests/offline")}
+    args = [str(a) for a in args]
+    done = subprocess.run(args, capture_output=True, text=True, cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A copy of the checkout, as pip builds in the folder that it is given."""
-    folder = tmp_path_factory.mktemp("source")
+def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
+    source = tmp_path / "source"  # pip builds in the folder that it is given
     for name in ("varmini", "data"):
-        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(REPO / name, folder)
-    return folder
-
-
-@pytest.mark.parametrize("editable", [False, True])
-def test_an_install_holds_what_it_needs(source, editable, tmp_path):
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
-    site, wanted = tmp_path / "site", source / "varmini"
-    if editable:
-        env = {**os.environ, "PYTHONPATH": ""}
-        run(*pip, "install", *offline, "--target", site, "--editable", source, env=env)
-        code = f"import site; site.addsitedir({str(site)!r})\n{USE}"
-    else:
-        run(*pip, "wheel", *offline, "-w", tmp_path, source)
-        (wheel,) = tmp_path.glob("varmini-*.whl")
-        assert 30e6 < wheel.stat().st_size < 60e6
-        run(*pip, "install", *offline, "--target", site, wheel)
-        code, wanted = USE, site / "varmini"
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    package, embedded = run(sys.executable, "-c", code, cwd=tmp_path, env=env).splitlines()
-    assert Path(package).parent == wanted
-    assert Path(embedded) == (source / "data" if editable else site / "varmini/assets")
+        shutil.copy(REPO / name, source)
+    run(*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", tmp_path, source, folder=tmp_path)
+    (wheel,) = tmp_path.glob("varmini-*.whl")
+    assert 30e6 < wheel.stat().st_size < 60e6
+    venv.create(tmp_path / "env")
+    bin = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    run(*PIP, "--python", bin / "python", "install", *OFFLINE, wheel, folder=tmp_path)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(run(bin / "python", "-c", code, folder=tmp_path).strip())
+    # The libraries are those of this Python; a checkout that is installed there stays out of sight.
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
+    assert told == [str(site / "varmini/__init__.py"), str(site / "varmini/assets")]
+    run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
+    assert Image.open(tmp_path / "a.png").size[0] > 32

@@ -1,7 +1,5 @@
 """Metrics against closed forms and brute force."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -26,7 +24,7 @@ def gaussian(n: int, mean: torch.Tensor, cov: torch.Tensor, seed: int) -> torch.
     return x @ (vectors * values.clamp(min=0).sqrt()).T + mean
 
 
-def test_psnr_is_ten_log_of_four_over_mse() -> None:
+def test_psnr_is_ten_log_of_four_over_mse():
     a = torch.zeros(3, 1, 4, 4)
     b = torch.stack([torch.full((1, 4, 4), v) for v in (0.0, 0.2, 1.0)])
     got = metrics.psnr(a, b)
@@ -35,18 +33,32 @@ def test_psnr_is_ten_log_of_four_over_mse() -> None:
     assert got[2].item() == pytest.approx(10 * math.log10(4), abs=1e-4)
 
 
-def test_psnr_clamps_as_saving_does_and_refuses_bytes_and_shapes() -> None:
+def test_psnr_clamps_as_saving_does_and_refuses_bytes_and_shapes():
     white = torch.ones(1, 3, 2, 2)
     assert metrics.psnr(white * 1.3, white)[0] == math.inf
-    with pytest.raises(ValueError, match="to_float"):
-        metrics.psnr((white * 255).to(torch.uint8), white)
-    with pytest.raises(ValueError, match="to_float"):
-        metrics.psnr(white * 255, white)
-    with pytest.raises(ValueError, match="shapes"):
-        metrics.psnr(white, white[:, :1])
+    wrong = (((white * 255).byte(), "to_float"), (white * 255, "to_float"), (white[0], "shapes"))
+    for images, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            metrics.psnr(images, white)
 
 
-def test_usage_counts_what_each_scale_could_show() -> None:
+def test_every_metric_takes_numpy_arrays_and_gives_the_same():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 4, 3, 5, 5, generator=generator) * 2 - 1
+    features = torch.randn(2, 20, 4, generator=generator)
+    tokens = [torch.arange(2).view(2, 1, 1), torch.arange(8).view(2, 2, 2)]
+    probs, moments = features[0].softmax(1), metrics.Moments()
+    assert torch.equal(metrics.psnr(*images.numpy()), metrics.psnr(*images))
+    for one in ([t.numpy() for t in tokens], [[t.numpy().astype("uint8") for t in tokens]]):
+        assert metrics.codebook_usage(one, 8) == metrics.codebook_usage(tokens, 8)
+    for metric in (metrics.frechet_distance, metrics.precision_recall):
+        assert metric(*features.numpy()) == metric(*features)
+    assert metrics.inception_score(probs.numpy()) == metrics.inception_score(probs)
+    moments.add(features[0].numpy())
+    torch.testing.assert_close(moments.mean(), features[0].double().mean(0))
+
+
+def test_usage_counts_what_each_scale_could_show():
     # Two images: the 1x1 scale shows two tokens, so at most two of the eight codes.
     tokens = [torch.tensor([[[3]], [[3]]]), torch.tensor([[[0, 1], [2, 3]], [[4, 5], [6, 7]]])]
     usage = metrics.codebook_usage(tokens, 8)
@@ -59,34 +71,26 @@ def test_usage_counts_what_each_scale_could_show() -> None:
 
 
 @pytest.mark.parametrize("tokens", [[torch.tensor([[[8]]])], [torch.tensor([[[-1]]])], [], [[]]])
-def test_usage_refuses_nothing_and_strangers(tokens: list) -> None:
+def test_usage_refuses_nothing_and_strangers(tokens):
     with pytest.raises(ValueError):
         metrics.codebook_usage(tokens, 8)
 
 
-def test_frechet_of_diagonal_gaussians() -> None:
-    mean_a, mean_b = torch.tensor([0.0, 1.0, 2.0]).double(), torch.tensor([1.0, 1.0, 0.0]).double()
-    std_a, std_b = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([2.0, 2.0, 0.5]).double()
-    a = gaussian(50, mean_a, torch.diag(std_a**2), 0)
-    b = gaussian(60, mean_b, torch.diag(std_b**2), 1)
-    expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
-    assert metrics.frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_frechet_against_the_matrix_root_of_the_plain_product() -> None:
+def test_frechet_against_the_matrix_root_of_the_plain_product():
     # tr (S_a S_b)^1/2 is the sum of the roots of the (non-symmetric) product's eigenvalues.
     generator = torch.Generator().manual_seed(5)
     mix_a, mix_b = torch.randn(2, 5, 5, generator=generator, dtype=torch.float64)
+    mean_a, mean_b = torch.randn(2, 5, generator=generator, dtype=torch.float64)
     cov_a, cov_b = mix_a @ mix_a.T, mix_b @ mix_b.T
-    zero = torch.zeros(5).double()
-    a, b = gaussian(30, zero, cov_a, 0), gaussian(30, zero, cov_b, 1)
+    a, b = gaussian(30, mean_a, cov_a, 0), gaussian(40, mean_b, cov_b, 1)
     cross = torch.linalg.eigvals(cov_a @ cov_b).real.sqrt().sum()
-    expected = (cov_a.trace() + cov_b.trace() - 2 * cross).item()
+    means = (mean_a - mean_b).square().sum()
+    expected = (means + cov_a.trace() + cov_b.trace() - 2 * cross).item()
     assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+    assert metrics.frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
 
 
-def test_frechet_with_singular_covariances() -> None:
+def test_frechet_with_singular_covariances():
     x = torch.zeros(20, 6)
     x[:, 0] = torch.linspace(-1, 1, 20)
     assert metrics.frechet_distance(x, x) == pytest.approx(0.0, abs=1e-12)
@@ -95,16 +99,15 @@ def test_frechet_with_singular_covariances() -> None:
     assert metrics.frechet_distance(constant, constant * 3) == pytest.approx(24.0, rel=1e-9)
 
 
-def test_frechet_says_how_many_samples_it_needs() -> None:
+def test_frechet_says_how_many_samples_it_needs():
     few, many = torch.randn(10, 64), torch.randn(80, 64)
-    with pytest.raises(ValueError, match="features_a holds 10 samples.*at least 64"):
-        metrics.frechet_distance(few, many)
-    with pytest.raises(ValueError, match="features_b holds 10 samples.*at least 64"):
-        metrics.frechet_distance(many, few)
-    with pytest.raises(ValueError, match="one classifier"):
-        metrics.frechet_distance(many, many[:, :3])
-    with pytest.raises(ValueError, match="NaN"):
-        metrics.frechet_distance(many, many * math.nan)
+    for pair, words in (
+        ((few, many), "features_a holds 10 samples.*at least 64"),
+        ((many, few), "features_b holds 10 samples.*at least 64"),
+        ((many, many * math.nan), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            metrics.frechet_distance(*pair)
 
 
 def brute_covered(points: list, centres: list, k: int) -> float:
@@ -118,7 +121,7 @@ def brute_covered(points: list, centres: list, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("chunk", [7, 512])
-def test_precision_and_recall_against_brute_force(k: int, chunk: int) -> None:
+def test_precision_and_recall_against_brute_force(k, chunk):
     generator = torch.Generator().manual_seed(k)
     real = torch.randn(40, 3, generator=generator, dtype=torch.float64)
     fake = torch.randn(33, 3, generator=generator, dtype=torch.float64) * 0.7 + 1.0
@@ -128,7 +131,7 @@ def test_precision_and_recall_against_brute_force(k: int, chunk: int) -> None:
     assert precision != recall
 
 
-def test_precision_and_recall_at_the_ends() -> None:
+def test_precision_and_recall_at_the_ends():
     real = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     assert metrics.precision_recall(real, real.clone()) == (1.0, 1.0)
     assert metrics.precision_recall(real, real + 1000) == (0.0, 0.0)
@@ -138,12 +141,15 @@ def test_precision_and_recall_at_the_ends() -> None:
         metrics.precision_recall(real, real[:3])
 
 
-def test_inception_score_at_the_ends() -> None:
+def test_inception_score_at_the_ends():
     assert metrics.inception_score(torch.eye(10)) == pytest.approx(10.0)
     assert metrics.inception_score(torch.full((7, 10), 0.1)) == pytest.approx(1.0)
     assert metrics.inception_score(torch.eye(10)[:1].repeat(5, 1)) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="softmax"):
         metrics.inception_score(torch.randn(5, 10))
+    probs = torch.cat([torch.eye(10), torch.full((10, 10), 0.1)])  # in parts: their mean
+    assert metrics.inception_score(probs, part=10) == pytest.approx((10 + 1) / 2)
+    assert metrics.inception_score(probs, part=20) == metrics.inception_score(probs)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +169,7 @@ def dataset() -> ImageSet:
     return ImageSet(images, torch.arange(11) % 3, ("a", "b", "c"), "noise")
 
 
-def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> None:
+def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset):
     tok, evaluator = models
     result = evaluate_tokenizer(tok, dataset, evaluator, batch_size=4)
     images = to_float(dataset.images)
@@ -186,7 +192,7 @@ def test_evaluate_tokenizer_measures_its_reconstructions(models, dataset) -> Non
     assert "accuracy_real" not in evaluate_tokenizer(tok, dataset, strangers)
 
 
-def test_an_evaluator_sees_what_saving_would_keep(models, dataset) -> None:
+def test_an_evaluator_sees_what_saving_would_keep(models, dataset):
     evaluator, images = models[1], to_float(dataset.images)
     features, probs = evaluator(dataset.images)
     assert features.shape == (11, 6) and probs.sum(1).tolist() == pytest.approx([1] * 11)
@@ -195,7 +201,7 @@ def test_an_evaluator_sees_what_saving_would_keep(models, dataset) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(40,), (1, 38, 0, 1), (7, 7, 26)])
-def test_moments_of_parts_are_the_moments_of_the_whole(sizes: tuple[int, ...]) -> None:
+def test_moments_of_parts_are_the_moments_of_the_whole(sizes):
     generator = torch.Generator().manual_seed(0)
     # Means far from zero would eat the digits of a plain sum of squares.
     x = torch.randn(40, 3, generator=generator, dtype=torch.float64) + torch.tensor([0, 1e4, -1e6])
@@ -207,10 +213,3 @@ def test_moments_of_parts_are_the_moments_of_the_whole(sizes: tuple[int, ...]) -
     torch.testing.assert_close(moments.covariance(), torch.cov(x.T), rtol=1e-7, atol=1e-7)
     with pytest.raises(ValueError, match="NaN"):
         moments.add(x * math.nan)
-
-
-def test_inception_score_in_parts_is_their_mean() -> None:
-    sure, same = torch.eye(10), torch.full((10, 10), 0.1)
-    probs = torch.cat([sure, same])
-    assert metrics.inception_score(probs, part=10) == pytest.approx((10 + 1) / 2)
-    assert metrics.inception_score(probs, part=20) == metrics.inception_score(probs)

@@ -1,18 +1,9 @@
-"""Statistics against published tables, scipy's numbers, and a world whose truth is known."""
+"""Statistics against published tables and scipy's numbers."""
 
 import numpy as np
 import pytest
-import torch
 
-from varmini.evaluation.metrics import frechet_between
-from varmini.evaluation.statistics import (
-    bootstrap_interval,
-    holm,
-    t_interval,
-    t_quantile,
-    t_tail,
-    welch,
-)
+from varmini.evaluation.statistics import holm, t_quantile, t_tail, welch
 
 A, B = [27.5, 21.0, 19.0, 23.6, 17.0], [22.0, 20.8, 23.4, 28.5, 25.0, 31.0]
 
@@ -32,7 +23,6 @@ def test_welchs_test_is_scipys():
     assert found.df == pytest.approx(8.49697216)
     assert (found.low, found.high) == pytest.approx((-9.05706212, 2.06372879), abs=1e-6)
     assert found.value == pytest.approx(sum(A) / 5 - sum(B) / 6) and found.seeds == (5, 6)
-    assert t_interval(A) == pytest.approx((16.53493492, 26.70506509), abs=1e-6)
     other = welch(B, A)
     assert (other.value, other.low) == (-found.value, -found.high) and other.p == found.p
 
@@ -58,22 +48,3 @@ def test_few_seeds_decide_nothing_however_far_apart():
 def test_holm_adjusts_as_in_the_textbook():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
-
-
-def test_the_bootstrap_brackets_the_true_frechet_distance():
-    """Between Gaussians of unit covariance it is the squared distance of the means, here 0.75."""
-    zero, one = torch.zeros(3).double(), torch.eye(3).double()
-    hits, direct = 0, []
-    for trial in range(20):
-        generator = torch.Generator().manual_seed(trial)
-        x = torch.randn(60, 3, generator=generator, dtype=torch.float64) + 0.5
-
-        def measure(rows, x=x):
-            part = x[torch.from_numpy(rows)]
-            return frechet_between(zero, one, part.mean(0), torch.cov(part.T))
-
-        low, high = bootstrap_interval(measure, 60, seed=trial)
-        assert (low, high) == bootstrap_interval(measure, 60, seed=trial)
-        hits += low <= 0.75 <= high
-        direct.append(measure(np.arange(60)))
-    assert hits >= 16 and sum(direct) / 20 > 0.75

@@ -1,5 +1,7 @@
 """The machinery of `varmini bench` on tiny shapes: rows, counts, ratios; no time is asserted."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from varmini.cli import bench
 from varmini.cli import main as cli
 from varmini.experiments.bench import busy, measure, profiles, speed
-from varmini.experiments.bench.cost import METHODS, Case, cost_rows, exponents, sizes_for
+from varmini.experiments.bench.cost import METHODS, cost_rows, counts, exponents, sizes_for
 from varmini.experiments.bench.shapes import SHAPES, models
 from varmini.runtime.machine import precision
 from varmini.runtime.tables import read_rows
@@ -31,12 +33,9 @@ def test_rounds_are_interleaved_and_end_at_the_limit():
     assert len(measure.in_turn(runs, 3, 0)["a"]) == 1
 
 
-def test_peak_memory_sees_what_is_gone_afterwards():
+def test_what_the_machine_does_is_measured():
     peak = measure.peak_memory(lambda: torch.ones(2**24).sum())  # 64 MiB
     assert peak is None or 60 < peak < 200
-
-
-def test_ceilings_are_positive_in_every_precision_of_this_machine():
     found = measure.ceilings(side=64, rounds=1)
     assert {"bandwidth", *map(measure.name_of, measure.precisions())} == set(found)
     assert min(found.values()) > 0
@@ -69,32 +68,31 @@ def test_a_profile_counts_what_ran():
 def test_cost_of_methods():
     assert sizes_for(16) == SHAPES["d16"].sizes
     assert sizes_for(4) == (1, 2, 3, 4) and sizes_for(32)[0] == 1 and sizes_for(32)[-1] == 32
-    var, cached, anew = (Case(m, 4, 2, 1) for m in METHODS)
-    assert (var.steps(), cached.steps(), anew.steps()) == (4, 16, 16)
-    assert cached.pairs() == 16 * 17 // 2 and anew.pairs() == 16 * 17 * 33 // 6
-    assert var.pairs() == 1 * 1 + 4 * 5 + 9 * 14 + 16 * 30
-    assert cached.cache_bytes() == 2 * 2 * 2 * 128 * 4 * 16 and anew.cache_bytes() == 0
-    large = [Case(m, n, 2, 1).pairs() for m in METHODS for n in (16, 32)]
-    powers = [round(torch.tensor(b / a).log2().item()) for a, b in zip(large[::2], large[1::2])]
-    assert powers == [4, 4, 6]  # the paper's O(n^4) and O(n^6)
+    var, cached, anew = (counts(method, 4) for method in METHODS)
+    assert (var["steps"], cached["steps"], anew["steps"]) == (4, 16, 16)
+    assert cached["pairs"] == 16 * 17 // 2 and anew["pairs"] == 16 * 17 * 33 // 6
+    assert var["pairs"] == 1 * 1 + 4 * 5 + 9 * 14 + 16 * 30
+    powers = [math.log2(counts(m, 32)["pairs"] / counts(m, 16)["pairs"]) for m in METHODS]
+    assert [round(power) for power in powers] == [4, 4, 6]  # the paper's O(n^4) and O(n^6)
 
 
 def test_cost_is_measured_along_three_axes():
     rows = list(cost_rows(1, 0, sides=(2, 4), depths=(1,), batches=(2,)))
     assert len(rows) == 2 * 3 + 2 + 2 and all(float(r["seconds"]) > 0 for r in rows)
+    kept = {r["method"]: float(r["cache_mib"]) * 2**20 for r in rows if r["axis"] == "depth"}
+    assert kept[METHODS[1]] == pytest.approx(2 * 2 * 128 * 4 * 64, rel=1e-3)
     values = [r | {"seconds": float(r["seconds"])} for r in rows]
     found = exponents(values, "side")
     assert [r["method"] for r in found] == list(METHODS) and exponents(values, "depth") == []
     assert found[1]["steps"] == pytest.approx(2) and (found[0]["from"], found[0]["to"]) == (2, 4)
 
 
-def test_beside_busy_processes_both_policies_are_measured_in_processes_of_their_own(monkeypatch):
+def test_beside_busy_processes_each_policy_is_measured_in_a_process_of_its_own(monkeypatch):
     steps = "busy.steps = lambda: [('wait', lambda: None)]; "
     monkeypatch.setattr(busy, "CHILD", busy.CHILD.replace("busy.child", steps + "busy.child"))
     rows = list(busy.busy_rows(1, 2, (0, 1)))
-    assert [(r["waiting"], r["busy"]) for r in rows] == [
-        ("sleep", 0), ("sleep", 1), ("spin", 0), ("spin", 1)
-    ]  # fmt: skip
+    found = [(r["waiting"], r["busy"]) for r in rows]
+    assert found == [(policy, n) for policy in busy.POLICIES for n in (0, 1)]
     assert all(r["what"] == "wait" and r["rounds"] == 2 for r in rows)
     assert rows[0]["times_quiet"] == rows[2]["times_quiet"] == "1"
 
@@ -106,7 +104,7 @@ def test_the_step_beside_busy_processes_is_one_of_both_stages():
 
 
 def test_the_command_writes_tables_for_every_precision(tmp_path, quick_ceilings, capsys):
-    other = {"shape": "tiny", "what": "elsewhere", "bf16": "of another kind"}
+    other = {"shape": "tiny", "what": "elsewhere", "kind": "of another kind"}
     bench.write(tmp_path / "speed.csv", [other])
     assert cli.main([*COMMAND, "--only", "speed", "forms", "profile", "--out", str(tmp_path)]) == 0
     *rows, kept = read_rows(tmp_path / "speed.csv")

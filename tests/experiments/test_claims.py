@@ -28,6 +28,8 @@ def test_the_ledger_is_in_step_and_whole(script):
     again = script.ledger(ROOT)
     committed = (ROOT / "results" / "CLAIMS.md").read_text()
     assert committed == again, "run `make results` to write results/CLAIMS.md anew"
+    for kept, row in zip(read_rows(ROOT / "results" / "counts.csv"), script.counts(), strict=True):
+        assert kept.pop("what") == row.pop("what") and kept == pytest.approx(row)
     claims = script.read_claims(ROOT / "results" / "claims.toml")
     assert len(claims) >= 50 and len({c.claim for c in claims}) == len(claims)
     assert {c.status for c in claims} <= set(script.STATUSES)
@@ -45,11 +47,6 @@ def stated(sources: str, kind: str, number: int) -> bool:
         if number in (range(first, last + 1) if match[2] == "to" else (first, last)):
             return True
     return False
-
-
-def test_the_counts_are_those_of_the_script(script):
-    for kept, row in zip(read_rows(ROOT / "results" / "counts.csv"), script.counts(), strict=True):
-        assert kept.pop("what") == row.pop("what") and kept == pytest.approx(row)
 
 
 CLAIM = """
@@ -80,12 +77,19 @@ def small(tmp_path):
     return tmp_path
 
 
-def test_a_claim_becomes_a_row(script, small):
+def test_a_claim_becomes_a_row_and_a_verdict_its_status(script, small):
     text = script.ledger(small)
     assert "| 1 | equation 1 | It is so. | **contradicted** |" in text
     assert "0.26 of them ([CSV](../results/t.csv)). It is not" in text
     assert "[le · 1 · Head](../notebooks/lesson.ipynb#cell-id=c)" in text
     assert "[y](../tests/test_x.py)" in text and "**contradicted** (1)" in text
+    rule = 'verdict = { csv = "results/t.csv", where = { name = "a" }, columns = ["value"], '
+    claim = CLAIM.replace('status = "contradicted"', rule + "above = 0 }")
+    (small / "results" / "claims.toml").write_text(claim)
+    words = "| **toy-scale trend** | 0.26 of them ([CSV](../results/t.csv)). Decided by: `value` "
+    assert words in script.ledger(small)
+    (small / "results" / "t.csv").write_text("name,value\na,0.5\n")  # read anew every time
+    assert script.ledger(small) != text and "0.50 of them" in script.ledger(small)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +145,6 @@ def test_a_verdict_needs_five_seeds_and_welchs_test(script, small, a, b, status,
     assert found == status and words.startswith(sentence)
 
 
-def test_a_verdict_becomes_the_status_of_its_row(script, small):
-    rule = 'verdict = { csv = "results/t.csv", where = { name = "a" }, columns = ["value"], '
-    claim = CLAIM.replace('status = "contradicted"', rule + "above = 0 }")
-    (small / "results" / "claims.toml").write_text(claim)
-    words = "| **toy-scale trend** | 0.26 of them ([CSV](../results/t.csv)). Decided by: `value` "
-    assert words in script.ledger(small)
-
-
 @pytest.mark.parametrize(
     "rule, holds",
     [
@@ -172,49 +168,29 @@ def test_a_verdict_reads_the_figures(script, small, rule, holds):
     assert script.decided(small, {"csv": "results/t.csv", **rule})[0] == expected
 
 
-@pytest.mark.parametrize("change", [
-    {"columns": ["three"]}, {"above": "three"}, {"where": {"name": "c"}}, {"falls": ["one", "z"]},
-])  # fmt: skip
-def test_a_verdict_on_nothing_is_refused(script, small, change):
-    (small / "results" / "t.csv").write_text("name,one\na,3\n")
-    rule = {"csv": "results/t.csv", "where": {"name": "a"}, "columns": ["one"], "above": 1}
-    with pytest.raises(ValueError, match="results/t.csv"):
-        script.decided(small, rule | change)
-
-
-def test_the_mean_of_several_rows_has_to_be_asked_for(script, small):
+def test_a_verdict_on_nothing_is_refused_and_a_mean_is_asked_for(script, small):
+    (small / "results" / "u.csv").write_text("name,one\na,3\n")
+    rule = {"csv": "results/u.csv", "where": {"name": "a"}, "columns": ["one"], "above": 1}
+    for change in ({"columns": ["three"]}, {"above": "three"}, {"where": {"name": "c"}},
+                   {"falls": ["one", "z"]}):  # fmt: skip
+        with pytest.raises(ValueError, match="results/u.csv"):
+            script.decided(small, rule | change)
     spec = {"csv": "results/t.csv", "where": {"name": "b"}, "text": "{value:.1f}", "mean": True}
     assert script.figure_of(small, spec) == "1.5"
 
 
-def sources(script):
-    """All tables that the ledger reads."""
+def test_every_table_of_the_ledger_is_committed_with_its_provenance(script):
     claims = script.read_claims(ROOT / "results" / "claims.toml")
     named = {spec["csv"] for claim in claims for spec in claim.figures}
-    return sorted(named | {claim.verdict["csv"] for claim in claims if claim.verdict})
-
-
-def test_every_figure_of_the_ledger_has_its_provenance(script):
-    for name in sources(script):
-        if name == "results/counts.csv":  # worked out by the script
-            continue
+    named = sorted(named | {claim.verdict["csv"] for claim in claims if claim.verdict})
+    for name in set(named) - {"results/counts.csv"}:  # which the script works out
         # Laws are fitted to the table beside them.
-        name = name.replace("laws.csv", "sweep.csv")
-        for row in read_rows(ROOT / name):
+        for row in read_rows(ROOT / name.replace("laws.csv", "sweep.csv")):
             assert row["command"] and row["commit"] and row["hardware"] and row["date"], name
 
-
-def test_every_table_of_the_ledger_is_committed(script):
     def git(*args):
         return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
 
     if not (ROOT / ".git").exists() or git("rev-parse", "HEAD").returncode:
         pytest.skip("not a checkout that git can read")
-    listed = git("ls-files", *sources(script)).stdout.split()
-    assert listed == sources(script)
-
-
-def test_a_figure_is_read_anew_every_time(script, small):
-    before = script.ledger(small)
-    (small / "results" / "t.csv").write_text("name,value\na,0.5\n")
-    assert script.ledger(small) != before and "0.50 of them" in script.ledger(small)
+    assert git("ls-files", *named).stdout.split() == named

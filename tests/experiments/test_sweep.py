@@ -32,21 +32,27 @@ def image_set(name, split, *options):
     return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"), "toy")
 
 
-@pytest.fixture(autouse=True)
-def tiny_world(monkeypatch):
-    monkeypatch.setenv("VARMINI_PRECISION", "float32")
+@pytest.fixture(scope="module", autouse=True)
+def tiny_world():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VARMINI_PRECISION", "float32")
+        precision.cache_clear()
+        for module in (sweep, sweep_pictures):
+            patch.setattr(module, "fitted", image_set)
+        yield
     precision.cache_clear()
-    for module in (sweep, sweep_pictures):
-        monkeypatch.setattr(module, "fitted", image_set)
-    yield
-    precision.cache_clear()
+
+
+def tiny_sweep(folder, **options):
+    tokenizer = make_tokenizer(**SHAPE).save_pretrained(folder / "tokenizer")
+    values = dict(depths=(1, 2, 3), unit=8, images=24, batch_size=4, lr=1e-2, points=2, held_out=5,
+                  data="toy", tokenizer=str(tokenizer))  # fmt: skip
+    return Sweep(**values | options)
 
 
 @pytest.fixture
 def tiny(tmp_path):
-    folder = make_tokenizer(**SHAPE).save_pretrained(tmp_path / "tokenizer")
-    return Sweep(depths=(1, 2, 3), unit=8, seeds=(0, 1), images=24, batch_size=4, lr=1e-2,
-                 points=2, held_out=5, data="toy", tokenizer=str(folder))  # fmt: skip
+    return tiny_sweep(tmp_path)
 
 
 def without_times(rows):
@@ -54,17 +60,12 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if k not in free} for row in rows]
 
 
-WHOLE = {}
-
-
-@pytest.fixture
-def whole(tiny, tmp_path_factory):
-    """(rows, runs) of an uninterrupted sweep, made once."""
-    if not WHOLE:
-        out = tmp_path_factory.mktemp("whole")
-        WHOLE["runs"] = out / "runs"
-        WHOLE["rows"] = read_rows(run_sweep(tiny, out / "runs", out / "sweep.csv"))
-    return WHOLE["rows"], WHOLE["runs"]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(rows, runs) of an uninterrupted sweep."""
+    out = tmp_path_factory.mktemp("whole")
+    rows = read_rows(run_sweep(tiny_sweep(out), out / "runs", out / "sweep.csv"))
+    return rows, out / "runs"
 
 
 def test_every_size_seed_and_moment_has_its_row(whole):
@@ -113,41 +114,28 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny, whole, tmp_path, monkeypatch,
     assert len(seen) == 36 - (step - 1) // 6 * 6  # finished runs take no step again
     assert without_times(read_rows(csv)) == without_times(whole[0])
     seen.clear()
+    shutil.rmtree(out / "tokens")  # a finished sweep encodes nothing
+    monkeypatch.delattr("varmini.model.tokenizer.MultiScaleVQVAE.encode")
     run_sweep(tiny, out, csv)
     assert not seen
 
 
-def test_a_finished_sweep_encodes_nothing(tiny, whole, tmp_path, monkeypatch):
-    shutil.copytree(whole[1], tmp_path / "runs")
-    shutil.rmtree(tmp_path / "runs" / "tokens")
-    monkeypatch.delattr("varmini.model.tokenizer.MultiScaleVQVAE.encode")
-    run_sweep(tiny, tmp_path / "runs", tmp_path / "again.csv")
-    assert without_times(read_rows(tmp_path / "again.csv")) == without_times(whole[0])
-
-
-def test_another_sweep_does_not_go_on_in_the_folder(tiny, tmp_path):
-    one = Sweep(**{**vars(tiny), "depths": (1,), "seeds": (0,)})
+def test_another_sweep_does_not_go_on_and_bad_ones_are_named(tmp_path):
+    one, other = (tiny_sweep(tmp_path, depths=(1,), seeds=(0,), unit=unit) for unit in (8, 16))
     run_sweep(one, tmp_path / "runs", tmp_path / "a.csv")
-    other = Sweep(**{**vars(one), "unit": 16})
     with pytest.raises(ValueError, match=r"started with .*width=8, not .*16|choose another --out"):
         run_sweep(other, tmp_path / "runs", tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (dict(depths=()), "depths is empty"),
-        (dict(depths=(2, 2)), r"depths are \(2, 2\), expected each only once"),
-        (dict(depths=(0, 1)), "depths holds 0"),
-        (dict(seeds=()), "seeds is empty"),
-        (dict(unit=0), "unit holds 0"),
+    for options, message in (
+        (dict(depths=()), r"depths are \(\), expected at least one"),
+        (dict(depths=(2, 2)), r"depths are \(2, 2\), expected at least one, each only once"),
+        (dict(depths=(0, 1)), r"depths are \(0, 1\), unit 24"),
+        (dict(seeds=()), "seeds are"),
+        (dict(unit=0), "unit 0"),
         (dict(images=3), "expected at least a batch"),
         (dict(lr=0.0), "lr is 0"),
-    ],
-)
-def test_bad_sweeps_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        Sweep(**options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            Sweep(**options)
 
 
 @pytest.fixture
@@ -228,30 +216,21 @@ def test_a_bend_shows():
 
 def test_the_command_trains_fits_and_says_so(tiny, tmp_path, classifier, capsys):
     out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
-    args = ["scaling", "--depths", "1", "2", "3", "--unit", "8", "--seeds", "0", "--images", "24",
-            "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
-            "--lr", "1e-6", "--tokenizer", tiny.tokenizer,
-            "--pictures", "5", "--classifier", classifier,
-            "--out", str(out), "--csv", str(csv)]  # fmt: skip
-    assert cli.main(args) == 0
-    assert len(read_rows(csv.with_name("pictures.csv"))) == 3
+    shape = "--unit 8 --seeds 0 --images 24 --batch-size 4 --points 2 --held-out 5 --data toy"
+    args = [*shape.split(), "--lr", "1e-6", "--tokenizer", tiny.tokenizer, "--csv", str(csv),
+            "--out", str(out)]  # fmt: skip
+    args = ["scaling", "--depths", "1", "2", "3", *args]
+    for bad, words in (("-1", "pictures is -1"), ("5", "no-such-network")):  # before the training
+        assert cli.main([*args, "--pictures", bad, "--classifier", "no-such-network"]) == 2
+        assert words in capsys.readouterr().err and not out.exists()
+    pictures = ["--pictures", "5", "--classifier", classifier]
+    assert cli.main([*args, *pictures]) == 0
     printed = capsys.readouterr().out
     assert printed.count(" N)^") == 4 and "wrote" in printed
     assert len(read_rows(csv)) == 6 and len(read_rows(csv.with_name("laws.csv"))) >= 4
-    assert cli.main([*args[:-4], "--out", str(csv)]) == 2
-    assert "cannot be made" in capsys.readouterr().err
-
-
-def test_pictures_are_drawn_of_two_sizes_too_and_refused_before_the_training(
-    tiny, tmp_path, classifier, capsys
-):
-    out, csv = tmp_path / "runs", tmp_path / "sweep.csv"
-    args = ["scaling", "--depths", "1", "2", "--unit", "8", "--seeds", "0", "--images", "8",
-            "--batch-size", "4", "--points", "2", "--held-out", "5", "--data", "toy",
-            "--tokenizer", tiny.tokenizer, "--out", str(out), "--csv", str(csv)]  # fmt: skip
-    for bad, words in (("-1", "pictures is -1"), ("5", "no-such-network")):
-        assert cli.main([*args, "--pictures", bad, "--classifier", "no-such-network"]) == 2
-        assert words in capsys.readouterr().err and not out.exists()
-    assert cli.main([*args, "--pictures", "5", "--classifier", classifier]) == 0
+    assert len(read_rows(csv.with_name("pictures.csv"))) == 3
+    two = ["scaling", "--depths", "1", "2", *args[5:]]
+    assert cli.main([*two, *pictures]) == 0  # of the finished runs
     assert "need at least three sizes" in capsys.readouterr().out
     assert len(read_rows(csv.with_name("pictures.csv"))) == 2
+    assert cli.main([*args[:-1], str(csv)]) == 2

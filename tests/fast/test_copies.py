@@ -1,18 +1,16 @@
-"""Copies of weights neither go stale nor leak; steps of drawing as CUDA graphs, tried on a CPU."""
+"""Copies of weights neither go stale nor leak."""
 
-import contextlib
 import copy
 import gc
 import pickle
 import weakref
-from unittest import mock
 
 import pytest
 import torch
-from tiny import make_tokenizer, make_var, random_images
+from tiny import make_tokenizer, make_var
 
-from varmini import ScaleSchedule, inpaint, quicken, sample
-from varmini.fast import copies, graphs
+from varmini import ScaleSchedule, quicken, sample
+from varmini.fast import copies
 from varmini.fast.copies import forget, ready
 from varmini.fast.layers import QuickLinear
 from varmini.fast.quicken import twin
@@ -177,53 +175,7 @@ def test_a_hook_on_a_plain_model_sees_every_scale():
     assert seen == [1, 4, 16]
 
 
-# ------------------------------------------------------------------------------------------- graphs
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Steps recorded on a CPU: replaying a graph is here to run its function again."""
-    calls = []
-
-    def record(run, device):
-        calls.append(run)
-        return run
-
-    monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "suits", lambda var, rows: var.laid_out)
-    return calls
-
-
-def test_recorded_steps_draw_the_same(bfloat16, tok, var, monkeypatch, replayed):
-    with monkeypatch.context() as m:
-        m.setattr(graphs, "suits", lambda *_: False)
-        wanted = [sample(var, tok, [0, 1], seed=s, return_tokens=True)[1] for s in (0, 1)]
-        others = sample(var, tok, [1, 0], seed=0, return_tokens=True)[1]
-    assert not replayed and not all(a.equal(b) for a, b in zip(others, wanted[0]))
-    for n, seed in enumerate((0, 1, 0, 1)):  # recorded at the second draw, then replayed
-        drawn = sample(var, tok, [0, 1], seed=seed, return_tokens=True)[1]
-        assert all(a.equal(b) for a, b in zip(drawn, wanted[seed]))
-        assert len(replayed) == min(n, 1) * len(tok.schedule)
-    turned = sample(var, tok, [1, 0], seed=0, return_tokens=True)[1]  # a replay, other classes
-    assert all(a.equal(b) for a, b in zip(turned, others))
-    for n in range(2):  # another size: new memory
-        drawn = sample(var, tok, [0], seed=0, return_tokens=True)[1]
-        assert all(a.equal(b[:1]) for a, b in zip(drawn, wanted[0]))
-        assert len(replayed) == (1 + n) * len(tok.schedule)
-
-
-def test_recorded_steps_serve_inference_mode_and_no_grad(bfloat16, tok, var, replayed):
-    images, mask = random_images(2), torch.ones(16, 16, dtype=torch.bool)
-    drawn, painted = [], []
-    for _ in range(3):  # the one in inference mode, the other without gradients
-        drawn.append(sample(var, tok, [0, 1], seed=0))
-        painted.append(inpaint(var, tok, images, mask, [0, 1], seed=0))
-    for results in (drawn, painted):
-        assert all(r.equal(results[0]) for r in results)
-    assert len(replayed) == len(tok.schedule)
-
-
-def test_two_draws_that_take_turns_do_not_share_a_memory(bfloat16, tok, var, replayed):
+def test_two_draws_that_take_turns_do_not_share_a_memory(bfloat16, tok, var):
     def draw(seed):
         noise = Noise(seed, 0, 1, torch.device("cpu"))
         return generate(ready(var), tok, torch.tensor([1]), noise, top_k=0, top_p=0.0)
@@ -232,77 +184,3 @@ def test_two_draws_that_take_turns_do_not_share_a_memory(bfloat16, tok, var, rep
         alone = [[tokens for tokens, _ in draw(seed)] for seed in (0, 1)]
         turns = [(a, b) for (a, _), (b, _) in zip(draw(0), draw(1), strict=True)]
     assert all(a.equal(x) and b.equal(y) for (a, b), x, y in zip(turns, *alone))
-    kept = len(graphs._KEPT)
-    forget(var)
-    gc.collect()
-    assert len(graphs._KEPT) == kept - 1  # the recorded steps go with the copy
-
-
-def test_where_recording_fails_drawing_goes_on(bfloat16, tok, var, replayed, monkeypatch):
-    wanted = sample(var, tok, [0], seed=0)
-    forget(var)
-
-    def record(run, device):
-        raise RuntimeError("no graph today")
-
-    monkeypatch.setattr(graphs, "record", record)
-    assert sample(var, tok, [0], seed=0).equal(wanted)  # nothing is recorded yet
-    with pytest.warns(UserWarning, match="goes on without a CUDA graph: no graph today"):
-        assert sample(var, tok, [0], seed=0).equal(wanted)
-
-
-class FakeCuda:
-    """torch.cuda as far as a recording goes: names for streams, and one capture that may fail."""
-
-    def __init__(self, fails):
-        self.now, self.capturing, self.fails, self.waits = "main", False, fails, []
-
-    def current_stream(self, device):
-        return self.Stream(device, "main")
-
-    def Stream(self, device, name="aside"):
-        stream = mock.Mock(**{"__str__": lambda _: name})
-        stream.wait_stream = lambda other: self.waits.append(f"{name} for {other}")
-        return stream
-
-    def CUDAGraph(self):
-        return mock.Mock(replay="replay")
-
-    @contextlib.contextmanager
-    def stream(self, stream):
-        before, self.now = self.now, str(stream)
-        try:
-            yield
-        finally:
-            self.now = before
-
-    @contextlib.contextmanager
-    def graph(self, graph, stream, capture_error_mode):
-        before, self.now, self.capturing = self.now, str(stream), True
-        yield
-        if self.fails:  # as torch's own, which then stays on the stream of the capture
-            raise RuntimeError("capture invalidated")
-        self.now, self.capturing = before, False
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_recording_runs_aside_and_comes_back(monkeypatch, fails):
-    cuda, runs = FakeCuda(fails), []
-    monkeypatch.setattr(torch, "cuda", cuda)
-    graphs._aside.cache_clear()
-    expected = pytest.raises(RuntimeError) if fails else contextlib.nullcontext()
-    with expected:
-        replay = graphs.record(lambda: runs.append((cuda.now, cuda.capturing)), "cuda:1")
-        assert replay == "replay"
-    graphs._aside.cache_clear()
-    assert runs == [("aside", False)] * 3 + [("aside", True)]
-    assert cuda.waits == ["aside for main", "main for aside"] and cuda.now == "main"
-
-
-def test_steps_are_recorded_for_small_batches_on_a_gpu_alone(var):
-    assert not graphs.suits(copy_of(var), 2)  # on a CPU
-    on_gpu = mock.Mock(**{"head.weight.device.type": "cuda", "laid_out": True})
-    assert graphs.suits(on_gpu, graphs.LARGEST)
-    assert not graphs.suits(on_gpu, graphs.LARGEST + 1)
-    on_gpu.laid_out = False  # weights that may be replaced
-    assert not graphs.suits(on_gpu, 2)

@@ -1,7 +1,6 @@
 """Every quick form equals its plain class, in every type of numbers, or is not used here."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -190,16 +189,6 @@ def test_drawing_attends_as_by_the_formula(rows, keys, dtype):
     assert found.dtype is dtype and relative(found, wanted) < (1e-5, 0.02)[dtype != torch.float32]
 
 
-def test_gelu_and_its_slope():
-    z = torch.linspace(-9, 9, 4001, dtype=torch.double).view(1, -1, 1)
-    for kind, near in ((torch.float32, 4e-6), (torch.bfloat16, 2**-7)):
-        own, theirs = (z.to(kind).requires_grad_() for _ in range(2))
-        a, b = layers.GELU.apply(own), F.gelu(theirs.double(), approximate="tanh")
-        torch.testing.assert_close(a.double(), b, rtol=near, atol=near / 4)
-        a.sum().backward(), b.sum().backward()
-        torch.testing.assert_close(own.grad, theirs.grad, rtol=near, atol=near / 2)
-
-
 @pytest.mark.parametrize("shape", [(2, 5, 40), (1, 1), (3, 1, 2)])
 @pytest.mark.parametrize(
     "top_k, top_p", [(0, 0.0), (1, 0.0), (3, 0.5), (0, 0.9), (99, 1.0), (2, 0.01)]
@@ -310,13 +299,18 @@ def test_a_training_step_under_autocast_has_finite_gradients(kind):
         assert p.grad is None or p.grad.isfinite().all()
 
 
-def test_another_default_type_changes_nothing():
-    var, tok = cast(torch.float32)
-    draw = functools.partial(sample, var, tok, [0, 1], seed=0, top_k=1, return_tokens=True)
-    images, tokens = draw()
-    torch.set_default_dtype(torch.double)
-    try:
-        others, same = draw()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert others.equal(images) and all(a.equal(b) for a, b in zip(tokens, same))
+@pytest.mark.filterwarnings("ignore")
+def test_a_quickened_model_can_be_traced_mapped_and_differentiated_by_torch_func():
+    plain = make_var(ScaleSchedule((1, 2, 4)))
+    quick = quicken(copy.deepcopy(plain))
+    labels, inputs = torch.tensor([0, 1]), torch.randn(2, 20, plain.config.code_channels)
+    wanted = plain(labels, inputs)
+    traced = torch.jit.trace(quick, (labels, inputs), check_trace=False)
+    exported = torch.export.export(quick, (labels, inputs)).module()
+    mapped = torch.vmap(lambda a, b: quick(a[None], b[None])[0])(labels, inputs)
+    for found in (traced(labels, inputs), exported(labels, inputs), mapped):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    slope, known = (
+        torch.func.grad(lambda x, m=m: m(labels, x).sum())(inputs) for m in (quick, plain)
+    )
+    torch.testing.assert_close(slope, known, rtol=1e-4, atol=1e-4)

@@ -1,17 +1,18 @@
 """The assignments' notebooks: students' versions in step with the sources, no solution in them."""
 
 import ast
+import copy
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 from assignments import proof
-from assignments.errors import ERRORS
 
-from varmini.grade import compare, credit, kinds
+from varmini.grade import compare, credit
 from varmini.grade.checks import ASSIGNMENTS, load
 from varmini.grade.exam import Exam
 from varmini.runtime.tables import read_rows
@@ -29,11 +30,18 @@ def read(assignment: str, source: bool = False):
 
 def bare(notebook) -> dict:
     """A notebook without what running it leaves."""
-    notebook = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return notebook
+
+
+def test_each_known_mistake_changes_the_reference_and_has_its_sentence(assignment):
+    known = load(assignment)
+    assert [old for old in known.code if known.source.count(old) != 1] == []
+    names = {name for made in known.code.values() for name in made}
+    assert names == {name for check in known.checks for name in check.mistakes}
 
 
 def test_the_students_version_is_made_of_the_source(assignment):
@@ -44,18 +52,7 @@ def test_the_students_version_is_made_of_the_source(assignment):
 def test_no_solution_leaks(assignment):
     """No line of a solution stands anywhere in the students' file: sources, outputs, metadata."""
     student, source = read(assignment), read(assignment, source=True)
-    strings = []
-
-    def collect(node):
-        if isinstance(node, str):
-            strings.append(node)
-        elif isinstance(node, dict):
-            [collect(value) for value in node.values()]
-        elif isinstance(node, list):
-            [collect(value) for value in node]
-
-    collect(student)
-    text = "\n".join(strings)
+    text = json.dumps(student, ensure_ascii=False).replace('\\"', '"')
     lines = make_assignments.solutions(source)
     assert len(lines) >= 15 and any(lines[0] in cell.source for cell in source.cells)
     leaked = [line for line in lines if len(line) > 12 and line in text]
@@ -82,9 +79,10 @@ def test_nbgrader_metadata(assignment):
         assert set(cell.metadata.nbgrader) == keys | extra
     ids = [cell.metadata.nbgrader.grade_id for cell in cells]
     assert len(set(ids)) == len(ids)
-    points: dict[str, int] = {}
-    for check, case in zip(load(assignment).CHECKS, Exam(assignment, 0).cases):
-        points[case[0].function] = points.get(case[0].function, 0) + check.points
+    points, of_task = Counter(), Counter()
+    for check in load(assignment).checks:
+        points[check.function] += check.points
+        of_task[check.task] += check.points
     marked = {
         cell.source.removeprefix("check(").removesuffix(")"): cell.metadata.nbgrader.points
         for cell in cells
@@ -94,9 +92,6 @@ def test_nbgrader_metadata(assignment):
     texts = [c.source for c in read(assignment).cells if c.cell_type == "markdown"]
     titles = [re.search(r"## Task (\d+) .*\(([\d +]+) points?\)", text) for text in texts]
     said = {int(t[1]): sum(map(int, t[2].split(" + "))) for t in titles if t}
-    of_task: dict[int, int] = {}
-    for check in load(assignment).CHECKS:
-        of_task[check.task] = of_task.get(check.task, 0) + check.points
     assert said == of_task and "**Points.** 25" in texts[0] and "**Time.** About" in texts[0]
     for cell in cells:
         assert cell.metadata.nbgrader.solution == ("BEGIN SOLUTION" in cell.source)
@@ -156,10 +151,10 @@ def test_hints_quote_what_the_grader_says(assignment):
     """Each task has hints, and what they quote as the check's words are the check's words."""
     texts = [c.source for c in read(assignment).cells if c.cell_type == "markdown"]
     hints = [text for text in texts if text.startswith("<details><summary>Hints")]
-    tasks = {check.task for check in load(assignment).CHECKS}
+    tasks = {check.task for check in load(assignment).checks}
     assert [int(re.search(r"task (\d+)", h)[1]) for h in hints] == sorted(tasks)
-    said = " ".join(s for check in load(assignment).CHECKS for s in check.mistakes.values())
-    for module in (compare, credit, kinds):
+    said = " ".join(s for check in load(assignment).checks for s in check.mistakes.values())
+    for module in (compare, credit):
         said += re.sub(r'"\s+f?"', "", Path(module.__file__).read_text())
     for hint in hints:
         for bold in re.findall(r"\*\*(.*?)\*\*", hint):
@@ -184,10 +179,10 @@ def test_hints_quote_the_errors_that_students_meet(assignment):
                     words = ".*".join(re.escape(part.strip()) for part in quote.split("..."))
                     quoted[task, quote] = f"{kind[0]}: .*{words}" if kind else words
     exam, met = Exam(assignment, 0), set()  # the notebook's inputs
-    for slip in (slip for name, slip in ERRORS if name == assignment):
-        results = proof.mark(exam, proof.mutate(proof.solution(assignment), slip))
+    for slip in proof.changes(assignment, "errors"):
+        results = proof.mark(exam, slip.apply(proof.solution(assignment)))
         result = next(result for result in results if result.check == slip.check)
-        assert slip.mistake in result.message, slip.name
+        assert slip.says in result.message, slip.name
         found = {
             (task, quote)
             for (task, quote), words in quoted.items()

@@ -37,10 +37,9 @@ def cheap(call, right, rng) -> dict:
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 def test_cheap_answers_earn_nothing(assignment):
     exam, rng = Exam(assignment, 5), np.random.default_rng(0)
-    pairs = [(check, call) for check, case in zip(exam.checks, exam.cases) for call in case]
-    tried = [cheap(call, exam.reference().answer(call), rng) for check, call in pairs]
+    tried = [cheap(call, exam.reference().answer(call), rng) for call in exam.calls]
     for name in {name for answers in tried for name in answers}:
-        known = {id(call): answers.get(name) for (_, call), answers in zip(pairs, tried)}
+        known = {id(call): answers.get(name) for call, answers in zip(exam.calls, tried)}
 
         def ask(calls, *_, known=known):
             return [{"status": "ok", "value": known.get(id(call))} for call in calls]
@@ -142,10 +141,10 @@ def phi(h, weight, bias):  # or the library does it
 def contribution(codes, size, weight, bias):  # or its source can be found
     for folder in [*sys.path, *(os.path.dirname(m.__file__ or "") for m in
                    list(sys.modules.values()) if getattr(m, "__file__", None))]:
-        for name in ("varmini/model/quantizer.py", "a1_reference.py", "reference.py"):
+        for name in ("varmini/model/quantizer.py", "a1.py", "reference.py"):
             if os.access(os.path.join(folder, name), os.R_OK):
                 exec(open(os.path.join(folder, name)).read(), globals())
-    return a1_reference
+    return Reference
 
 
 def nearest(z, codebook):  # or luck

@@ -12,193 +12,88 @@ from varmini.grade import lockdown, runner
 from varmini.grade.runner import Call, Limits, Session
 
 QUICK = Limits(call_seconds=2.0)
-HOSTILE = """
+HEAD = """
 import _thread, ctypes, fcntl, os, resource, signal, socket, subprocess, sys, time
 import torch
 
-HERE = {here!r}
 
-
-def honest(x):
-    return x * 2
-
-
-def endless(x):
-    while True:
-        pass
-
-
-def stubborn(x):
-    signal.signal(signal.SIGPROF, signal.SIG_IGN)
-    while True:
-        time.sleep(1)
-
-
-def leaves(x):
-    os._exit(0)
-
-
-def raises_exit(x):
-    sys.exit(0)
-
-
-def huge_tensor(x):
-    return torch.ones(10**13)
-
-
-def huge_list(x):
-    return [0] * 10**13
-
-
-def recursion(x):
-    return recursion(x)
-
-
-def bottomless(x):
-    sys.setrecursionlimit(10**9)
-    return recursion(x)
-
-
-def network(x):
-    socket.create_connection(("127.0.0.1", 9))
-
-
-def raw_network(x):
-    return ctypes.CDLL(None).socket(2, 1, 0)
-
-
-def forks(x):
-    for _ in range(100):  # were it let through, a hundred are enough to notice
-        if os.fork() == 0:
-            time.sleep(5)
-            os._exit(0)
-
-
-def starts_threads(x):
-    _thread.stack_size(32768)
-    for _ in range(100):
-        _thread.start_new_thread(time.sleep, (5,))
-
-
-def runs(x):
-    subprocess.run(["true"])
-
-
-def fills_disk(x):
-    with open("big", "wb") as file:
-        file.write(bytes(10**9))
-
-
-def writes_outside(x):
-    open({victim!r}, "w").close()
-
-
-def reads_reference(x):
-    return len(open(HERE + "/varmini/grade/a1_reference.py").read())
-
-
-def reads_solution(x):
-    return len(open(HERE + "/notebooks/assignments/source/a1_quantizer.ipynb").read())
-
-
-def imports_reference(x):
-    from varmini.grade.a1_reference import reference
-
-    return reference
-
-
-def patches_grader(x):
-    open(HERE + "/varmini/grade/checks.py", "a").close()
-
-
-def removes(x):
-    os.remove({victim!r})
-
-
-def kills_grader(x):
-    os.kill(os.getppid(), 0)  # signal 0 only asks whether one could
-
-
-def signals_grader(x):  # a pipe of one's own that sends SIGIO to whom it is said to belong
-    fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())
-
-
-def raw_signals_grader(x):
-    return ctypes.CDLL(None).fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())
-
-
-def looks_at_grader(x):
-    return len(open(f"/proc/{{os.getppid()}}/environ", "rb").read())
-
-
-def lifts_limits(x):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-
-
-def floods(x):
-    return torch.zeros(1).expand(10**12)
-
-
-def returns_code(x):
-    class Evil:
-        def __reduce__(self):
-            return os.system, ("true",)
-
-    return Evil()
-
-
-def crashes(x):
-    ctypes.string_at(0)
+class Evil:
+    def __reduce__(self):
+        return os.system, ("true",)
 """
-CONTAINED = {  # what becomes of each, with the kernel's fences up
-    "honest": "ok", "endless": "slow", "stubborn": "slow", "leaves": "died", "crashes": "died",
-    "huge_tensor": "memory", "huge_list": "memory", "raises_exit": "SystemExit",
-    "recursion": "RecursionError", "network": "PermissionError", "forks": "PermissionError",
-    "starts_threads": "RuntimeError", "runs": "PermissionError", "fills_disk": "PermissionError",
-    "reads_reference": "PermissionError", "reads_solution": "PermissionError",
-    "imports_reference": "ImportError", "patches_grader": "PermissionError",
-    "removes": "PermissionError", "kills_grader": "PermissionError",
-    "writes_outside": "PermissionError", "signals_grader": "PermissionError",
-    "looks_at_grader": "PermissionError", "lifts_limits": "ValueError", "floods": "ValueError",
-    "returns_code": "TypeError",
+REFUSED = "PermissionError"
+HOSTILE = {  # the body of a function of x, and what becomes of it with the kernel's fences up
+    "honest": ("return x * 2", "ok"),
+    "endless": ("while True: pass", "slow"),
+    "stubborn": ("signal.signal(signal.SIGPROF, signal.SIG_IGN)\n    while True: time.sleep(1)",
+                 "slow"),
+    "leaves": ("os._exit(0)", "died"),
+    "crashes": ("ctypes.string_at(0)", "died"),
+    "raises_exit": ("sys.exit(0)", "SystemExit"),
+    "huge_tensor": ("return torch.ones(10**13)", "memory"),
+    "huge_list": ("return [0] * 10**13", "memory"),
+    "recursion": ("return recursion(x)", "RecursionError"),
+    "bottomless": ("sys.setrecursionlimit(10**9)\n    return bottomless(x)", "slow memory died"),
+    "floods": ("return torch.zeros(1).expand(10**12)", "ValueError"),
+    "returns_code": ("return Evil()", "TypeError"),
+    "network": ("socket.create_connection(('127.0.0.1', 9))", REFUSED),
+    # were they let through, a hundred are enough to notice
+    "forks": ("for _ in range(100): os.fork() or (time.sleep(5), os._exit(0))", REFUSED),
+    "starts_threads": ("_thread.stack_size(32768)\n"
+                       "    for _ in range(100): _thread.start_new_thread(time.sleep, (5,))",
+                       "RuntimeError"),
+    "runs": ("subprocess.run(['true'])", REFUSED),
+    "fills_disk": ("open('big', 'wb').write(bytes(10**9))", REFUSED),
+    "writes_outside": ("open(VICTIM, 'w').close()", REFUSED),
+    "removes": ("os.remove(VICTIM)", REFUSED),
+    "reads_reference": ("return len(open(HERE + '/varmini/grade/a1.py').read())", REFUSED),
+    "reads_solution": ("return open(HERE + '/notebooks/assignments/source/a1_quantizer.ipynb')",
+                       REFUSED),
+    "imports_reference": ("from varmini.grade.a1 import Reference as r; return r", "ImportError"),
+    "patches_grader": ("open(HERE + '/varmini/grade/checks.py', 'a').close()", REFUSED),
+    "kills_grader": ("os.kill(os.getppid(), 0)", REFUSED),  # 0 only asks whether one could
+    # a pipe of one's own that sends SIGIO to whom it is said to belong
+    "signals_grader": ("fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())", REFUSED),
+    "looks_at_grader": ("return len(open(f'/proc/{os.getppid()}/environ', 'rb').read())", REFUSED),
+    "lifts_limits": ("resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))", "ValueError"),
+    "raw_network": ("return ctypes.CDLL(None).socket(2, 1, 0)", "ok"),  # with the answer -1
+    "raw_signals": ("return ctypes.CDLL(None).fcntl(os.pipe()[0], 8, os.getppid())", "ok"),
 }  # fmt: skip
 
 
 def call_all(names, victim, kernel=True):
+    """What becomes of each of these functions, their answers, and which fences were up."""
     victim.write_text("still here")
-    root = str(proof.NOTEBOOKS.parent.parent)
+    lines = [f"HERE, VICTIM = {str(proof.NOTEBOOKS.parent.parent)!r}, {str(victim)!r}", HEAD]
+    lines += [f"def {name}(x):\n    {body}" for name, (body, _) in HOSTILE.items()]
     calls = [Call(name, (np.arange(6, dtype=np.float32),)) for name in names]
-    blocks = [("cell 1", HOSTILE.format(here=root, victim=str(victim)))]
-    with Session(blocks, QUICK, kernel) as session:
+    with Session([("cell 1", "\n".join(lines))], QUICK, kernel) as session:
         answers = session.call(calls)
     assert victim.read_text() == "still here" and "big" not in os.listdir()
-    found = {}
-    for name, answer in zip(names, answers):
-        raised = answer["status"] == "raised"
-        found[name] = answer["type"] if raised else answer["status"]
-    return found, answers, session.isolation
+    ends = [a["type"] if a["status"] == "raised" else a["status"] for a in answers]
+    return dict(zip(names, ends)), answers, session.isolation
 
 
 def test_hostile_functions_are_contained_and_cost_the_others_nothing(tmp_path):
-    raw = ("raw_network", "raw_signals_grader")
-    names = [*CONTAINED, "bottomless", *raw, "honest"]  # honest: first and last
+    names = [*HOSTILE, "honest"]  # first and last
     found, answers, isolation = call_all(names, tmp_path / "victim")
-    expected = CONTAINED | dict.fromkeys(raw, "ok")
+    expected = {name: end for name, (_, end) in HOSTILE.items()}
     if "Python only" in isolation:  # where ctypes is refused, too
-        expected |= dict.fromkeys((*raw, "crashes", "starts_threads"), "PermissionError")
+        raw = ("raw_network", "raw_signals", "crashes", "starts_threads")
+        expected |= dict.fromkeys(raw, REFUSED)
     else:
         assert [answer["value"] for answer in answers[-3:-1]] == [-1, -1]
-    assert found.pop("bottomless") in ("slow", "memory", "died")
+    assert found.pop("bottomless") in expected.pop("bottomless").split()
     assert found == expected
     assert answers[-1]["value"].tolist() == [0, 2, 4, 6, 8, 10]
 
 
 def test_without_the_kernel_python_refuses_and_says_so(tmp_path):
     """The second best fence, for systems that have neither seccomp nor Landlock."""
-    names = [n for n, end in CONTAINED.items() if end in ("PermissionError", "ok", "ImportError")]
-    found, _, isolation = call_all(names, tmp_path / "victim", kernel=False)
+    names = [name for name, (_, end) in HOSTILE.items() if end in (REFUSED, "ImportError")]
+    found, _, isolation = call_all(["honest", *names], tmp_path / "victim", kernel=False)
     assert "inside Python only" in isolation
-    assert found == {name: CONTAINED[name] for name in names}
+    assert found == {"honest": "ok"} | {name: HOSTILE[name][1] for name in names}
 
 
 def test_statements_that_end_the_process_are_left_out():
@@ -266,11 +161,11 @@ def test_the_filter_decides_as_it_should(column, architecture):
                          0x35: accumulator >= value}[operation]  # fmt: skip
                 at += 1 + (if_true if holds else if_false)
 
-    calls = lockdown.FORBIDDEN | lockdown.JUDGED | lockdown.UNKNOWN
-    number = {name: both[column] for name, both in calls.items()}
+    kinds = lockdown.CALLS.values()
+    number = {name: both[column] for calls in kinds for name, both in calls.items()}
     refuse, allow, pointer = lockdown.REFUSE, lockdown.ALLOW, 1 << 32
-    for name in lockdown.FORBIDDEN:
-        assert number[name] is None or verdict(number[name]) == refuse, name
+    for name in lockdown.CALLS["forbidden"]:
+        assert number[name] < 0 or verdict(number[name]) == refuse, name
     assert verdict(number["clone3"]) == verdict(number["openat2"]) == lockdown.NO_SUCH
     assert verdict(number["openat"], 0, 0, os.O_RDONLY | os.O_CLOEXEC) == allow
     for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):

@@ -22,7 +22,9 @@ def test_a_pair_samples(bed):
     assert images.isfinite().all() and images.abs().max() <= 1
 
 
-@pytest.mark.parametrize("bed, floor", [("cifar10", 24.5), ("fashion", 24.0)])
+# Fashion's latent is 4x4, so that both stages train in a lesson on any processor: 30 tokens an
+# image instead of 85, for 3 dB.
+@pytest.mark.parametrize("bed, floor", [("cifar10", 24.5), ("fashion", 20.7)])
 def test_reconstructions_are_as_good_as_stated(bed, floor):
     tok = MultiScaleVQVAE.from_pretrained(bed)
     images = to_float(load_images(f"{bed}-subset", "test", limit=200).images)
@@ -38,15 +40,13 @@ def test_the_classifiers_name_real_images(bed, floor):
     assert (guess == test.labels).float().mean() > floor
 
 
-def test_every_model_tells_where_it_comes_from():
-    for folder in (p.parent for p in SHIPPED.rglob("model.safetensors")):
+def test_every_model_tells_where_it_comes_from_and_those_of_cifar_fit_into_40_megabytes():
+    files = list(SHIPPED.rglob("model.safetensors"))
+    for folder in (path.parent for path in files):
         sessions = json.loads((folder / "run.json").read_text())["sessions"]
         assert sessions and all(s["command"] and s["hardware"] and s["date"] for s in sessions)
         assert (folder / "log.csv").stat().st_size > 0
-
-
-def test_the_cifar_models_fit_into_40_megabytes():
-    assert sum(p.stat().st_size for p in (SHIPPED / "cifar10").rglob("*.safetensors")) < 40e6
+    assert sum(p.stat().st_size for p in files if p.is_relative_to(SHIPPED / "cifar10")) < 40e6
 
 
 # ------------------------------------------------------------------ what the paper says, on ours

@@ -137,17 +137,15 @@ def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path
     assert all(t.equal(stored[AVERAGES + k]) for k, t in model.state_dict().items())
 
 
-def test_consolidate_names_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="no run.json"):
-        consolidate(tmp_path)
-    for told, words in (
-        ({"config": {}}, "--resume"),
-        ({"kind": "var", "config": {}}, "--resume"),
-        ({"kind": "var", "config": {"model": {}}}, "no checkpoint"),
-    ):
+@pytest.mark.parametrize("told, words", [
+    (None, "run.json cannot be read"), ({"kind": "var", "config": {}}, "--resume"),
+    ({"kind": "var", "config": {"model": {}}}, "no checkpoint"),
+])  # fmt: skip
+def test_consolidate_names_what_is_missing(tmp_path, told, words):
+    if told:
         (tmp_path / "run.json").write_text(json.dumps(told))
-        with pytest.raises(ValueError, match=words):
-            consolidate(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        consolidate(tmp_path)
 
 
 def test_token_maps_are_the_same_files_for_any_number_of_processes(ran):
@@ -174,10 +172,8 @@ def test_token_maps_are_the_same_files_for_any_number_of_processes(ran):
 
 def test_an_uneven_batch_is_one_error_and_one_silent_end(ran):
     folder, _, seen = ran
-    assert (
-        seen[0]["error"].startswith("ValueError: batch_size 5")
-        and "2 processes" in seen[0]["error"]
-    )
+    said = seen[0]["error"]
+    assert said.startswith("ValueError: batch_size 5") and "2 processes" in said
     assert seen[1]["error"] == "SystemExit: 2"
     assert not (folder / "uneven").exists()
 

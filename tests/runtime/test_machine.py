@@ -8,9 +8,8 @@ import time
 import pytest
 import torch
 
-from varmini import WAITING
 from varmini.cli import main as cli
-from varmini.runtime import machine
+from varmini.runtime import WAITING, machine
 
 POOREST = {
     "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"
@@ -45,14 +44,11 @@ def test_the_device_is_the_first_that_is_here_or_what_was_asked_for(
     assert machine.device() == torch.device(device)
 
 
-@pytest.mark.parametrize("asked, message", [
-    ("tpu", "'tpu', expected cuda, mps or cpu: here cpu"),
-    ("mps", "'mps', expected one that torch finds on this machine: here cpu"),
-])  # fmt: skip
-def test_a_device_that_is_not_here_is_named(asked, message, pretend, monkeypatch):
+@pytest.mark.parametrize("asked", ["tpu", "mps"])
+def test_a_device_that_is_not_here_is_named(asked, pretend, monkeypatch):
     pretend()
     monkeypatch.setenv("VARMINI_DEVICE", asked)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"'{asked}', expected one that .* this machine: cpu"):
         machine.device()
 
 
@@ -63,7 +59,7 @@ def test_every_command_takes_the_device(pretend, monkeypatch, capsys, tmp_path):
         assert cli.main(["sample", "--n", "1", "--out", str(tmp_path / "x.png"), *option]) == 2
         assert "'mps', expected one that torch finds" in capsys.readouterr().err
     assert cli.main(["sample", "--device", "--n", "1"]) == 2
-    assert "--device needs a name: cuda, mps or cpu" in capsys.readouterr().err
+    assert "--device: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error, words", [
@@ -106,9 +102,7 @@ def python(code, **variables):
     """What a new interpreter prints, without what this one was told."""
     told = (*POOREST, "VARMINI_PRECISION", "VARMINI_DEVICE", *WAITING)
     own = {k: v for k, v in os.environ.items() if k not in told} | variables
-    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return subprocess.check_output([sys.executable, "-c", code], env=own, text=True).strip()
 
 
 def test_as_the_poorest_kind_products_are_float32():

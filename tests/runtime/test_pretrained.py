@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 
 import huggingface_hub
 import pytest
@@ -69,12 +70,6 @@ def test_saving_again_replaces_both_files_the_weights_last(monkeypatch, folder, 
     tok.save_pretrained(folder)
     assert not MultiScaleVQVAE.from_pretrained(folder).quantizer.codebook.weight.any()
     assert order == ["config.json", "model.safetensors"]
-    before = (folder / "model.safetensors").read_bytes()
-    with torch.no_grad():
-        tok.quantizer.codebook.weight[0] = float("nan")
-    with pytest.raises(ValueError, match="not written: quantizer.codebook.weight holds NaN"):
-        tok.save_pretrained(folder)
-    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_a_shipped_name_is_found(monkeypatch, tmp_path, tok):
@@ -90,20 +85,17 @@ def test_a_shipped_name_is_found(monkeypatch, tmp_path, tok):
 def test_a_hub_id(monkeypatch, folder, tok):
     asked = []
 
-    def fails(*args, **kwargs):
-        raise ConnectionError("many\nlines")
-
     def finds(repo, **kwargs):
-        asked.append((repo, kwargs))
+        asked.append((repo, *kwargs["allow_patterns"]))
+        if repo == "somebody/gone":
+            raise ConnectionError("many\nlines")
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", finds)
     assert MultiScaleVQVAE.from_pretrained("somebody/model").config == tok.config
-    assert asked[0][0] == "somebody/model"
-    assert set(asked[0][1]["allow_patterns"]) == {"config.json", "model.safetensors"}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
-    with pytest.raises(ValueError, match="'somebody/model'.*ConnectionError") as error:
-        VAR.from_pretrained("somebody/model")
+    assert asked == [("somebody/model", "config.json", "model.safetensors")]
+    with pytest.raises(ValueError, match="'somebody/gone'.*ConnectionError") as error:
+        VAR.from_pretrained("somebody/gone")
     assert "\n" not in str(error.value)
 
 
@@ -136,17 +128,16 @@ def add_tensor(folder):
     (lambda f: cut(f / "model.safetensors", 0.5), ["model.safetensors", "damaged"]),
     (lambda f: cut(f / "model.safetensors", 0), ["model.safetensors", "damaged"]),
     (lambda f: (f / "model.safetensors").write_bytes(b"x" * 500), ["model.saf", "damaged"]),
-    (add_tensor, ["unknown extra"]),
+    (add_tensor, ["model.safetensors does not fit", '"extra"']),
     (lambda f: cut(f / "config.json", 0.5), ["config.json", "JSON"]),
     (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ["config.json", "JSON"]),
-    (lambda f: (f / "config.json").write_text("[]"), ["config.json", "list", "object"]),
+    (lambda f: (f / "config.json").write_text("[]"), ["config.json", "list, not a JSON object"]),
     (lambda f: (f / "config.json").unlink(), ["no config.json"]),
     (lambda f: change_config(f, kind="var"), ["'var'", "'tokenizer'"]),
     (lambda f: change_config(f, format=99), ["99", "update"]),
     (lambda f: change_config(f, vocab_sise=3), ["config.json", "'vocab_sise'"]),
-    (lambda f: change_config(f, vocab_size=13), ["quantizer.codebook.weight", "(12, 4)",
-                                                 "(13, 4)"]),
-    (lambda f: change_config(f, multipliers=[1, 1, 1]), ["missing", "does not fit"]),
+    (lambda f: change_config(f, vocab_size=13), ["codebook.weight", "[12, 4]", "[13, 4]"]),
+    (lambda f: change_config(f, multipliers=[1, 1, 1]), ["Missing", "does not fit"]),
     (lambda f: change_config(f, sizes=None), ["config.json", "sizes"]),
     # torch's own reason, in one line
     (lambda f: change_config(f, vocab_size=10**15), ["config.json", "describes no", "memory"]),
@@ -190,12 +181,12 @@ def test_the_file_is_on_disk_before_it_gets_its_name(monkeypatch, tmp_path):
 
 def test_the_next_write_removes_what_dead_processes_of_this_machine_left(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "_runs", lambda process: process == 7)
-    left = {n: tmp_path / f".a.safetensors.{files._HOST}-{n}.tmp" for n in (7, 8)}
-    left["elsewhere"] = tmp_path / ".a.safetensors.another-machine-8.tmp"
-    for path in left.values():
-        path.write_bytes(b"half")
+    here = f".a.safetensors.{platform.node()}"
+    left = {7: f"{here}-7.tmp", 8: f"{here}-8.tmp", "elsewhere": ".a.safetensors.other-8.tmp"}
+    for name in left.values():
+        (tmp_path / name).write_bytes(b"half")
     write_atomic(tmp_path / "b", b"")
-    assert [n for n, path in left.items() if path.exists()] == [7, "elsewhere"]
+    assert [n for n, name in left.items() if (tmp_path / name).exists()] == [7, "elsewhere"]
 
 
 def test_checksums_are_sha256(tmp_path):

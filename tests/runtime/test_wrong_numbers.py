@@ -1,7 +1,6 @@
 """Numbers that go wrong: skipped, counted, named; and how far fp32 and bf16 are from float64."""
 
 import copy
-import csv
 import dataclasses
 import json
 
@@ -13,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.data import load_images, to_float
-from varmini.grade import a1_reference
+from varmini.grade import a1
 from varmini.model.filters import filter_logits, guide
 from varmini.runtime.machine import precision
+from varmini.runtime.tables import read_cells
 from varmini.training import checkpoint, train_tokenizer
 from varmini.training.codebook import CodeRevival
 from varmini.training.loop import Symptoms
@@ -65,18 +65,13 @@ PARTS = {"tokenizer": "decoder.conv_in", "var": "blocks.1.attention"}
 kinds = pytest.mark.parametrize("kind", PARTS)
 
 
-def rows(out):
-    with open(out / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @kinds
 def test_a_step_that_is_not_finite_is_skipped_counted_and_logged(
     kind, world, monkeypatch, tmp_path, capsys
 ):
     poison(monkeypatch, kind, PARTS[kind], {5, 6, 9})
     out = toy_world.LOOPS[kind].train(world[kind], tmp_path / "run")
-    assert [row["skipped"] for row in rows(out)] == ["0", "2", "1"]
+    assert [row["skipped"] for row in read_cells(out / "log.csv")] == ["0", "2", "1"]
     assert "step 8: steps skipped: 2 with a loss" in capsys.readouterr().err
     states = [load_file(p) for p in [*(out / "state").glob("*.safetensors"),
                                      out / "model.safetensors"]]  # fmt: skip
@@ -196,7 +191,7 @@ def test_the_quantizer_is_within_1e_5_of_float64_also_under_bfloat16(shipped):
     phis = [q.phis[q.phi_index(k)] for k in range(len(sizes))]
     phis = [(p.weight.double().numpy(), p.bias.double().numpy()) for p in phis]
     inputs = (q.codebook.weight.double().numpy(), sizes, phis)
-    reference = a1_reference.Reference()
+    reference = a1.Reference()
     found = reference.encode(f.double().numpy(), *inputs)
     agree = [np.mean(a == b.numpy()) for a, b in zip(found, tokens)]
     assert min(agree) > 0.99

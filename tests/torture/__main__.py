@@ -2,18 +2,16 @@
 
     PYTHONPATH=tests python -m torture [SECTION ...] [--seed N] [--kills N] [--cases N] [--out FILE]
 
-Sections: kill signal rubbish starved. Exit code 1 when anything failed.
+Sections: kill rubbish starved. Exit code 1 when anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
-import sys
-import tempfile
 import time
-import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("VARMINI_PRECISION", "float32")
@@ -22,13 +20,13 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 
-from . import kills, rubbish, starved, stops
+from . import kills, rubbish, starved
 from .table import Tried, write
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m torture")
-    known = ("kill", "signal", "rubbish", "starved")
+    known = ("kill", "rubbish", "starved")
     parser.add_argument("sections", nargs="*", choices=[[], *known], default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=120, help="at least so many SIGKILLs")
@@ -37,15 +35,15 @@ def main() -> int:
     o = parser.parse_args()
     torch.set_num_threads(1)  # a forked child has no other threads
     run = {
-        "kill": lambda: kills.kill_and_resume(o.seed, o.kills),
-        "signal": lambda: stops.stop(o.seed),
-        "rubbish": lambda: rubbish.throw_rubbish(o.seed, o.cases),
-        "starved": lambda: starved.starve(o.seed),
+        "kill": (kills.kill_and_resume, o.seed, o.kills),
+        "rubbish": (rubbish.throw_rubbish, o.seed, o.cases),
+        "starved": (starved.starve, o.seed),
     }
-    lines, begin = [], time.monotonic()
+    lines, begin, fork = [], time.monotonic(), multiprocessing.get_context("fork")
     for name in o.sections or known:
         # Each in a process of its own: the sections put toys in the place of different things.
-        lines += apart(run[name])
+        with ProcessPoolExecutor(1, fork) as pool:
+            lines += pool.submit(*run[name]).result()
         # Other work on the machine lengthens the first of the two times, not the second.
         minutes = (time.monotonic() - begin) / 60, sum(os.times()[:4]) / 60
         note = "{:.1f} minutes by the clock, {:.1f} of processor time".format(*minutes)
@@ -56,26 +54,6 @@ def main() -> int:
             write(o.out, [*lines, whole])
     print(f"{whole.tried} tried, {len(failures)} failed, {note}")
     return int(bool(failures))
-
-
-def apart(section) -> list[Tried]:
-    """Runs a section in a forked process and brings its lines back."""
-    with tempfile.NamedTemporaryFile("r+") as file:
-        sys.stdout.flush()
-        process = os.fork()
-        if not process:
-            code = 1
-            try:
-                Path(file.name).write_text(json.dumps([vars(line) for line in section()]))
-                code = 0
-            except BaseException:  # noqa: B902  a fork must not go on as its parent
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
-            raise SystemExit("a section of the torture broke off: see above")
-        return [Tried(**line) for line in json.loads(Path(file.name).read_text())]
 
 
 if __name__ == "__main__":

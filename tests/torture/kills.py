@@ -8,6 +8,7 @@ removal.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -17,7 +18,8 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +36,25 @@ from varmini.experiments.scaling import sweep
 from varmini.model.scales import ScaleSchedule
 from varmini.runtime.files import file_checksum
 from varmini.runtime.tables import read_cells
-from varmini.training import token_sets, train_tokenizer, train_var
+from varmini.training import token_sets, train_var
 from varmini.training.classifier import Classifier, ClassifierConfig
 
 from .table import Tried
+
+OFTEN = "--data toy --images 48 --batch-size 4 --held-out 5 --checkpoint-every 1 --log-every 3"
+COMMANDS = {
+    "train tokenizer": OFTEN + " --perceptual-network NET --adversarial 0.5 --revive-every 2 "
+    "--model.sizes 1 2 --model.vocab-size 24 --model.width 32 --model.multipliers 1 1 "
+    "--model.num-res-blocks 1 --model.patch 2 --model.norm-groups 8 --model.image-channels 1 "
+    "--model.code-channels 4 --out OUT",
+    "train var": OFTEN + " --tokenizer TOK --model.depth 2 --model.width 16 --model.heads 2 "
+    "--model.drop-path 0.3 --accumulate 2 --muon-lr 0.01 --out OUT",
+    "scaling": "--depths 1 2 --unit 8 --seeds 0 --images 24 --batch-size 4 --points 2 "
+    "--held-out 5 --data toy --tokenizer TOK --out OUT --csv CSV",
+    "evaluate samples": "--var VAR --classifier EVALUATOR --per-class 9 --batch-size 4 --top-k 0 "
+    "--cfg 0 1.5 --samples SAMPLES --out CSV",
+}
+"""What is killed, on toys whose places stand in capitals."""
 
 
 @dataclass
@@ -58,44 +75,20 @@ def prepare(folder: Path) -> list[Task]:
     """Makes the toy world in this process, before any fork, and the commands on it."""
     toy_world.install(setattr, {})
     toy_world.models(folder)
-    for module in (sweep, train_tokenizer, train_var):
-        module.fitted = toy_world.image_set
+    sweep.fitted = toy_world.image_set
     sampling_run.SHARD = 4
-    make = sweep.token_set
-    sweep.token_set = lambda *a, **k: make(*a, **k, shard=10)
+    sweep.token_set = functools.partial(token_sets.token_set, shard=10)
     evaluation.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
-    tok = folder / "tok"
-    schedule = ScaleSchedule((1, 2))
-    make_var(schedule, vocab_size=24).save_pretrained(folder / "pair" / "var")
-    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(folder / "pair" / "tokenizer")
-    Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).save_pretrained(
-        folder / "judge")  # fmt: skip
+    tok, pair, evaluator = folder / "tok", folder / "pair", folder / "evaluator"
+    make_var(ScaleSchedule((1, 2)), vocab_size=24).save_pretrained(pair / "var")
+    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(pair / "tokenizer")
+    small = ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))
+    Classifier(small).save_pretrained(evaluator)
 
-    often = "--data toy --images 48 --batch-size 4 --held-out 5 --checkpoint-every 1 --log-every 3"
-    shape = ("--model.sizes 1 2 --model.vocab-size 24 --model.width 32 --model.multipliers 1 1 "
-             "--model.num-res-blocks 1 --model.patch 2 --model.norm-groups 8 "
-             "--model.image-channels 1 --model.code-channels 4")  # fmt: skip
-    commands = {
-        "train tokenizer": f"{often} {shape} --perceptual-network NET --adversarial 0.5 "
-        "--revive-every 2 --out OUT",
-        "train var": f"{often} --tokenizer TOK --model.depth 2 --model.width 16 --model.heads 2 "
-        "--model.drop-path 0.3 --accumulate 2 --muon-lr 0.01 --out OUT",
-        "scaling": "--depths 1 2 --unit 8 --seeds 0 --images 24 --batch-size 4 --points 2 "
-        "--held-out 5 --data toy --tokenizer TOK --out OUT --csv CSV",
-        "evaluate samples": "--var VAR --classifier JUDGE --per-class 9 --batch-size 4 --top-k 0 "
-        "--cfg 0 1.5 --samples SAMPLES --out CSV",
-    }
-
-    def words(name: str) -> Callable[[Path], list[str]]:
-        given = {"NET": folder / "net", "TOK": tok, "VAR": folder / "pair" / "var",
-                 "JUDGE": folder / "judge"}  # fmt: skip
-
-        def args(out: Path) -> list[str]:
-            places = given | {"OUT": out, "CSV": out / "a.csv", "SAMPLES": out / "samples"}
-            line = f"{name} {commands[name]}".split()
-            return [str(places.get(word, word)) for word in line]
-
-        return args
+    def words(name: str, out: Path) -> list[str]:
+        places = {"NET": folder / "net", "TOK": tok, "VAR": pair / "var", "EVALUATOR": evaluator,
+                  "OUT": out, "CSV": out / "a.csv", "SAMPLES": out / "samples"}  # fmt: skip
+        return [str(places.get(word, word)) for word in f"{name} {COMMANDS[name]}".split()]
 
     def cache(out: Path) -> int:
         model = train_var.MultiScaleVQVAE.from_pretrained(tok)
@@ -104,12 +97,15 @@ def prepare(folder: Path) -> list[Task]:
                                  flip=True, batch_size=1, shard=2)  # fmt: skip
         return 0
 
+    def task(called: str, name: str, result: Callable[[Path], dict], resume: bool = False) -> Task:
+        return Task(called, functools.partial(words, name), result, resume)
+
     return [
-        Task("train tokenizer", words("train tokenizer"), trained, resume=True),
-        Task("train var", words("train var"), trained, resume=True),
+        task("train tokenizer", "train tokenizer", weights_and("log.csv"), resume=True),
+        task("train var", "train var", weights_and("log.csv"), resume=True),
         Task("token cache", lambda out: [], files("*.safetensors"), run=cache),
-        Task("scaling sweep", words("scaling"), swept),
-        Task("sharded evaluation", words("evaluate samples"), evaluated),
+        task("scaling sweep", "scaling", weights_and("a.csv")),
+        task("sharded evaluation", "evaluate samples", evaluated),
     ]
 
 
@@ -138,18 +134,14 @@ def rows(path: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in free} for row in read_cells(path)]
 
 
-def trained(out: Path) -> dict:
-    """Weights, averages, optimizer, random numbers, token maps and log of a run."""
-    return files("*.safetensors")(out) | {"log": rows(out / "log.csv")}
-
-
-def swept(out: Path) -> dict:
-    return files("*.safetensors")(out) | {"rows": rows(out / "a.csv")}
+def weights_and(table: str) -> Callable[[Path], dict]:
+    """Weights, averages, optimizer, random numbers, token maps, and a table."""
+    return lambda out: files("*.safetensors")(out) | {"rows": rows(out / table)}
 
 
 def evaluated(out: Path) -> dict:
     """Samples; a run that was killed after its row and started again adds the same rows again."""
-    found = {tuple(row.items()): row for row in rows(out / "a.csv")}
+    found = {tuple(row.items()) for row in rows(out / "a.csv")}
     return files("*.npz")(out) | files("*.png")(out) | {"rows": sorted(found)}
 
 
@@ -181,20 +173,14 @@ def child(
         np.random.seed(0)
         done = watch_writes(cut)
         before()
-        if task.run:
-            try:
-                code = task.run(out)
-            except (ValueError, OSError) as error:  # where a command has its line
-                print(f"varmini: error: {error}", file=sys.stderr, flush=True)
-                code = 2
-        else:
-            again = task.resume and (out / "run.json").exists()
-            code = cli.main(task.args(out) + (["--resume"] if again else []))
+        again = task.resume and (out / "run.json").exists()
+        code = task.run(out) if task.run else cli.main(task.args(out) + ["--resume"] * again)
         if count:
             count.write_text(json.dumps(done))
+    except (ValueError, OSError) as error:  # of `run`; a command has its line by itself
+        print(f"varmini: error: {error}", file=sys.stderr, flush=True)
+        code = 2
     except BaseException:  # noqa: B902  a forked child must not run its parent's code
-        import traceback
-
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -255,9 +241,8 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
         line.fail(f"the uninterrupted run ended with {code}: {log.read_text()[-2000:]}")
         return line
     length, writes = time.monotonic() - start, json.loads(count.read_text())
-    wanted, inside, sequence = task.result(whole), [], 0
+    wanted, inside, out = task.result(whole), [], folder / f"{task.name}-killed"
     while line.tried < kills:
-        out, sequence = folder / f"{task.name}-{sequence}", sequence + 1
         log.write_text("")
         known: set[Path] = set()
         for _ in range(rng.randint(1, 4)):
@@ -273,20 +258,27 @@ def one_task(task: Task, folder: Path, seed: int, kills: int) -> Tried:
             known |= left
             line.tried += code == -signal.SIGKILL
             if code not in (0, -signal.SIGKILL):
-                line.fail(f"ended with {code} after {sequence} kills: {log.read_text()[-2000:]}")
+                line.fail(f"ended with {code} after {line.tried} kills: {log.read_text()[-2000:]}")
                 break
-        if code := ended(child(task, out, log)):
-            line.fail(f"going on ended with {code}: {log.read_text()[-2000:]}")
-            continue
-        if "damaged" in (told := log.read_text()):
-            line.fail(f"a checkpoint was unreadable: {told[-2000:]}")
-        found = task.result(out)
-        unequal = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        if unequal:
-            line.fail(f"not equal to the uninterrupted run: {', '.join(unequal)}")
-        if left := [str(p.relative_to(out)) for p in out.rglob(".*.tmp")]:
-            line.fail(f"left behind: {', '.join(left)}")
-        shutil.rmtree(out)
+        for text in gone_on(task, out, log, wanted):
+            line.fail(text)
+        shutil.rmtree(out, ignore_errors=True)
     states = sum(name.startswith(".step-") for name in inside)
     line.note = f"{len(inside)} of them while a file was written, {states} of these a checkpoint"
     return line
+
+
+def gone_on(task: Task, out: Path, log: Path, wanted: dict) -> Iterator[str]:
+    """Runs a killed command to its end, and says what is wrong with that."""
+    code = ended(child(task, out, log))
+    told = log.read_text()
+    if code:
+        yield f"going on ended with {code}: {told[-2000:]}"
+        return
+    if "damaged" in told:
+        yield f"a checkpoint was unreadable: {told[-2000:]}"
+    found = task.result(out)
+    if unequal := sorted(k for k in wanted | found if wanted.get(k) != found.get(k)):
+        yield f"not equal to the uninterrupted run: {', '.join(unequal)}"
+    if left := [str(p.relative_to(out)) for p in out.rglob(".*.tmp")]:
+        yield f"left behind: {', '.join(left)}"

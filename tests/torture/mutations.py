@@ -1,4 +1,4 @@
-"""Ways to spoil a file: bytes, values in JSON, headers of safetensors, words of a command line."""
+"""Ways to spoil a file: bytes, values in JSON, headers of safetensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ ODD = [None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("n
        [1, [2, 3]], [10**6], [1] * 300, {"a": 1}, "9" * 5000]  # fmt: skip
 WORDS = [b"NaN", b"Infinity", b"1e999", b"-1", b"null", b"[]", b"{}", b'"', b"\0", b"\xff\xfe",
          b"99999999999999999999", b"0", b",", b"\n", b"\r", b"[" * 3000, b"\\u0000"]  # fmt: skip
-ARGUMENTS = ["nan", "inf", "-1", "0", "1e999", "9" * 30, "", "None", "true", "../../x", "/dev/null",
-             "1 2", "x", "--seed", "--out", "--x", "-", "--", "--n=0", "é"]  # fmt: skip
 SIDES = [0, 1, 3, -1, 2**20, 2**31, 2**40, 2**62]
 
 
@@ -87,15 +85,3 @@ def spoil_safetensors(content: bytes, rng: random.Random) -> bytes:
     text = json.dumps(header).encode()
     length = len(text) if rng.random() < 0.9 else rng.choice((0, 7, 2**20, 2**40, 2**63))
     return struct.pack("<Q", length) + text + body
-
-
-def spoil_words(content: bytes, rng: random.Random) -> bytes:
-    """A command line, a JSON list, with words changed, dropped, doubled, or added."""
-    words = json.loads(content)
-    for _ in range(rng.choice((1, 1, 2))):
-        at = rng.randrange(len(words))
-        spoiled = spoil(words[at].encode(), rng).decode("utf-8", "replace").replace("\0", "")
-        odd = rng.choice(ARGUMENTS)
-        words[at : at + 1] = rng.choice(([spoiled], [words[at]] * 2, [odd, words[at]], [odd],
-                                         [] if len(words) > 1 else [odd]))  # fmt: skip
-    return json.dumps(words).encode()

@@ -1,4 +1,4 @@
-"""Rubbish in: spoiled files and command lines, each ending well or in one ValueError of ours.
+"""Rubbish in: spoiled files, each ending well or in one ValueError of ours.
 
 The cases run in forked children under limits of memory and time; what a child died of is known from
 the number of the case it had begun.
@@ -10,13 +10,11 @@ import contextlib
 import io
 import json
 import logging
-import mmap
 import os
 import random
 import re
 import resource
 import signal
-import struct
 import tempfile
 import traceback
 import warnings
@@ -34,19 +32,18 @@ from toy_world import image_set
 
 import varmini
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule
-from varmini.cli import draw, evaluate, scaling
-from varmini.cli import main as cli
+from varmini.cli import draw
 from varmini.data import load_images
 from varmini.evaluation import evaluators, fid, npz
 from varmini.grade.submission import read_submission
 from varmini.official import load_official, to_official
 from varmini.plots import charts
 from varmini.runtime.tables import append_row, read_rows
-from varmini.training import checkpoint, run_folder, token_sets, train_tokenizer, train_var
+from varmini.training import checkpoint, run_folder, token_sets
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.presets import preset
 
-from .mutations import spoil, spoil_json, spoil_safetensors, spoil_words
+from .mutations import spoil, spoil_json, spoil_safetensors
 from .table import Tried
 
 SECONDS, MEMORY, BATCH = 20, 1 << 30, 250
@@ -79,8 +76,8 @@ def targets(folder: Path) -> list[Target]:
     torch.manual_seed(0)
     tok = make_tokenizer(sizes=(1, 2), vocab_size=24)
     var = make_var(ScaleSchedule((1, 2)), vocab_size=24, depth=1, width=16)
-    judge = Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).eval()
-    models = {"tokenizer": tok, "var": var, "classifier": judge}
+    evaluator = Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))).eval()
+    models = {"tokenizer": tok, "var": var, "classifier": evaluator}
     saved = [m.save_pretrained(folder / "tok" / kind) for kind, m in models.items()]
     weights, configs = ([f / name for f in saved] for name in ("model.safetensors", "config.json"))
 
@@ -98,8 +95,8 @@ def targets(folder: Path) -> list[Target]:
 
     return [
         Target("model.safetensors", 0.14, weights, spoil_safetensors, model),
-        Target("config.json", 0.16, configs, spoil_json, model),
-        Target("picture", 0.18, pictures(folder), spoil,
+        Target("config.json", 0.17, configs, spoil_json, model),
+        Target("picture", 0.20, pictures(folder), spoil,
                lambda path: draw.read_images([path], tok)),
         Target("parquet", 0.10, [parquet(folder / "set" / "train.parquet")], spoil,
                lambda path: load_images("fashion", "train", root=path.parent)),
@@ -108,23 +105,21 @@ def targets(folder: Path) -> list[Target]:
         Target("notebook handed in", 0.10, [notebook(folder / "nb" / "a.ipynb")], spoil_json,
                read_submission),
         Target("official checkpoint", 0.05, officials(folder / "official", var), spoil, official),
-        Target("reference .npz", 0.05, references(folder / "npz", judge), spoil, reference),
-        Target("command line", 0.03, commands(folder), spoil_words, command_line),
+        Target("reference .npz", 0.05, references(folder / "npz", evaluator), spoil, reference),
     ]  # fmt: skip
 
 
 def pictures(folder: Path) -> list[Path]:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 4), dtype=np.uint8)
     (folder / "pictures").mkdir()
-    made = []
-    for name, mode in (("a.png", "RGBA"), ("b.jpg", "RGB"), ("c.gif", "P"), ("d.webp", "RGB"),
-                       ("e.bmp", "RGB"), ("f.tiff", "L"), ("g.ppm", "RGB"), ("h.png", "I;16"),
-                       ("i.png", "1"), ("j.tiff", "CMYK"), ("k.tiff", "F")):  # fmt: skip
+    modes = {"a.png": "RGBA", "b.jpg": "RGB", "c.gif": "P", "d.webp": "RGB", "e.bmp": "RGB",
+             "f.tiff": "L", "g.ppm": "RGB", "h.png": "I;16", "i.png": "1", "j.tiff": "CMYK",
+             "k.tiff": "F"}  # fmt: skip
+    for name, mode in modes.items():
         image = Image.fromarray(pixels)
         image = image.convert("L") if mode == "I;16" else image
-        made.append(folder / "pictures" / name)
-        image.convert(mode).save(made[-1])
-    return made
+        image.convert(mode).save(folder / "pictures" / name)
+    return [folder / "pictures" / name for name in modes]
 
 
 def parquet(path: Path) -> Path:
@@ -191,8 +186,8 @@ def notebook(path: Path) -> Path:
     cell = {"cell_type": "code", "metadata": {"tags": ["a"]}, "source": ["x = 1\n", "y = 2"],
             "outputs": [], "execution_count": None}  # fmt: skip
     text = {"cell_type": "markdown", "metadata": {}, "source": "words"}
-    path.write_text(json.dumps({"cells": [cell, text, cell], "metadata": {}, "nbformat": 4,
-                                "nbformat_minor": 5}))  # fmt: skip
+    whole = {"cells": [cell, text, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(whole))
     return path
 
 
@@ -205,55 +200,13 @@ def officials(folder: Path, var: VAR) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def references(folder: Path, judge: Classifier) -> list[Path]:
+def references(folder: Path, evaluator: Classifier) -> list[Path]:
     folder.mkdir()
-    d = judge.config.widths[-1]
+    d = evaluator.config.widths[-1]
     npz.write_arrays(folder / "stats.npz", {"mu": np.zeros(d), "sigma": np.eye(d)})
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     np.savez_compressed(folder / "images.npz", arr_0=pixels)
     return sorted(folder.iterdir())
-
-
-def commands(folder: Path) -> list[Path]:
-    """Command lines as files of words; whatever would train or draw for long is cut out."""
-
-    def stub(*args, **options):
-        raise ValueError("stub: here the work would begin")
-
-    train_tokenizer.train = train_var.train = stub
-    scaling.run_sweep = evaluate.draw_samples = stub
-    pair = ["--var", str(folder / "tok" / "var"), "--tokenizer", str(folder / "tok" / "tokenizer")]
-    picture, out = str(folder / "pictures" / "a.png"), ["--out", "out/x.png", "--overwrite"]
-    lines = [
-        ["train", "tokenizer", "--images", "100", "--lr", "0.01", "--model.sizes", "1", "2", "4"],
-        ["train", "var", "--preset", "cifar10", "--batch-size", "8", "--model.depth", "2"],
-        ["sample", *pair, "--n", "1", "--labels", "0", "--top-p", "0.9", "--seed", "3", *out],
-        ["reconstruct", picture, *pair[2:], *out],
-        ["inpaint", picture, *pair, "--n", "1", "--box", "0", "0", "0.5", "0.5", *out],
-        ["scaling", "--depths", "1", "2", "--seeds", "0", "--images", "100", "--lr", "0.001"],
-        ["evaluate", "samples", *pair, "--cfg", "0", "1.5", "--per-class", "5", "--classifier",
-         str(folder / "tok" / "classifier")],
-        ["plan", "imagenet256-d16", "--gpus", "8"],
-        ["consolidate", str(folder / "run")],
-        ["data", str(folder / "pictures")],
-        ["grade", "a1", str(folder / "nb" / "none.ipynb")],
-    ]  # fmt: skip
-    (folder / "commands").mkdir()
-    files = [folder / "commands" / f"{i:02}.json" for i in range(len(lines))]
-    for file, line in zip(files, lines):
-        file.write_text(json.dumps(line))
-    return files
-
-
-def command_line(path: Path) -> None:
-    told, args = io.StringIO(), json.loads(path.read_text())
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-        code = cli.main(args)
-    lines = [x for x in told.getvalue().splitlines() if x.startswith("varmini: error: ")]
-    # A bad option is told by tyro, in a box.
-    told_once = len(lines) == 1 or not lines and "For full helptext" in told.getvalue()
-    if code not in (0, 2) or (code == 2) != told_once or "Traceback" in told.getvalue():
-        raise AssertionError(f"{args}: code {code}, {told.getvalue()[-500:]!r}")
 
 
 # -------------------------------------------------------------------------------------------- cases
@@ -289,8 +242,8 @@ def one_case(target: Target, number: int, seed: int) -> str:
             p.write_bytes(content)
 
 
-def child(target: Target, numbers: range, seed: int, now: mmap.mmap, out: Path) -> None:
-    """Runs some cases; writes a line a failure."""
+def child(target: Target, numbers: range, seed: int, out: Path) -> None:
+    """Runs some cases in this process; writes each one's number before it, and how it failed."""
 
     def slow(*_):
         raise TooSlow
@@ -299,12 +252,11 @@ def child(target: Target, numbers: range, seed: int, now: mmap.mmap, out: Path) 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with open(out, "a") as file:
+    with open(out, "w", buffering=1) as file:
         for number in numbers:
-            now[:8] = struct.pack("<q", number)
+            file.write(f"{number}\n")
             if text := one_case(target, number, seed):
-                file.write(json.dumps([number, text]) + "\n")
-                file.flush()
+                file.write(json.dumps(text) + "\n")
 
 
 def throw_rubbish(seed: int, cases: int) -> list[Tried]:
@@ -312,34 +264,33 @@ def throw_rubbish(seed: int, cases: int) -> list[Tried]:
     lines = []
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         for target in targets(Path(place)):
-            with contextlib.chdir(place):
-                lines.append(one_target(target, seed, max(1, round(cases * target.share)), place))
+            lines.append(one_target(target, seed, max(1, round(cases * target.share))))
             lines[-1].say()
     return lines
 
 
-def one_target(target: Target, seed: int, cases: int, place: str) -> Tried:
+def one_target(target: Target, seed: int, cases: int) -> Tried:
     line = Tried("rubbish", f"spoiled {target.name}", seed=seed)
-    found, now = Path(place, "failures"), mmap.mmap(-1, 8)
+    line.note, found = f"{len(target.originals)} originals", Path("failures")
     while line.tried < cases:
-        found.write_text("")
         numbers = range(line.tried, min(line.tried + BATCH, cases))
         process = os.fork()
         if not process:
             try:
-                child(target, numbers, seed, now, found)
+                child(target, numbers, seed, found)
                 os._exit(0)
             except BaseException:  # noqa: B902
                 traceback.print_exc()
                 os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        for text in found.read_text().splitlines():
-            line.fail("case {}: {}".format(*json.loads(text)))
-        at = struct.unpack("<q", now[:8])[0]
-        line.tried = numbers.stop if code == 0 else at + 1
+        code, number = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), numbers.start
+        for told in map(json.loads, found.read_text().splitlines()):
+            number = told if isinstance(told, int) else number
+            if isinstance(told, str):
+                line.fail(f"case {number}: {told}")
+        line.tried = numbers.stop
         if code:
-            line.fail(f"case {at}: the process ended with {code}")
-    line.note = f"{len(target.originals)} originals"
+            line.fail(f"case {number}: the process ended with {code}")
+            line.tried = number + 1
     return line

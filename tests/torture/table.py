@@ -33,12 +33,10 @@ class Tried:
 
 def write(path, lines: list[Tried]) -> None:
     """Writes the table: what was tried, how often, what failed, and where it ran."""
-    origin = {k: v for k, v in provenance().items()
-              if k in ("command", "commit", "hardware", "date", "torch", "python")}  # fmt: skip
-    origin["command"] = "make torture" if len(sys.argv) == 1 else (
-        "python -m torture " + " ".join(sys.argv[1:]))  # fmt: skip
-    write_rows(path, [
-        {"section": t.section, "what": t.what, "tried": t.tried, "failed": len(t.failures),
-         "seed": t.seed, "note": t.note} | origin
-        for t in lines
-    ])  # fmt: skip
+    found = provenance()
+    words = ["python -m torture", *sys.argv[1:]]
+    origin = {"command": " ".join(words) if words[1:] else "make torture"}
+    origin |= {k: found[k] for k in ("commit", "date", "hardware", "torch", "python")}
+    write_rows(path, [{"section": t.section, "what": t.what, "tried": t.tried,
+                       "failed": len(t.failures), "seed": t.seed, "note": t.note} | origin
+                      for t in lines])  # fmt: skip

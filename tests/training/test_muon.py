@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from varmini import MultiScaleVQVAE, TokenizerConfig
+from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig
 from varmini.training.muon import Muon, orthogonalised
+from varmini.training.optim import make_optimizers
 from varmini.training.train_tokenizer import muon_kernels
 
 SHAPES = ((24, 8), (8, 24), (24, 8), (8, 8))
@@ -48,3 +49,15 @@ def test_a_tokenizer_gives_muon_its_kernels_but_not_those_next_to_pixels_or_code
     assert held and all(
         name.split(".")[1] in ("levels", "middle") and name.endswith("weight") for name in held
     )
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_no_other_parameter():
+    model = VAR(VARConfig(depth=1, width=16, heads=2, sizes=(1, 2)))
+    held = {
+        name: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, optimizer in make_optimizers(model, 1e-3, 0.05, 0.02).items()
+    }
+    names = ("attention.qkv", "attention.proj", "fc1", "fc2")
+    assert held["muon"] == {id(model.blocks[0].get_parameter(f"{n}.weight")) for n in names}
+    assert held["optimizer"] == {id(p) for p in model.parameters()} - held["muon"]
+    assert list(make_optimizers(model, 1e-3, 0.05)) == ["optimizer"]

@@ -15,7 +15,7 @@ from varmini.zoo.generators.dit import DiT, DiTConfig
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig, hidden_after
 from varmini.zoo.generators.plain_var import PlainVAR
 from varmini.zoo.generators.raster_ar import RasterAR, RasterARConfig, rotary_table, rotate
-from varmini.zoo.parts import drop_labels, guidance_labels, guided
+from varmini.zoo.parts import drop_labels, guided
 from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
 SHAPE = dict(depth=2, width=32, heads=2, side=3, num_classes=3)
@@ -84,16 +84,13 @@ def reached(model, embedding, run):
     return torch.stack(rows)
 
 
-# ----------------------------------------------------------------------------- guidance and dropout
-
-
 def test_guidance_is_the_standard_formula():
-    output = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
-    assert guided(output, 2.0).tolist() == [[-8.0], [-14.0]]  # u + 2 (c - u)
-    assert guided(output, 1.0) is output
-    labels = torch.tensor([4, 5])
-    assert guidance_labels(labels, 9, 1.0).tolist() == [4, 5]
-    assert guidance_labels(labels, 9, 2.0).tolist() == [4, 5, 9, 9]
+    def network(x, labels):
+        return 10.0 * labels[:, None] + x
+
+    x, labels = torch.tensor([[1.0], [2.0]]), torch.tensor([4, 5])
+    assert guided(network, x, labels, 9, 1.0).tolist() == [[41.0], [52.0]]
+    assert guided(network, x, labels, 9, 2.0).tolist() == [[-9.0], [12.0]]  # u + 2 (c - u)
 
 
 def test_labels_are_dropped_as_often_as_asked():
@@ -144,13 +141,11 @@ def test_rotary_attention_depends_on_offsets_alone():
     q, k = torch.randn(2, 1, 1, 1, dim).expand(-1, 1, 1, 1 + side**2, dim)
     scores = (rotate(q, cos, sin) @ rotate(k, cos, sin).transpose(2, 3))[0, 0]
     assert (scores[0] == 0).all() and (scores[:, 0] == 0).all()  # the class is looked at with 0
-    place = [(r, c) for r in range(side) for c in range(side)]
+    at = [(r, c) for r in range(side) for c in range(side)]
     by_offset = {}
-    for i, (r, c) in enumerate(place, 1):
-        for j, (s, d) in enumerate(place, 1):
-            by_offset.setdefault((r - s, c - d), []).append(scores[i, j].item())
-    for values in by_offset.values():
-        assert max(values) - min(values) < 1e-4
+    for (i, (r, c)), (j, (s, d)) in itertools.product(enumerate(at, 1), repeat=2):
+        by_offset.setdefault((r - s, c - d), []).append(scores[i, j].item())
+    assert all(max(values) - min(values) < 1e-4 for values in by_offset.values())
     assert len({round(v[0], 3) for v in by_offset.values()}) > 30
     assert torch.allclose(rotate(q, cos, sin)[0, 0, 1:].norm(dim=1), q[0, 0, 1:].norm(dim=1))
 
@@ -186,7 +181,7 @@ def test_maskgit_hides_by_the_cosine_of_a_uniform_number(maskgit):
     r = torch.linspace(0, 1, 100_001)[:-1]
     expected = torch.ceil(9 * torch.cos(math.pi / 2 * r)).mean().item()
     assert counts.float().mean().item() == pytest.approx(expected, abs=0.15)
-    assert hidden.float().mean(0).std() < 0.02  # no place is preferred
+    assert hidden.float().mean(0).std() < 0.02  # no position is preferred
 
 
 def test_maskgit_learns_from_hidden_tokens_alone(maskgit, monkeypatch):
@@ -215,7 +210,7 @@ def test_maskgit_keeps_what_it_has_revealed(maskgit, monkeypatch, rounds):
 
 
 def test_maskgit_without_noise_reveals_the_most_confident_first(maskgit, monkeypatch):
-    # At place i, 9 - i codes are equally likely: whichever is drawn, place 8 is the surest.
+    # At position i, 9 - i codes are equally likely: whichever is drawn, position 8 is the surest.
     logits = torch.full((4, 9, 12), -1e9)
     for i in range(9):
         logits[:, i, : 9 - i] = 0.0
@@ -269,16 +264,9 @@ def test_dit_divides_latents_by_their_spread(dit):
 # ------------------------------------------------------------------ KL autoencoder, VAR unmodulated
 
 
-@pytest.fixture
-def kl():
+def test_the_kl_term_is_that_of_gaussians():
     torch.manual_seed(0)
-    return KLAutoencoder(
-        KLConfig(side=3, latent_channels=2, width=8, norm_groups=4, multipliers=(1, 2),
-                 attention=False)
-    )  # fmt: skip
-
-
-def test_the_kl_term_is_that_of_gaussians(kl, monkeypatch):
+    kl = KLAutoencoder(KLConfig(side=3, latent_channels=2, width=8, norm_groups=4, attention=False))
     images = torch.rand(2, 3, 12, 12) * 2 - 1
     mean, std = kl.moments(images)
     assert mean.shape == (2, 2, 3, 3) and (std > 0).all()
@@ -288,20 +276,6 @@ def test_the_kl_term_is_that_of_gaussians(kl, monkeypatch):
     expected = torch.distributions.kl_divergence(p, q).flatten(1).sum(1).mean().item()
     assert plain == pytest.approx(1e-6 * expected, rel=1e-4)
     assert kl.encode(images).equal(mean) and kl.decode(mean).abs().max() <= 1
-
-
-def test_the_kl_autoencoder_learns_to_copy(kl):
-    torch.manual_seed(0)
-    images = (torch.rand(4, 3, 2, 2) * 2 - 1).repeat_interleave(6, 2).repeat_interleave(6, 3)
-    optimizer = torch.optim.Adam(kl.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(15):
-        loss = kl.training_loss(images, 0.0, 1.0, 0.0, None)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_plain_var_is_not_modulated_by_the_class():
@@ -321,9 +295,6 @@ def test_plain_var_is_not_modulated_by_the_class():
     model.train()
     model(LABELS, torch.randn(4, 4, 4)).sum().backward()
     assert model.modulation.gain_and_bias.grad.abs().sum() > 0
-
-
-# -------------------------------------------------------------------------------- all that draw
 
 
 @pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
@@ -346,45 +317,3 @@ def test_a_greedy_raster_takes_the_likeliest_token(ar):
     greedy = ar.generate(LABELS, top_k=1, seed=5)
     assert greedy.equal(ar.generate(LABELS, top_k=1, seed=6))
     assert greedy.flatten(1)[:, 0].equal(ar(LABELS, LABELS.new_empty(4, 0))[:, 0].argmax(-1))
-
-
-# ---------------------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: RasterAR(RasterARConfig(width=30, heads=4)), "width 30 is not a multiple"),
-        (lambda: RasterAR(RasterARConfig(width=24, heads=4)), "not a multiple of 4, which rows"),
-        (lambda: MaskGIT(MaskGITConfig(vocab_size=0)), "vocab_size is 0, expected at least 1"),
-        (lambda: MaskGIT(MaskGITConfig(label_dropout=1.5)), "label_dropout is 1.5"),
-        (lambda: DiT(DiTConfig(timesteps=0)), "timesteps is 0"),
-        (lambda: DiT(DiTConfig(width=6, heads=3)), "width is 6, expected a multiple of 4"),
-        (lambda: KLAutoencoder(KLConfig(latent_channels=0)), "latent_channels is 0"),
-        (lambda: MaskGIT(MaskGITConfig(side=3)).generate(LABELS, rounds=10), "expected 1 to 9"),
-        (lambda: MaskGIT(MaskGITConfig()).generate(LABELS, temperature=-1.0), "temperature is -1"),
-        (lambda: DiT(DiTConfig()).generate(LABELS, steps=1001), "steps is 1001, expected 1 to"),
-    ],
-)
-def test_bad_settings_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("name", ["ar", "maskgit", "dit"])
-def test_bad_calls_are_named(name, request):
-    model = request.getfixturevalue(name)
-    for labels, message in (
-        (torch.tensor([4]), "labels span 4 to 4, expected 0 to 2, or 3"),
-        (torch.tensor([0.0]), r"labels are torch.float32"),
-        ([0], "labels are list"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            model.generate(labels)
-    with pytest.raises(ValueError, match="guidance is 0.5, expected 1"):
-        model.generate(LABELS, guidance=0.5)
-    with pytest.raises(ValueError, match="expected"):
-        model.training_loss(torch.zeros(4, 2, 2), LABELS)
-    if name != "dit":
-        with pytest.raises(ValueError, match=r"tokens span 0 to 12, expected \[0, 12\)"):
-            model.training_loss(torch.tensor([0, 12] + 7 * [0]).view(1, 3, 3), LABELS[:1])

@@ -1,5 +1,4 @@
-"""The `varmini` command: `main` finds the sub-command, each in a file of its own.
+"""The `varmini` command: `main` finds the sub-command, each a frozen dataclass in a file here.
 
-The options of a sub-command are a frozen dataclass, which tyro turns into a parser and its help.
-Every public function takes the words after the sub-command, and the program's name for messages.
+Its fields are the options, which tyro turns into a parser and its help; its call does the work.
 """

@@ -1,14 +1,20 @@
 """`varmini bench`: how fast this machine trains, draws, encodes and decodes."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from ..experiments.bench.busy import busy_rows
+from ..experiments.bench.cost import cost_rows
+from ..experiments.bench.forms import form_rows
+from ..experiments.bench.profiles import profile_rows
+from ..experiments.bench.shapes import SHAPES
+from ..experiments.bench.speed import speed_rows
 from ..runtime.files import check_writable
+from ..runtime.machine import kind_of_machine
 from ..runtime.tables import Row, origin, rows_of, write_rows
-from .main import parse
 
 PARTS = ("speed", "forms", "profile", "busy", "cost")
 NAMES = "shape form what arithmetic waiting busy axis method side depth batch kind"
@@ -35,54 +41,35 @@ class Bench:
     """Of tiny, small, medium and d16 (the paper's); profile takes the first."""
     batches: tuple[int, ...] = ()
     """Images drawn together; none: 1, 16, 64 (medium: 1, 16; d16: 1, 64)."""
-    rounds: int = 5
-    """Rounds, at most; in each, every variant runs once."""
-    limit: float = 20
-    """Seconds after which no further round of a task begins."""
-    threads: int = 0
-    """Threads of a CPU; 0 leaves torch's own number."""
+    rounds: int = 5  # Rounds, at most; in each, every variant runs once.
+    limit: float = 20  # Seconds after which no further round of a task begins.
     out: Path = Path("results/bench")
     """Folder of the tables; rows that a machine of the other kind (with or without bf16) measured
     stay in them."""
     cost: Path = Path("results/cost.csv")
     """Table of the growth of cost, from which `make results` draws its figure."""
 
-
-def bench(args: Sequence[str], prog: str) -> None:
-    """`varmini bench`."""
-    import torch
-
-    o = parse(Bench, args, prog)
-    from ..experiments.bench.busy import busy_rows
-    from ..experiments.bench.cost import cost_rows
-    from ..experiments.bench.forms import form_rows
-    from ..experiments.bench.profiles import profile_rows
-    from ..experiments.bench.shapes import SHAPES
-    from ..experiments.bench.speed import speed_rows
-
-    for names, there in ((o.only, PARTS), (o.shapes, list(SHAPES))):
-        for name in names:
-            if name not in there:
-                raise ValueError(f"{name!r} is unknown, expected one of {', '.join(there)}")
-    if o.threads < 0 or o.rounds < 1 or min(o.batches, default=1) < 1 or not o.shapes:
-        raise ValueError(
-            f"threads are {o.threads}, rounds {o.rounds}, batches {list(o.batches)} and shapes "
-            f"{list(o.shapes)}: expected 0 threads (torch's own) or more, the others at least 1"
-        )
-    if o.threads:
-        torch.set_num_threads(o.threads)
-    rows = {
-        "speed": lambda: speed_rows(o.shapes, o.batches, o.rounds, o.limit),
-        "forms": lambda: form_rows(o.shapes, o.rounds, o.limit),
-        "profile": lambda: profile_rows(o.shapes[0], o.batches or (1, 64), o.rounds),
-        "busy": lambda: busy_rows(torch.get_num_threads(), o.rounds),
-        "cost": lambda: cost_rows(o.rounds),
-    }
-    tables = {part: o.cost if part == "cost" else o.out / f"{part}.csv" for part in o.only}
-    for path in tables.values():
-        check_writable(path)
-    for part, path in tables.items():
-        write(path, rows[part](), keep=part in ("speed", "forms", "busy"))
+    def __call__(self) -> None:
+        for name, known in [(x, PARTS) for x in self.only] + [(x, SHAPES) for x in self.shapes]:
+            if name not in known:
+                raise ValueError(f"{name!r} is unknown, expected one of {', '.join(known)}")
+        if self.rounds < 1 or min(self.batches, default=1) < 1 or not self.shapes:
+            raise ValueError(
+                f"rounds {self.rounds}, batches {list(self.batches)}, shapes {list(self.shapes)}: "
+                "expected at least 1 of each"
+            )
+        rows = {
+            "speed": lambda: speed_rows(self.shapes, self.batches, self.rounds, self.limit),
+            "forms": lambda: form_rows(self.shapes, self.rounds, self.limit),
+            "profile": lambda: profile_rows(self.shapes[0], self.batches or (1, 64), self.rounds),
+            "busy": lambda: busy_rows(torch.get_num_threads(), self.rounds),
+            "cost": lambda: cost_rows(self.rounds),
+        }
+        tables = {x: self.cost if x == "cost" else self.out / f"{x}.csv" for x in self.only}
+        for path in tables.values():
+            check_writable(path)
+        for part, path in tables.items():
+            write(path, rows[part](), keep=part in ("speed", "forms", "busy"))
 
 
 def write(path: Path, found: Iterable[Row], *, keep: bool = True) -> None:
@@ -92,20 +79,15 @@ def write(path: Path, found: Iterable[Row], *, keep: bool = True) -> None:
     leaves both.
 
     Args:
-        keep: leave in the table what a machine of the other kind measured.
+        keep: leave in the table what a machine of another kind measured.
     """
-    import torch
-
-    from ..runtime.machine import device, quick_at_bfloat16
-
     about = origin() | {"torch": torch.__version__}
-    about["bf16"] = own = "yes" if quick_at_bfloat16(device().type) else "no"
-    kept = [row for row in rows_of(path) if keep and row.get("bf16", own) != own]
+    about["kind"] = own = kind_of_machine()
+    kept = [row for row in rows_of(path) if keep and row.get("kind", own) != own]
     rows, unfinished = [], path.with_name(f"{path.stem}-unfinished.csv")
     for row in found:
         rows.append(about | row)
         write_rows(unfinished, rows + kept)
-        told = [f"{row[n]}{unit}" for n, unit in SHOWN.items() if row.get(n, "") != ""]
-        print("  ".join(told))
+        print("  ".join(f"{row[n]}{unit}" for n, unit in SHOWN.items() if row.get(n, "") != ""))
     unfinished.replace(path)
     print(f"wrote {path}")

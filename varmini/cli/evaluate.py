@@ -1,8 +1,6 @@
 """`varmini evaluate ...`: what ends in numbers."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +17,6 @@ from ..runtime import distributed
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device, precision
 from ..runtime.tables import append_row, origin
-from .main import parse
 from .models import Flat, Pair, bed, warn
 
 
@@ -44,7 +41,7 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
     append_row(path, row | {k: where[k] for k in ("date", "hardware", "command", "commit")})
 
 
-def _csv(path: Path, first: str) -> Path:
+def _check_csv(path: Path, first: str) -> None:
     """Checks the file for results before any long work; `first` names its first column."""
     if path.suffix.lower() != ".csv" or path.is_dir():
         raise ValueError(f"--out {path} is no .csv file: name one, new or with earlier results")
@@ -52,11 +49,11 @@ def _csv(path: Path, first: str) -> Path:
         with open(path, errors="replace") as file:
             if file.readline().split(",")[0] != first:
                 raise ValueError(f"{path} holds other columns: choose another --out")
-    return check_writable(path)
+    check_writable(path)
 
 
 @dataclass(frozen=True)
-class Judging:
+class Evaluation:
     """Which network evaluates, on which images."""
 
     data: str | None = None
@@ -64,12 +61,9 @@ class Judging:
     classifier: str | None = None
     """Evaluator: "inception" (FID; needs the extra [metrics]), a shipped name or a folder; None:
     "inception" above 64 pixels if it can be had, else the shipped "cifar10" or "fashion"."""
-    limit: int | None = None
-    """So many real images, evenly spaced over the set; None: all."""
-    batch_size: int = 250
-    """Images worked on together."""
-    workers: int = 0
-    """Processes that decode images; sets in memory need none."""
+    limit: int | None = None  # So many real images, evenly spaced over the set; None: all.
+    batch_size: int = 250  # Images worked on together.
+    workers: int = 0  # Processes that decode images; sets in memory need none.
 
     def evaluator(self, tok: MultiScaleVQVAE) -> Evaluator:
         """The network; ValueError when it cannot be had."""
@@ -83,9 +77,8 @@ class Judging:
 
     def images(self, tok: MultiScaleVQVAE, split: str = "test") -> Any:
         """Images as the tokenizer reads them, from the centre; ValueError when none fit."""
-        channels, size = tok.config.image_channels, tok.image_size[0]
-        options = dict(limit=self.limit, size=size, channels=channels)
-        dataset = load_images(self.data or bed(tok), split, **options)
+        view = dict(size=tok.image_size[0], channels=tok.config.image_channels, limit=self.limit)
+        dataset = load_images(self.data or bed(tok), split, **view)
         if isinstance(dataset, LazyImages):
             dataset.train = False  # a reference is measured on centre crops
         return dataset
@@ -95,28 +88,23 @@ class Judging:
 class EvaluateTokenizer:
     """Measures reconstructions of test images; appends a row to a CSV file."""
 
-    judging: Annotated[Judging, Flat] = Judging()
-    tokenizer: str = "cifar10"
-    """Tokenizer: a shipped name, a folder, or a hub id."""
-    out: Path = Path("out/evaluation-tokenizer.csv")
-    """CSV file that gets a row more."""
+    evaluation: Annotated[Evaluation, Flat] = Evaluation()
+    tokenizer: str = "cifar10"  # Tokenizer: a shipped name, a folder, or a hub id.
+    out: Path = Path("out/evaluation-tokenizer.csv")  # CSV file that gets a row more.
 
-
-def evaluate_tokenizer(args: Sequence[str], prog: str) -> None:
-    """`varmini evaluate tokenizer`."""
-    o = parse(EvaluateTokenizer, args, prog)
-    _csv(o.out, "tokenizer")
-    tok = MultiScaleVQVAE.from_pretrained(o.tokenizer).to(device())
-    evaluator, dataset = o.judging.evaluator(tok), o.judging.images(tok)
-    check_samples(len(dataset), evaluator.features, f"{dataset.name}, test")
-    batch = (o.judging.batch_size, o.judging.workers)
-    with autocast():
-        figures = measure_tokenizer(tok, dataset, evaluator, *batch)
-    if "fid" in figures:  # of reconstructions, the field says
-        figures["rfid"] = figures.pop("fid")
-    about = {"tokenizer": o.tokenizer, "data": dataset.name, "classifier": evaluator.about}
-    report(o.out, about, figures)
-    print(f"wrote {o.out}")
+    def __call__(self) -> None:
+        _check_csv(self.out, "tokenizer")
+        tok = MultiScaleVQVAE.from_pretrained(self.tokenizer).to(device())
+        evaluator, dataset = self.evaluation.evaluator(tok), self.evaluation.images(tok)
+        check_samples(len(dataset), evaluator.features, f"{dataset.name}, test")
+        with autocast():
+            batch = (self.evaluation.batch_size, self.evaluation.workers)
+            figures = measure_tokenizer(tok, dataset, evaluator, *batch)
+        if "fid" in figures:  # of reconstructions, the field says
+            figures["rfid"] = figures.pop("fid")
+        about = {"tokenizer": self.tokenizer, "data": dataset.name}
+        report(self.out, about | {"classifier": evaluator.about}, figures)
+        print(f"wrote {self.out}")
 
 
 @dataclass(frozen=True)
@@ -127,15 +115,13 @@ class EvaluateSamples:
     protocol: 50 samples a class of ImageNet against ADM's reference file.
     """
 
-    judging: Annotated[Judging, Flat] = Judging()
+    evaluation: Annotated[Evaluation, Flat] = Evaluation()
     models: Annotated[Pair, Flat] = Pair()
     per_class: int | None = None
     """Samples a class; None: 50 for 1,000 classes and more, else 100. Distances are comparable only
     between equal numbers."""
-    cfg: tuple[float, ...] = (1.5,)
-    """Guidance at the last scale, one evaluation each."""
-    top_k: int = 900
-    """Draw from the so many likeliest tokens; 0: all."""
+    cfg: tuple[float, ...] = (1.5,)  # Guidance at the last scale, one evaluation each.
+    top_k: int = 900  # Draw from the so many likeliest tokens; 0: all.
     top_p: float = 0.96
     """Draw from the likeliest tokens that hold this share of the probability; 0 or 1: all."""
     seed: int = 0
@@ -148,104 +134,87 @@ class EvaluateSamples:
     reference: Path | None = None
     """.npz file with mu and sigma (pytorch-fid, ADM), images arr_0, or both; None: the test images
     of --data."""
-    split: Literal["train", "test"] = "test"
-    """Part of --data that is the reference."""
+    split: Literal["train", "test"] = "test"  # Part of --data that is the reference.
     save_reference: Path | None = None
     """.npz file to keep the reference's statistics in, for --reference."""
     samples: Path = Path("out/samples")
     """Folder that gets a folder for each draw, with samples.npz for the ADM evaluator."""
-    out: Path = Path("out/evaluation-samples.csv")
-    """CSV file that gets the rows."""
+    out: Path = Path("out/evaluation-samples.csv")  # CSV file that gets the rows.
 
-
-def _rejector(o: EvaluateSamples, channels: int, classes: int) -> Evaluator | None:
-    if o.candidates == 1 and o.rejector is None:
-        return None
-    if o.candidates < 2 or o.rejector is None:
-        raise ValueError(
-            f"--candidates is {o.candidates} and --rejector {o.rejector}: rejection needs at least "
-            f"2 candidates and a classifier"
-        )
-    rejector, _ = load_evaluator(o.rejector, channels, 0)
-    if rejector.classes != classes:
-        raise ValueError(
-            f"rejector {o.rejector!r} tells {rejector.classes} classes apart, the model draws "
-            f"{classes}: name a fitting --rejector"
-        )
-    return rejector
-
-
-def _reference(
-    o: EvaluateSamples, evaluator: Evaluator, tok: MultiScaleVQVAE
-) -> Callable[[], Reference]:
-    """What makes the reference. Files are read and counts checked now, images are seen later."""
-    if o.reference is not None:
-        loaded = load_reference(o.reference, evaluator, o.judging.batch_size)
-        return lambda: loaded
-    dataset = o.judging.images(tok, o.split)
-    name = f"{len(dataset)} {o.split} images of {dataset.name}"
-    check_samples(len(dataset), evaluator.features, name)
-    if isinstance(dataset, LazyImages):
-        name += ", shorter side 1.125 x size, centre"
-
-    def compute() -> Reference:
-        stream = in_order(dataset, o.judging.batch_size, o.judging.workers)
-        return reference_of(evaluator, (images for images, _ in stream), len(dataset), name)
-
-    return compute
-
-
-def evaluate_samples(args: Sequence[str], prog: str) -> None:
-    """`varmini evaluate samples`."""
-    o = parse(EvaluateSamples, args, prog)
-    distributed.start()
-    main, batch_size = distributed.is_main(), o.judging.batch_size
-    with distributed.together():  # what is wrong is told once, and before any long work
-        var, tok, _ = o.models.load()
-        classes = var.config.num_classes
-        per_class = o.per_class if o.per_class is not None else 50 if classes >= 1000 else 100
-        rejector = _rejector(o, tok.config.image_channels, classes)
-        given = dict(top_k=o.top_k, top_p=o.top_p, seed=o.seed, candidates=o.candidates)
-        given |= dict(rejector=rejector.about if rejector else "", precision=str(precision()))
-        marks = (weights_checksum(var), weights_checksum(tok), classes, per_class)
-        draws = [Draw(*marks, cfg=cfg, **given) for cfg in o.cfg]
-        if main:
-            evaluator, reference = _prepare(o, tok, classes, per_class, rejector)
-    reject = (lambda x: rejector(x)[1]) if rejector else None
-    options = dict(batch_size=batch_size, reject=reject)
-    files = [draw_samples(var, tok, draw, o.samples, **options) for draw in draws]
-    if not main:
-        return
-    known = reference()
-    if o.save_reference is not None:
-        known.save(o.save_reference, evaluator)
-        print(f"wrote {o.save_reference}")
-    for draw, file in zip(draws, files):
-        images = (to_channels_first(x) for x in npz.read_images(file, batch_size))
-        options = dict(num_classes=classes, seed=draw.seed)
-        results = measure(evaluator, images, draw.labels, known, **options)
-        about = {"var": o.models.var, "network": evaluator.about, "reference": known.about}
+    def __call__(self) -> None:
+        distributed.start()
+        batch_size = self.evaluation.batch_size
+        with distributed.together():  # what is wrong is told once, and before any long work
+            var, tok, _ = self.models.load()
+            classes = var.config.num_classes
+            rejector = self._rejector(tok.config.image_channels, classes)
+            per_class = self.per_class
+            if per_class is None:
+                per_class = 50 if classes >= 1000 else 100
+            given = {k: getattr(self, k) for k in ("top_k", "top_p", "seed", "candidates")}
+            given |= dict(rejector=rejector.about if rejector else "", precision=str(precision()))
+            checksums = weights_checksum(var), weights_checksum(tok)
+            draws = [Draw(*checksums, classes, per_class, cfg=cfg, **given) for cfg in self.cfg]
+            if distributed.is_main():
+                evaluator, reference = self._prepare(tok, classes, per_class, rejector)
+        reject = (lambda x: rejector(x)[1]) if rejector else None
+        options = dict(batch_size=batch_size, reject=reject)
+        files = [draw_samples(var, tok, draw, self.samples, **options) for draw in draws]
+        if not distributed.is_main():
+            return
+        known = reference()
+        if self.save_reference is not None:
+            known.save(self.save_reference, evaluator)
+            print(f"wrote {self.save_reference}")
+        about = {"var": self.models.var, "network": evaluator.about, "reference": known.about}
         shown = ("per_class", "cfg", "seed", "top_k", "top_p", "candidates", "rejector")
-        report(o.out, about | {k: getattr(draw, k) for k in shown}, results)
-        print(f"wrote {file}")
-    print(f"wrote {o.out}")
+        for draw, file in zip(draws, files):
+            images = (to_channels_first(x) for x in npz.read_images(file, batch_size))
+            options = dict(num_classes=classes, seed=draw.seed)
+            results = measure(evaluator, images, draw.labels, known, **options)
+            report(self.out, about | {k: getattr(draw, k) for k in shown}, results)
+            print(f"wrote {file}")
+        print(f"wrote {self.out}")
 
+    def _rejector(self, channels: int, classes: int) -> Evaluator | None:
+        if self.candidates == 1 and self.rejector is None:
+            return None
+        if self.candidates < 2 or self.rejector is None:
+            raise ValueError(
+                f"--candidates is {self.candidates} and --rejector {self.rejector}: rejection "
+                "needs at least 2 candidates and a classifier"
+            )
+        rejector, _ = load_evaluator(self.rejector, channels, 0)
+        if rejector.classes != classes:
+            raise ValueError(
+                f"rejector {self.rejector!r} tells {rejector.classes} classes apart, the model "
+                f"draws {classes}: name a fitting --rejector"
+            )
+        return rejector
 
-def _prepare(
-    o: EvaluateSamples,
-    tok: MultiScaleVQVAE,
-    classes: int,
-    per_class: int,
-    rejector: Evaluator | None,
-) -> tuple[Evaluator, Callable[[], Reference]]:
-    """Checks all files, and gives the evaluator and what makes the reference."""
-    _csv(o.out, "var")
-    for path in (o.samples / "draw.json", o.save_reference):
-        if path is not None:
-            check_writable(path)
-    evaluator = o.judging.evaluator(tok)
-    check_samples(classes * per_class, evaluator.features, f"--per-class {per_class}")
-    reference = _reference(o, evaluator, tok)
-    if rejector and rejector.about == evaluator.about:
-        warn("the evaluator itself rejects, so its figures flatter: name another --rejector")
-    return evaluator, reference
+    def _prepare(
+        self, tok: MultiScaleVQVAE, classes: int, per_class: int, rejector: Evaluator | None
+    ) -> tuple[Evaluator, Callable[[], Reference]]:
+        """Checks all files; the evaluator, and what makes the reference from images seen later."""
+        _check_csv(self.out, "var")
+        for path in (self.samples / "draw.json", self.save_reference):
+            if path is not None:
+                check_writable(path)
+        evaluation, evaluator = self.evaluation, self.evaluation.evaluator(tok)
+        check_samples(classes * per_class, evaluator.features, f"--per-class {per_class}")
+        if rejector and rejector.about == evaluator.about:
+            warn("the evaluator itself rejects, so its figures flatter: name another --rejector")
+        if self.reference is not None:
+            known = load_reference(self.reference, evaluator, evaluation.batch_size)
+            return evaluator, lambda: known
+        dataset = evaluation.images(tok, self.split)
+        name = f"{len(dataset)} {self.split} images of {dataset.name}"
+        check_samples(len(dataset), evaluator.features, name)
+        if isinstance(dataset, LazyImages):
+            name += ", shorter side 1.125 x size, centre"
+
+        def compute() -> Reference:
+            stream = in_order(dataset, evaluation.batch_size, evaluation.workers)
+            return reference_of(evaluator, (images for images, _ in stream), len(dataset), name)
+
+        return evaluator, compute

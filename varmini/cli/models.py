@@ -1,7 +1,8 @@
-"""What several sub-commands share: shared options, models and their class names, files to write."""
+"""What several sub-commands share: models and their class names, files to write, warnings."""
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import tyro
 from ..data import class_names as known_names
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
+from ..plots.images import save
 from ..runtime.files import check_writable, read_json
 from ..runtime.machine import device
 from ..runtime.pretrained import resolve_folder
-from .main import nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +30,7 @@ Flat = tyro.conf.arg(name="")
 class Pair:
     """A transformer and its tokenizer."""
 
-    var: str = "cifar10"
-    """Transformer: a shipped name, a folder, or a hub id."""
+    var: str = "cifar10"  # Transformer: a shipped name, a folder, or a hub id.
     tokenizer: str | None = None
     """Its tokenizer; None: the folder `tokenizer` beside it, or the shipped one of that name."""
 
@@ -75,16 +75,20 @@ def class_label(word: str, names: Sequence[str], num_classes: int) -> int:
     low = [_bare(name) for name in names]
     if _bare(word) in low:  # first, for a class may be called "7"
         return low.index(_bare(word))
+    expected = f"expected 0 to {num_classes - 1}"
     if word.lstrip("-").isdecimal():
         if not 0 <= int(word) < num_classes:
             raise ValueError(
-                f"label {word} is outside the classes, expected 0 to "
-                f"{num_classes - 1}, a class name, or none"
+                f"label {word} is outside the classes, {expected}, a class name, or none"
             )
         return int(word)
-    hint = f"; this model's class names are unknown, expected 0 to {num_classes - 1}"
-    hint = nearest(word.lower(), [*(name.lower() for name in names), "none"]) if names else hint
-    raise ValueError(f"unknown class {word!r}{hint}")
+    known = [*(name.lower() for name in names), "none"]
+    hint = f"expected one of {', '.join(known)}"
+    if close := difflib.get_close_matches(word.lower(), known, n=1):
+        hint = f"did you mean {close[0]!r}?"
+    elif not names:
+        hint = f"this model's class names are unknown, {expected}"
+    raise ValueError(f"unknown class {word!r}; {hint}")
 
 
 def _bare(name: str) -> str:
@@ -110,11 +114,10 @@ def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a figure, whole or not at all, and makes its folder."""
-    from ..plots.images import save
-
+    """Writes a figure, whole or not at all, and says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save(figure, path)
+    print(f"wrote {path}")
 
 
 def warn(line: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -30,11 +30,9 @@ def batch_order(
     functions of (seed, epoch), so `start=n` goes on as an uninterrupted run would after n batches.
 
     Raises:
-        ValueError: when a batch is larger than the set, or seed or start are negative.
+        ValueError: when a batch is larger than the set.
     """
     check_batch_size(batch_size, total)
-    if seed < 0 or start < 0:
-        raise ValueError(f"seed {seed}, first step {start}: expected at least 0")
     epoch, first = divmod(start, total // batch_size)
     while True:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
@@ -84,7 +82,12 @@ def batches(
     else:
         plan = batch_order(len(dataset), batch_size, seed, start_step)
     plan = (tuple(column[part] for column in columns) for columns in plan)
-    return _loaded(dataset, plan, workers, flip, on_device)
+    for images, labels, mirrored in _loaded(dataset, plan, workers):
+        images = to_device(images) if on_device else images
+        if flip:
+            where = mirrored.bool().to(images.device)[:, None, None, None]
+            images = torch.where(where, images.flip(-1), images)
+        yield to_float(images), labels
 
 
 def in_order(
@@ -98,14 +101,15 @@ def in_order(
     rows = range(len(dataset)) if rows is None else rows
     cells = dataset.walk(skip=rows.start) if isinstance(dataset, StreamedImages) else iter(rows)
     parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    plan = ((list(islice(cells, len(part))), None, [(0, i) for i in part]) for part in parts)
-    return _loaded(dataset, plan, workers)
+    plan = ((list(islice(cells, len(part))), 0, [(0, i) for i in part]) for part in parts)
+    for images, labels, _ in _loaded(dataset, plan, workers):
+        yield to_float(images), labels
 
 
 class _Planned(Dataset):
     """Reads a planned batch; errors travel as values, as a loader would add its traceback."""
 
-    def __init__(self, dataset: LazyImages) -> None:
+    def __init__(self, dataset: ImageSet | LazyImages) -> None:
         self.dataset = dataset
 
     def __getitem__(self, batch: tuple):
@@ -116,39 +120,25 @@ class _Planned(Dataset):
             return error
 
 
-def _loaded(
-    dataset: ImageSet | LazyImages, plan: Iterator, workers: int, flip=False, on_device=False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(dataset, ImageSet):
-        rows = ((torch.as_tensor(rows), mirrored) for rows, mirrored, _ in plan)
-        read = ((dataset.images[i], dataset.labels[i], [], mirrored) for i, mirrored in rows)
-    else:
-        read = DataLoader(
-            _Planned(dataset),
-            batch_size=None,
-            sampler=plan,
-            num_workers=workers,
-            generator=torch.Generator(),  # it would disturb torch's global one
-            worker_init_fn=_ignore_signals,
-        )
-    for batch in _told(read):
-        if isinstance(batch, ValueError):
-            raise batch
-        images, labels, broken, mirrored = batch
-        if broken:
-            dataset.note_broken(broken)
-        images = to_device(images) if on_device else images
-        if flip:
-            where = mirrored.bool().to(images.device)[:, None, None, None]
-            images = torch.where(where, images.flip(-1), images)
-        yield to_float(images), labels
-
-
-def _told(read: Iterable) -> Iterator:
-    """What is read; a worker that died while its batch was handed over ends as torch's others."""
+def _loaded(dataset: ImageSet | LazyImages, plan: Iterator, workers: int) -> Iterator[tuple]:
+    """(images uint8, labels, mirrored) of each planned batch."""
+    reader = DataLoader(
+        _Planned(dataset),
+        batch_size=None,
+        sampler=plan,
+        num_workers=0 if isinstance(dataset, ImageSet) else workers,
+        generator=torch.Generator(),  # it would disturb torch's global one
+        worker_init_fn=_ignore_signals,
+    )
     try:
-        yield from read
-    except (ConnectionError, EOFError) as error:
+        for batch in reader:
+            if isinstance(batch, ValueError):
+                raise batch
+            images, labels, broken, mirrored = batch
+            if broken:
+                dataset.note_broken(broken)
+            yield images, labels, mirrored
+    except (ConnectionError, EOFError) as error:  # while a batch was handed over: as torch's others
         raise RuntimeError(f"DataLoader worker died ({error})") from None
 
 

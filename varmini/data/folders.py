@@ -66,8 +66,7 @@ def _pictures(folder: Path) -> dict[str, list[str]]:
     for top in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         for at, below, names in os.walk(top):
             below[:] = [name for name in below if not name.startswith(".")]
-            files = [os.path.join(at, name) for name in names if _is_picture(name)]
-            if files:
+            if files := [os.path.join(at, name) for name in names if _is_picture(name)]:
                 found.setdefault(top.name, []).extend(files)
     check_names(found, folder)
     return {name: sorted(files) for name, files in found.items()}

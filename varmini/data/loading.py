@@ -12,23 +12,22 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from ..runtime.pretrained import ASSETS as EMBEDDED
 from .folders import split_files
 from .pictures import decode, to_tensor
-from .sets import ImageSet, LazyImages, StreamedImages, spread
+from .sets import ImageSet, LazyImages, StreamedImages, spread, undecoded
 from .tables import (
     SPLITS,
     count_rows,
     encoded,
     find_columns,
-    map_parquet,
     parquet_files,
     read_column,
     read_labels,
@@ -39,22 +38,16 @@ if TYPE_CHECKING:
     import datasets
 
 
-class Known(NamedTuple):
-    """A set held in memory: its hub id, the hub's folder, the shape of a picture, the padding."""
 
-    hub: str
-    config: str
-    shape: tuple[int, int, int]
-    padding: int = 0
-
-
+Known = namedtuple("Known", "hub config shape padding")  # what is held in memory; config: a folder
 KNOWN = {
-    "fashion": Known("zalando-datasets/fashion_mnist", "fashion_mnist", (1, 28, 28), padding=2),
-    "cifar10": Known("uoft-cs/cifar10", "plain_text", (3, 32, 32)),
+    "fashion": Known("zalando-datasets/fashion_mnist", "fashion_mnist", (1, 28, 28), 2),
+    "cifar10": Known("uoft-cs/cifar10", "plain_text", (3, 32, 32), 0),
 }
 SUBSETS = {"fashion-subset": "fashion_mnist_subset", "cifar10-subset": "cifar10_subset"}
 IMAGENET = {"imagenet": False, "imagenet-stream": True}
 NAMES = (*SUBSETS, *KNOWN, *IMAGENET)
+MODES = {1: "L", 3: "RGB"}
 
 
 def load_images(
@@ -97,7 +90,7 @@ def load_images(
     if not isinstance(name, str | os.PathLike):
         return _from_rows(name, "dataset", split, **view)
     if name in SUBSETS or name in KNOWN:
-        return _load_known(str(name), split, root, **view)
+        return _in_memory(str(name), split, root, **view)
     if name in IMAGENET:
         view |= {"size": size or 256, "channels": channels or 3}
         parts = SPLITS[split][::-1]  # ImageNet's own test part has no labels
@@ -148,7 +141,7 @@ def _imagenet_folder() -> Path | None:
     return next((p for p in (data / "imagenet-1k", data / "imagenet") if p.is_dir()), None)
 
 
-def _load_known(
+def _in_memory(
     name: str, split: str, root: str | Path | None, size: int | None, channels: int | None,
     limit: int | None,
 ) -> ImageSet:  # fmt: skip
@@ -159,26 +152,21 @@ def _load_known(
     source = f"{files[0].parent if files else name}, {split}"
     image, label = find_columns(rows.features, source)
     labels, classes = read_labels(rows, label, source)
-    index = spread(len(rows), limit)
-    shape = len(index), channels or known.shape[0], *known.shape[1:]
-    images = torch.empty(shape, dtype=torch.uint8)
-    for i, cell in enumerate(read_column(rows.select(index), image).to_pylist()):
-        picture = decode(encoded(cell), f"{source} row {index[i]}")
+    index, pictures = spread(len(rows), limit), []
+    for row, cell in zip(index, read_column(rows.select(index), image).to_pylist()):
+        picture = decode(encoded(cell), f"{source} row {row}")
         if (len(picture.getbands()), picture.height, picture.width) != known.shape:
             raise ValueError(
-                f"{source} row {index[i]}: picture {picture.size}, mode {picture.mode}; expected "
+                f"{source} row {row}: picture {picture.size}, mode {picture.mode}; expected "
                 f"{known.hub} with {known.shape}"
             )
-        images[i] = to_tensor(picture.convert("L" if images.shape[1] == 1 else "RGB"))
-    images = F.pad(images, [known.padding] * 4)
+        pictures.append(to_tensor(picture.convert(MODES.get(channels, picture.mode))))
+    images = F.pad(torch.stack(pictures), [known.padding] * 4)
     if size and size != images.shape[-1]:
-        images = torch.cat([_resized(part, size) for part in images.split(1000)])
+        how = dict(size=(size, size), mode="bicubic", antialias=True)
+        parts = (F.interpolate(part.float(), **how) for part in images.split(1000))
+        images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
     return ImageSet(images, torch.from_numpy(labels[index]), classes, name)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)
 
 
 def _from_folder(
@@ -189,16 +177,14 @@ def _from_folder(
     for base in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         for part in parts:
             if files := parquet_files(base, part):
-                total, rows = count_rows(files), map_parquet(files, stream)
-                return _from_rows(rows, name, split, total=total, **view)
+                total, rows = count_rows(files), read_parquet(files, stream)
+                return _from_rows(rows, name, split, total, **view)
         if any(base.glob("*.parquet")):
             raise ValueError(f"{base}: none of its parquet files is called {' or '.join(parts)}-*")
     return LazyImages(*split_files(folder, split), name, split == "train", **view)
 
 
-def _from_rows(
-    rows, name: str, split: str, total: int = 0, **view: int | None
-) -> LazyImages:
+def _from_rows(rows, name: str, split: str, total: int = 0, **view: int | None) -> LazyImages:
     """A set from a `datasets.Dataset`, an `IterableDataset`, or a dictionary with one a split."""
     import datasets
 
@@ -219,11 +205,8 @@ def _from_rows(
             "`datasets` (`datasets.Dataset.from_dict` makes one of lists)"
         )
     image, label = find_columns(rows.features, name)
-    labels, classes = read_labels(rows, label, name)
-    cells = rows.select_columns([image]).with_format(None)
-    if isinstance(rows.features[image], datasets.Image):
-        cells = cells.cast_column(image, datasets.Image(decode=False))
-    return LazyImages(cells, labels, classes, name, split == "train", **view)
+    cells = undecoded(rows.select_columns([image]).with_format(None), image)
+    return LazyImages(cells, *read_labels(rows, label, name), name, split == "train", **view)
 
 
 def _from_hub(hub: str, part: str | None = None, stream: bool = False):

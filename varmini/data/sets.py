@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -20,10 +20,8 @@ from .pictures import decode, resize_and_crop, to_float, to_tensor
 from .tables import check_labels, encoded, find_columns
 
 log = logging.getLogger(__name__)
-IN_A_ROW = 100
-"""So many broken pictures in a row are no accident: the disk is gone, or these are no pictures."""
-BUFFER = 2048
-"""Rows of a stream among which the next one is drawn; its shards are shuffled as well."""
+IN_A_ROW = 100  # so many broken pictures are no accident: the disk is gone, or they are no pictures
+BUFFER = 2048  # rows of a stream among which the next is drawn; its shards are shuffled as well
 
 
 def checksum(*parts: object) -> str:
@@ -54,14 +52,8 @@ class ImageSet(Dataset):
     name: str
 
     def __post_init__(self) -> None:
-        shape, labels = tuple(self.images.shape), tuple(self.labels.shape)
-        if self.images.dtype != torch.uint8 or len(shape) != 4 or labels != shape[:1]:
-            raise ValueError(
-                f"{self.name}: images are {self.images.dtype} {shape}, labels {labels}; expected "
-                "uint8 (N, C, H, W) and (N,)"
-            )
         check_labels(self.labels.numpy(), self.classes, self.name)
-        self.channels, self.size = shape[1], shape[3]
+        self.channels, self.size = self.images.shape[1], self.images.shape[3]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -75,7 +67,13 @@ class ImageSet(Dataset):
         """(image float32 (C, H, W) in [-1, 1], label)."""
         return to_float(self.images[index]), int(self.labels[index])
 
+    def fetch(self, batch: Sequence[int] | Tensor, seeds: Sequence) -> tuple[Tensor, Tensor, list]:
+        """As that of `LazyImages`; nothing is broken, and nothing cropped."""
+        rows = torch.as_tensor(batch)
+        return self.images[rows], self.labels[rows], []
 
+
+@dataclass(eq=False, repr=False)
 class LazyImages(Dataset):
     """Pictures decoded when asked for, with VAR's transform.
 
@@ -85,72 +83,64 @@ class LazyImages(Dataset):
 
     A broken picture is logged by name, counted in `broken`, and replaced by the next one that can
     be read, so that what a batch holds stays a function of its rows and seeds.
-
-    Args:
-        cells: file names, or a `datasets.Dataset` of one column of encoded pictures.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Any],
-        labels: Sequence[int],
-        classes: tuple[str, ...],
-        name: str,
-        train: bool,
-        *,
-        size: int | None = None,
-        channels: int | None = None,
-        limit: int | None = None,
-    ) -> None:
-        self.index = spread(len(labels), limit)
-        self.cells, self.labels = cells, np.asarray(labels)[self.index]
-        self.classes, self.name, self.train = classes, name, train
+    cells: Sequence[Any]
+    """File names, or a `datasets.Dataset` of one column of encoded pictures."""
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+    name: str
+    train: bool
+    size: int | None = None
+    channels: int | None = None
+    limit: InitVar[int | None] = None
+
+    def __post_init__(self, limit: int | None) -> None:
+        self.index = spread(len(self.labels), limit)
+        self.labels = np.asarray(self.labels)[self.index]
         self.broken: dict[str, None] = {}
-        if not (size and channels):
-            picture, _ = self._decoded(self.batch(range(1)), 0, channels, {})
-            size, channels = size or min(picture.size), channels or len(picture.getbands())
-        self.size, self.channels = size, channels
+        if not (self.size and self.channels):
+            picture, _ = self._decoded(self.batch(range(1)), 0, {})
+            self.size = self.size or min(picture.size)
+            self.channels = self.channels or len(picture.getbands())
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of what the set holds and how it is cropped, from names, sizes and times."""
+        """Checksum of what the set holds and how it is cropped: of a folder its files' names, sizes
+        and times."""
         view = (self.name, self.train, self.size, self.channels, len(self), self.labels, self.index)
-        return checksum(type(self).__name__, *view, *self.classes, *self._contents())
-
-    def _contents(self) -> Iterator[object]:
-        """What changes when the pictures do: costs a stat for each file of a folder."""
-        if not isinstance(self.cells, list):
-            yield getattr(self.cells, "_fingerprint", "")
-            return
-        for file in self.cells:
-            found = os.stat(file) if os.path.exists(file) else os.lstat(file)
-            yield f"{file} {found.st_size} {found.st_mtime_ns}"
+        contents = [getattr(self.cells, "_fingerprint", "")]
+        if isinstance(self.cells, list):
+            found = ((f, os.stat(f) if os.path.exists(f) else os.lstat(f)) for f in self.cells)
+            contents = (f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in found)
+        return checksum(type(self).__name__, *view, *self.classes, *contents)
 
     def batch(self, rows: range) -> Sequence[Any]:
         """What `fetch` takes for these rows."""
         return rows
 
-    def _candidates(self, batch: Sequence[Any], at: int) -> Iterator[tuple[bytes | str, str, int]]:
-        """(encoded, name, label) of picture `at`, and of those that take its place if broken."""
-        for step in range(min(len(self), IN_A_ROW)):
-            row = (int(batch[at]) + step) % len(self)
-            cell, index = self.cells[int(self.index[row])], self.index[row]
-            if isinstance(cell, str):
-                yield cell, cell, int(self.labels[row])
-            else:
-                yield encoded(*cell.values()), f"{self.name}, row {index}", int(self.labels[row])
+    def _cell(self, batch: Sequence[Any], at: int, step: int) -> tuple[bytes | str, str, int]:
+        """(encoded, name, label) of picture `at`, or `step` behind it, of a batch."""
+        row = (int(batch[at]) + step) % len(self)
+        index, label = int(self.index[row]), int(self.labels[row])
+        cell = self.cells[index]
+        if isinstance(cell, str):
+            return cell, cell, label
+        return encoded(*cell.values()), f"{self.name}, row {index}", label
 
-    def _decoded(self, batch: Sequence[Any], at: int, channels: int | None, broken: dict):
+    def _decoded(self, batch: Sequence[Any], at: int, broken: dict):
         """Picture `at` of a batch (PIL) and its label; adds the broken ones before it."""
-        for tried, (cell, name, label) in enumerate(self._candidates(batch, at), 1):
+        tries = min(len(self), IN_A_ROW)
+        for step in range(tries):
+            cell, name, label = self._cell(batch, at, step)
             try:
-                return decode(cell, name, channels), label
+                return decode(cell, name, self.channels), label
             except ValueError as error:
                 broken[name] = reason = error
-        raise ValueError(f"{self.name}: {tried} pictures in a row cannot be read; {reason}")
+        raise ValueError(f"{self.name}: {tries} pictures in a row cannot be read; {reason}")
 
     def fetch(self, batch: Sequence[Any], seeds: Sequence) -> tuple[Tensor, Tensor, list[str]]:
         """Images uint8 (B, C, size, size), labels (B,), and the names of broken pictures.
@@ -159,7 +149,7 @@ class LazyImages(Dataset):
         """
         images, labels, broken = [], [], {}
         for at, seed in enumerate(seeds):
-            picture, label = self._decoded(batch, at, self.channels, broken)
+            picture, label = self._decoded(batch, at, broken)
             seed = seed if isinstance(seed, tuple) else int(seed)
             rng = np.random.default_rng(seed) if self.train else None
             images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
@@ -197,15 +187,11 @@ class StreamedImages(LazyImages):
     def __init__(
         self, rows, total: int, name: str, train: bool, *, limit: int | None = None, **view: Any
     ) -> None:
-        import datasets
-
         self.columns = image, label = find_columns(rows.features, name)
         classes = getattr(rows.features[label], "names", None)
         if not classes:
             raise ValueError(f"{name}: a stream names its classes: make {label!r} a ClassLabel")
-        if isinstance(rows.features[image], datasets.Image):  # our workers decode, not the reader
-            rows = rows.cast_column(image, datasets.Image(decode=False))
-        rows = rows.select_columns([image, label])
+        rows = undecoded(rows, image).select_columns([image, label])
         self.rows, self.total = rows.take(limit) if limit else rows, min(total, limit or total)
         super().__init__((), (), tuple(classes), name, train, **view)
 
@@ -215,8 +201,8 @@ class StreamedImages(LazyImages):
     def batch(self, rows: range) -> list[tuple[bytes | str, str, int]]:
         return list(islice(self.walk(skip=rows.start), len(rows)))
 
-    def _candidates(self, batch: Sequence[Any], at: int) -> Iterator[tuple[bytes | str, str, int]]:
-        yield from (*batch[at:], *batch[:at])
+    def _cell(self, batch: Sequence[Any], at: int, step: int) -> tuple[bytes | str, str, int]:
+        return batch[(at + step) % len(batch)]
 
     def walk(
         self, shuffle: tuple[int, int] | None = None, skip: int = 0
@@ -232,3 +218,12 @@ class StreamedImages(LazyImages):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"rows": None}  # workers only decode
+
+
+def undecoded(rows, image: str):
+    """An object of `datasets` whose pictures stay encoded: our workers decode, not its reader."""
+    import datasets
+
+    if isinstance(rows.features[image], datasets.Image):
+        return rows.cast_column(image, datasets.Image(decode=False))
+    return rows

@@ -47,23 +47,21 @@ def count_rows(files: Iterable[Path]) -> int:
     return total
 
 
-def read_parquet(files: Sequence[Path]):
-    """Small parquet files as a `datasets.Dataset` in memory, with nothing written to its cache."""
+def read_parquet(files: Sequence[Path], stream: bool | None = None):
+    """Parquet files as an object of `datasets`.
+
+    stream: None reads them into memory, without its cache on the disk; False maps large ones from
+    that cache; True reads them as they are used.
+    """
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count_rows(files)
     with _one_line(files[0].parent):
-        return datasets.Dataset(pa.concat_tables(map(pq.read_table, files)))
-
-
-def map_parquet(files: Sequence[Path], stream: bool):
-    """Large ones, memory-mapped from the cache of `datasets`, or read as they are used."""
-    import datasets
-
-    names = [str(file) for file in files]
-    with _one_line(files[0].parent):
+        if stream is None:
+            return datasets.Dataset(pa.concat_tables(map(pq.read_table, files)))
+        names = [str(file) for file in files]
         return datasets.load_dataset("parquet", data_files=names, split="train", streaming=stream)
 
 
@@ -80,13 +78,12 @@ def find_columns(features, source: str | Path) -> tuple[str, str]:
 
     if features is None:
         raise ValueError(f"{source}: its columns have no types; cast them (`rows.cast(...)`)")
+    plain = {c: f.get("bytes") if isinstance(f, dict) else f for c, f in features.items()}
+    plain = {c: f.dtype for c, f in plain.items() if isinstance(f, Value)}
 
     def find(what: str, names: Sequence[str], kind: type, dtypes: tuple[str, ...]) -> str:
         found = [c for c, feature in features.items() if isinstance(feature, kind)]
-        for column, feature in features.items() if not found else ():
-            inner = feature.get("bytes") if isinstance(feature, dict) else feature
-            if isinstance(inner, Value) and inner.dtype.startswith(dtypes):
-                found.append(column)
+        found = found or [c for c, dtype in plain.items() if dtype.startswith(dtypes)]
         found = [name for name in names if name in found][:1] or found
         if len(found) != 1:
             raise ValueError(

@@ -70,8 +70,7 @@ class Evaluator:
 def classifier_evaluator(name: str) -> Evaluator:
     """One of our classifiers: shipped ("cifar10", "fashion") or a folder.
 
-    Raises:
-        ValueError: when there is none, or it is damaged.
+    Raises ValueError when there is none, or it is damaged.
     """
     folder = resolve_folder(name, Classifier.kind)
     network = Classifier.from_pretrained(folder).to(device()).eval()
@@ -83,47 +82,33 @@ def classifier_evaluator(name: str) -> Evaluator:
 
     weights = file_checksum(folder / "model.safetensors")[:8]
     bed = folder.parent.name if folder.is_relative_to(SHIPPED) else "own"
-    return Evaluator(
-        name=f"{bed}_classifier",
-        about=f"varmini's {bed} classifier, weights {weights}",
-        features=network.config.widths[-1],
-        run=run,
-        classes=network.config.num_classes,
-    )
+    about, config = f"varmini's {bed} classifier, weights {weights}", network.config
+    return Evaluator(f"{bed}_classifier", about, config.widths[-1], run, config.num_classes)
 
 
 def inception_evaluator() -> Evaluator:
     """Inception v3 as FID is defined on it, from torch-fidelity.
 
-    Raises:
-        ValueError: when the package is missing, or its weights neither here nor to be had.
+    Raises ValueError when the package is missing, or its weights neither here nor to be had.
     """
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        raise ValueError(
-            "FID needs the package torch-fidelity: pip install 'varmini[metrics]', or name a "
-            "--classifier, whose distances are no FID"
-        ) from None
     cached = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     path = Path(os.environ.get("VARMINI_INCEPTION") or cached)
     try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SUM)
         found = file_checksum(path)[:8]
         if found != WEIGHTS_SUM:  # torch-fidelity unpickles what it is given
             raise OSError(f"checksum {found}, expected {WEIGHTS_SUM}")
-        network = FeatureExtractorInceptionV3(
-            "inception-v3-compat",
-            ["2048", "logits_unbiased"],
-            feature_extractor_weights_path=str(path),
-        )
-    except Exception as error:  # no network, other weights: the client raises many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        outputs, given = ["2048", "logits_unbiased"], {"feature_extractor_weights_path": str(path)}
+        network = FeatureExtractorInceptionV3("inception-v3-compat", outputs, **given)
+    except Exception as error:  # no package, no network, other weights: many kinds
         raise ValueError(
-            f"Inception's weights cannot be loaded ({reason}): put {WEIGHTS_URL} at "
-            f"{path}, or name a --classifier, whose distances are no FID"
+            f"Inception cannot be loaded ({_reason(error)}): FID needs pip install "
+            f"'varmini[metrics]' and {WEIGHTS_URL} at {path}; or name a --classifier, whose "
+            f"distances are no FID"
         ) from None
     network = network.to(device()).eval()
 
@@ -139,22 +124,17 @@ def inception_evaluator() -> Evaluator:
 def torchvision_evaluator(name: str) -> Evaluator:
     """A network of torchvision's with its ImageNet weights: for rejection, on 1,000 classes.
 
-    Raises:
-        ValueError: when the package is missing, knows no such network, or cannot get the weights.
+    Raises ValueError when the package is missing, knows no such network, or cannot get the weights.
     """
     try:
         from torchvision import models
 
         weights = models.get_model_weights(name).DEFAULT
         network = models.get_model(name, weights=weights).to(device()).eval()
-    except ImportError:
+    except Exception as error:  # no package, no such name, no network: many kinds
         raise ValueError(
-            f"torchvision:{name} needs the package torchvision: pip install 'varmini[metrics]'"
-        ) from None
-    except Exception as error:  # no such name, no network: the package raises many kinds
-        raise ValueError(
-            f"torchvision:{name} cannot be loaded ({type(error).__name__}): name one of "
-            f"torchvision.models.list_models(), with its weights in torch's cache"
+            f"torchvision:{name} cannot be loaded ({_reason(error)}): it needs pip install "
+            f"'varmini[metrics]', and one of torchvision.models.list_models()"
         ) from None
     prepare = weights.transforms()
 
@@ -164,6 +144,10 @@ def torchvision_evaluator(name: str) -> Evaluator:
 
     about = f"torchvision {name}, {weights}"
     return Evaluator(f"torchvision_{name}", about, 1000, run, classes=1000)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 EVALUATORS: dict[str, Callable[[], Evaluator]] = {"inception": inception_evaluator}
@@ -177,8 +161,7 @@ def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluato
     folder. None: "inception" for colour pictures above 64 pixels if it can be loaded, else the
     shipped classifier of the bed.
 
-    Raises:
-        ValueError: when the named one cannot be loaded or does not read that many channels.
+    Raises ValueError when the named one cannot be loaded or does not read that many channels.
     """
     if name in EVALUATORS:
         return EVALUATORS[name](), ""

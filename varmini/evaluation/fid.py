@@ -24,18 +24,8 @@ from ..data import in_order
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
-from . import npz
+from . import metrics, npz
 from .evaluators import Evaluator
-from .metrics import (
-    Moments,
-    check_samples,
-    codebook_usage,
-    frechet_between,
-    frechet_distance,
-    inception_score,
-    precision_recall,
-    psnr,
-)
 
 KEPT = 10_000
 """Reference images whose features are kept for precision and recall, as in ADM's reference."""
@@ -59,12 +49,10 @@ class Reference:
     def save(self, path: Path, evaluator: Evaluator) -> None:
         """Writes `mu` and `sigma` as pytorch-fid and ADM do, the features kept, and the network."""
         arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays |= {"network": np.array(evaluator.about), "count": np.array(self.count or 0)}
         if self.features is not None:
             arrays["features"] = self.features.numpy()
-        npz.write_arrays(
-            path,
-            arrays | {"network": np.array(evaluator.about), "count": np.array(self.count or 0)},
-        )
+        npz.write_arrays(path, arrays)
 
 
 def _kept(total: int) -> np.ndarray:
@@ -78,11 +66,10 @@ def reference_of(
 ) -> Reference:
     """Statistics of `total` images (B, C, H, W) that come in batches, in bounded memory.
 
-    Raises:
-        ValueError: when there are fewer images than features.
+    Raises ValueError when there are fewer images than features.
     """
-    check_samples(total, evaluator.features, f"the reference ({about})")
-    moments, kept, seen = Moments(), [], 0
+    metrics.check_samples(total, evaluator.features, f"the reference ({about})")
+    moments, kept, seen = metrics.Moments(), [], 0
     wanted = _kept(total)
     for batch in images:
         features, _ = evaluator(batch)
@@ -97,38 +84,35 @@ def load_reference(path: Path, evaluator: Evaluator, batch_size: int = 250) -> R
     """Statistics from a .npz file: `mu` and `sigma` (pytorch-fid, ADM, `Reference.save`), images
     `arr_0` (ADM's batches), or both; images also give precision and recall.
 
-    Raises:
-        ValueError: when the file is damaged, holds neither, or was made with another network.
+    Raises ValueError when the file is damaged, holds neither, or was made with another network.
     """
     path, d = Path(path), evaluator.features
     held = npz.names(path)
     about = f"{path.name}, checksum {file_checksum(path)[:8]}"
-    if "network" in held:
-        made_by = npz.read_text(path, "network")
-        if made_by != evaluator.about:
-            raise ValueError(f"{path} was made with {made_by}, the evaluator is {evaluator.about}")
-    if "mu" in held and npz.array_shape(path, "mu") != (d,):
-        raise ValueError(
-            f"{path}: its mu has the shape {npz.array_shape(path, 'mu')}, but {evaluator.about} "
-            f"gives {d} features: name the --classifier that it was made with (2048: inception)"
-        )
-    result = None
+    made_by = str(npz.read_array(path, "network", ())) if "network" in held else evaluator.about
+    if made_by != evaluator.about:
+        raise ValueError(f"{path} was made with {made_by}, the evaluator is {evaluator.about}")
+    features = None
     if "arr_0" in held:
         count = npz.image_shape(path)[0]
         parts = (to_channels_first(part) for part in npz.read_images(path, batch_size))
         if "mu" not in held:
             return reference_of(evaluator, parts, count, about)
-        result = evaluator.all_of(parts)[0][_kept(count)]
+        features = evaluator.all_of(parts)[0][_kept(count)]
     if not {"mu", "sigma"} <= set(held):
         raise ValueError(f"{path} holds {', '.join(held)}: expected mu and sigma, or images arr_0")
+    mu = npz.read_array(path, "mu", (None,))
+    if len(mu) != d:
+        raise ValueError(
+            f"{path} holds the mean of {len(mu)} features, but {evaluator.about} gives {d} "
+            f"features: name the --classifier that it was made with (2048: inception)"
+        )
     if "features" in held:
-        result = torch.from_numpy(npz.read_array(path, "features", (None, d)).copy())
-    mean, covariance = (
-        torch.from_numpy(npz.read_array(path, key, shape).astype(np.float64))
-        for key, shape in (("mu", (d,)), ("sigma", (d, d)))
-    )
+        features = torch.from_numpy(npz.read_array(path, "features", (None, d)).copy())
+    sigma = npz.read_array(path, "sigma", (d, d))
+    moments = (torch.from_numpy(x.astype(np.float64)) for x in (mu, sigma))
     count = int(npz.read_array(path, "count", ())) if "count" in held else None
-    return Reference(about, mean, covariance, count or None, result)
+    return Reference(about, *moments, count or None, features)
 
 
 def to_channels_first(images: np.ndarray) -> Tensor:
@@ -148,24 +132,22 @@ def measure(
     """Figures of samples against a reference.
 
     images: batches (B, C, H, W), bytes or floats in [-1, 1], `len(labels)` in all; labels: (N,).
-    num_classes: of the model that drew. seed: decides which features are taken
-    for precision and recall, where fewer are wanted than there are.
+    num_classes: of the model that drew. seed: of the choice of features for precision and recall.
 
     Returns n, n_real, n_precision (reference images that precision and recall are taken against);
     where the evaluator knows the model's classes accuracy, the share of samples that it gives their
     own class, and, up to 100 classes, accuracy_per_class; then frechet, precision, recall and
     inception_score under the evaluator's names.
     By ADM's conventions all samples meet all kept reference images, and the score is taken in parts
-    of 5,000; with our own both sides are cut to the same number, since both figures depend
-    on it.
+    of 5,000; with our own both sides are cut to the same number, since both figures depend on it.
 
     Raises:
         ValueError: when there are fewer samples than features.
     Source: the columns of VAR's table 1 (arXiv:2404.02905) and ADM's evaluator.
     """
-    check_samples(len(labels), evaluator.features, "the draw")
+    metrics.check_samples(len(labels), evaluator.features, "the draw")
     features, probs = evaluator.all_of(images)
-    moments = Moments()
+    moments = metrics.Moments()
     moments.add(features)
     result = {"n": len(features), "n_real": reference.count or "unknown"}
     real, generator = reference.features, torch.Generator().manual_seed(seed)
@@ -182,12 +164,12 @@ def measure(
         if num_classes <= 100:
             each = [float(right[labels == c].mean()) for c in range(num_classes)]
             result["accuracy_per_class"] = each
-    result["frechet"] = frechet_between(
-        reference.mean, reference.covariance, moments.mean(), moments.covariance()
-    )
+    drawn = moments.mean(), moments.covariance()
+    result["frechet"] = metrics.frechet_between(reference.mean, reference.covariance, *drawn)
     if real is not None:
-        result["precision"], result["recall"] = precision_recall(real, some, device=device())
-    result["inception_score"] = inception_score(probs, 5000 if evaluator.adm else None)
+        both = metrics.precision_recall(real, some, device=device())
+        result["precision"], result["recall"] = both
+    result["inception_score"] = metrics.inception_score(probs, 5000 if evaluator.adm else None)
     return evaluator.name_figures(result)
 
 
@@ -208,35 +190,31 @@ def evaluate_tokenizer(
     Source: reconstruction FID and usage as in VQGAN (arXiv:2012.09841) and VAR (arXiv:2404.02905),
     both in Inception's features.
     """
-    if not len(dataset):
-        raise ValueError("evaluate_tokenizer got an empty dataset: give at least one image")
     tok = quicken(tok.eval())
-    values, errors, pyramids, labels, real, fake = [], [], [], [], [], []
+    values, errors, pyramids, real, fake, right = [], [], [], [], [], []
     for images, target in in_order(dataset, batch_size, workers):
         tokens = tok.encode(images.to(device()))
         decoded = tok.decode(tokens).float().cpu().clamp(-1, 1)
         pyramids.append([t.cpu() for t in tokens])
-        values.append(psnr(decoded, images))
+        values.append(metrics.psnr(decoded, images))
         errors.append((decoded - images).square().flatten(1).mean(1))
-        labels.append(target)
         if evaluator is not None:
-            real.append(evaluator(images))
-            fake.append(evaluator(decoded))
+            (seen, probs), (drawn, drawn_probs) = evaluator(images), evaluator(decoded)
+            real.append(seen)
+            fake.append(drawn)
+            right.append(torch.stack([p.argmax(1) == target for p in (probs, drawn_probs)]))
     mse = float(torch.cat(errors).double().mean())
     result = {
         "n": len(dataset),
         "psnr": float(torch.cat(values).mean()),
         "psnr_of_mean_mse": 10 * math.log10(4 / mse) if mse else math.inf,
         "mse": mse,
-        "usage": codebook_usage(pyramids, tok.vocab_size),
+        "usage": metrics.codebook_usage(pyramids, tok.vocab_size),
     }
     if evaluator is None:
         return result
-    (seen, probs), (drawn, drawn_probs) = ((torch.cat(x) for x in zip(*part))
-                                           for part in (real, fake))  # fmt: skip
     if evaluator.classes == len(dataset.classes):
-        for name, p in (("real", probs), ("reconstruction", drawn_probs)):
-            right = p.argmax(1) == torch.cat(labels)
-            result[f"accuracy_{name}"] = float(right.double().mean())
-    result["frechet"] = frechet_distance(seen, drawn)
+        shares = torch.cat(right, 1).double().mean(1).tolist()
+        result |= zip(("accuracy_real", "accuracy_reconstruction"), shares)
+    result["frechet"] = metrics.frechet_distance(torch.cat(real), torch.cat(fake))
     return evaluator.name_figures(result)

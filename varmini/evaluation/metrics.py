@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Pyramid = Sequence[Tensor]
+Array = Tensor | np.ndarray
+Pyramid = Sequence[Array]
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
+def psnr(a: Array, b: Array) -> Tensor:
     """Peak signal-to-noise ratio in dB, one value an image.
 
     a, b: float (B, C, H, W) in [-1, 1], so the peak-to-peak range is 2; values outside are clamped
@@ -22,6 +24,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     Raises ValueError on different shapes, bytes, or values that cannot be meant as [-1, 1].
     Source: the textbook definition, ITU-T J.340 with a peak of 2.
     """
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(
             f"psnr got shapes {tuple(a.shape)} and {tuple(b.shape)}: give two equal (B, C, H, W)"
@@ -39,7 +42,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def codebook_usage(tokens: Pyramid | Iterable[Pyramid], vocab_size: int) -> dict:
     """How many codes are used at each scale and by all scales together.
 
-    tokens: one pyramid (a list of K integer tensors (B, h_k, w_k)) or an iterable of pyramids.
+    tokens: one pyramid (a list of K integer arrays (B, h_k, w_k)) or an iterable of pyramids.
     Returns {"scales": [K entries], "overall": entry}; an entry holds
       used: different codes seen;  allowed: min(vocab_size, tokens seen), the most it could be;
       share: used / allowed in [0, 1];  perplexity: exp of the code entropy, in [1, used].
@@ -47,20 +50,20 @@ def codebook_usage(tokens: Pyramid | Iterable[Pyramid], vocab_size: int) -> dict
     Source: perplexity as logged for VQ-VAE (arXiv:1711.00937); `allowed` because a 1x1 map of B
     images cannot show more than B codes.
     """
-    if isinstance(tokens, Sequence) and len(tokens) and isinstance(tokens[0], Tensor):
+    if isinstance(tokens, Sequence) and len(tokens) and isinstance(tokens[0], Array):
         tokens = [tokens]
-    counts: Tensor | None = None
+    counts = torch.zeros(1, vocab_size, dtype=torch.long)
     for pyramid in tokens:
-        for level in pyramid:
+        maps = [torch.as_tensor(level).flatten().cpu().long() for level in pyramid]
+        for level in maps:
             if level.numel() and not 0 <= level.min() <= level.max() < vocab_size:
                 raise ValueError(
                     f"a token lies in [{level.min()}, {level.max()}], expected [0, {vocab_size}): "
                     "give the vocab_size of the tokenizer that made the tokens"
                 )
-        rows = [torch.bincount(t.flatten().cpu(), minlength=vocab_size) for t in pyramid]
-        new = torch.stack(rows) if rows else torch.zeros(0, vocab_size, dtype=torch.long)
-        counts = new if counts is None else counts + new
-    if counts is None or not counts.sum():
+        if maps:
+            counts = counts + torch.stack([m.bincount(minlength=vocab_size) for m in maps])
+    if not counts.sum():
         raise ValueError("no tokens to count: give at least one pyramid that is not empty")
     return {"scales": [_usage(row) for row in counts], "overall": _usage(counts.sum(0))}
 
@@ -77,8 +80,9 @@ def _usage(counts: Tensor) -> dict:
     }
 
 
-def _double(features: Tensor, name: str) -> Tensor:
+def _double(features: Array, name: str) -> Tensor:
     """Features (N, D) on the CPU in float64; ValueError on NaN or infinity."""
+    features = torch.as_tensor(features)
     if not torch.isfinite(features).all():
         raise ValueError(f"{name} holds NaN or infinity, expected finite numbers: check the model")
     return features.detach().cpu().double()
@@ -93,7 +97,7 @@ class Moments:
     def __init__(self) -> None:
         self.count = 0
 
-    def add(self, features: Tensor) -> None:
+    def add(self, features: Array) -> None:
         """Takes in (B, D) features; ValueError when they are not finite."""
         x = _double(features, "features")
         if not len(x):
@@ -126,22 +130,19 @@ def check_samples(count: int, features: int, name: str) -> None:
         )
 
 
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+def frechet_distance(features_a: Array, features_b: Array) -> float:
     """Squared Frechet distance between Gaussians fitted to two sets of features.
 
     features_a: (N, D), features_b: (M, D), any float; computed in float64, see `frechet_between`.
     Raises ValueError when either set has fewer samples than D (or than 2): its covariance could
     not be told from a flat one.
     """
-    a, b = _double(features_a, "features_a"), _double(features_b, "features_b")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"features of {a.shape[1]} and {b.shape[1]} numbers: use one classifier for both"
-        )
-    for name, x in (("features_a", a), ("features_b", b)):
+    fits = []
+    for name, features in (("features_a", features_a), ("features_b", features_b)):
+        x = _double(features, name)
         check_samples(len(x), x.shape[1], name)
-    cov_a, cov_b = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))
-    return frechet_between(a.mean(0), cov_a, b.mean(0), cov_b)
+        fits += [x.mean(0), torch.atleast_2d(torch.cov(x.T))]
+    return frechet_between(*fits)
 
 
 def frechet_between(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
@@ -162,8 +163,8 @@ def frechet_between(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor
 
 
 def precision_recall(
-    real_features: Tensor,
-    fake_features: Tensor,
+    real_features: Array,
+    fake_features: Array,
     k: int = 3,
     chunk: int = 512,
     device: torch.device | str = "cpu",
@@ -201,7 +202,7 @@ def _covered(points: Tensor, centres: Tensor, k: int, chunk: int) -> float:
     return float(torch.cat(inside).double().mean())
 
 
-def inception_score(probs: Tensor, part: int | None = None) -> float:
+def inception_score(probs: Array, part: int | None = None) -> float:
     """exp(mean KL(p(y|x) || p(y))): sure about each picture, varied over the set.
 
     probs: (N, classes), rows that sum to 1. part: the score is averaged over parts of so many rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,23 +26,14 @@ def write_images(
     """Writes arr_0 from `parts` of bytes (n, H, W, 3), never all in memory, and arr_1, the labels.
 
     The same images give the same file, byte for byte.
-
-    Raises:
-        ValueError: when the parts do not add up to `shape`; no file is left then.
     """
-    with atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
         # A ZipInfo made from a name carries no clock time.
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as entry:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(entry, header)
-            count = 0
             for part in parts:
-                if part.dtype != np.uint8 or part.shape[1:] != shape[1:]:
-                    raise ValueError(f"{path}: a part is {part.dtype} {part.shape}, not {shape}")
                 entry.write(np.ascontiguousarray(part).data)
-                count += len(part)
-        if count != shape[0]:
-            raise ValueError(f"{path}: {count} images came, expected {shape[0]}")
         with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as entry:
             np.lib.format.write_array(entry, labels)
 
@@ -55,39 +45,38 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
+    """An open .npz file; whatever fails on it is one line."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds on damage
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: cannot read {what} ({reason}); make it again") from None
 
 
 @contextmanager
 def _entry(path: Path, name: str) -> Iterator[tuple]:
     """An open array of the file, with its shape and dtype, read from the header alone."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as entry:
-            version = np.lib.format.read_magic(entry)
-            read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                version, np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read(entry)
-            size = archive.getinfo(f"{name}.npy").file_size - entry.tell()
-            if fortran or dtype.hasobject or math.prod(shape) * dtype.itemsize != size:
-                raise ValueError(f"its header claims {dtype} {shape}, in {size} bytes")
-            yield entry, shape, dtype
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError,
-            NotImplementedError, SyntaxError, zlib.error) as error:  # fmt: skip
-        raise ValueError(f"{path}: cannot read {name} ({_reason(error)}); make it again") from None
+    with _reading(path, name) as archive, archive.open(f"{name}.npy") as entry:
+        first = np.lib.format.read_magic(entry) == (1, 0)
+        form = np.lib.format
+        read = form.read_array_header_1_0 if first else form.read_array_header_2_0
+        shape, fortran, dtype = read(entry)
+        size = archive.getinfo(f"{name}.npy").file_size - entry.tell()
+        if fortran or dtype.hasobject or math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"its header claims {dtype} {shape}, in {size} bytes")
+        yield entry, shape, dtype
 
 
 def names(path: Path) -> list[str]:
     """The arrays that a .npz file holds; ValueError when it is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [n.removesuffix(".npy") for n in archive.namelist()]
-            if not all(n.isprintable() for n in found):
-                raise zipfile.BadZipFile("the name of an array is damaged")
-            return found
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz file ({_reason(error)})") from None
+    with _reading(path, "its arrays") as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+        if not all(name.isprintable() for name in found):
+            raise ValueError("the name of an array is damaged")
+        return found
 
 
 def image_shape(path: Path) -> tuple[int, int, int, int]:
@@ -95,43 +84,27 @@ def image_shape(path: Path) -> tuple[int, int, int, int]:
     with _entry(path, "arr_0") as (_, shape, dtype):
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise ValueError(f"it is {dtype} {shape}, expected uint8 (N, H, W, 3)")
-        if math.prod(shape[1:]) > PART:
-            raise ValueError(f"it claims pictures of {shape[1]}x{shape[2]} pixels")
         return shape
 
 
 def read_images(path: Path, count: int) -> Iterator[np.ndarray]:
     """The images of arr_0 in order, `count` at a time: bytes (n, H, W, 3)."""
     shape = image_shape(path)
+    size = math.prod(shape[1:])
+    count = min(count, max(1, PART // size))
     with _entry(path, "arr_0") as (entry, _, _):
-        size = math.prod(shape[1:])
-        count = min(count, max(1, PART // size))
         for start in range(0, shape[0], count):
             n = min(count, shape[0] - start)
             yield np.frombuffer(entry.read(n * size), np.uint8).reshape(n, *shape[1:])
 
 
-def array_shape(path: Path, name: str) -> tuple[int, ...]:
-    """The shape of an array, from its header."""
-    with _entry(path, name) as (_, shape, _):
-        return shape
-
-
-def read_text(path: Path, name: str) -> str:
-    """A single text, as numpy stores one."""
-    with _entry(path, name) as (entry, shape, dtype):
-        if shape or dtype.kind != "U":
-            raise ValueError(f"it is {dtype} {shape}, expected a text")
-        return str(np.frombuffer(entry.read(), dtype)[0])
-
-
 def read_array(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """One array of finite numbers, refused by its header unless its shape fits (None: any)."""
+    """One array of finite numbers, or a text; refused unless its shape fits (None: any length)."""
     with _entry(path, name) as (entry, found, dtype):
         fits = len(found) == len(shape) and all(b in (None, a) for a, b in zip(found, shape))
-        if not fits or dtype.kind not in "fiu":
-            raise ValueError(f"it is {dtype} {found}, expected numbers {shape}")
+        if not fits or dtype.kind not in "fiuU":
+            raise ValueError(f"it is {dtype} {found}, expected {shape}")
         array = np.frombuffer(entry.read(), dtype).reshape(found)
-        if not np.isfinite(array).all():
+        if dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError("it holds NaN or infinity")
         return array

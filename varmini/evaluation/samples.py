@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import sample
 from ..data import to_uint8
+from ..model.checks import check_filter
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime import distributed
@@ -57,13 +57,11 @@ class Draw:
     """Type of the matrix products."""
 
     def __post_init__(self) -> None:
-        ranges = {"num_classes": (1, math.inf), "per_class": (1, math.inf), "cfg": (0, math.inf),
-                  "top_k": (0, math.inf), "top_p": (0, 1), "seed": (0, 2**32 - 1),
-                  "candidates": (1, math.inf)}  # fmt: skip
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                end = f"at least {low}" if high == math.inf else f"{low} to {high}"
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {end}")
+        check_filter(self.top_k, self.top_p)
+        lowest = {"num_classes": 1, "per_class": 1, "cfg": 0, "seed": 0, "candidates": 1}
+        for name, low in lowest.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
         if (self.candidates > 1) != bool(self.rejector):
             raise ValueError(
                 f"candidates is {self.candidates} with the rejector {self.rejector!r}: rejection "
@@ -165,32 +163,30 @@ def draw_samples(
     Returns:
         The file samples.npz, as the ADM evaluator reads it; on process 0 it is complete.
 
-    Raises:
-        ValueError: when the folder was made by another draw, or cannot be written.
+    Raises ValueError when the folder was made by another draw, or cannot be written.
     """
     folder = Path(out) / draw.folder
-    values = json.loads(json.dumps(dataclasses.asdict(draw)))
     with distributed.together():
         if distributed.is_main():
-            _claim(folder, values)
+            _claim(folder, json.loads(json.dumps(dataclasses.asdict(draw))))
     distributed.wait()
     whole, starts = folder / "samples.npz", range(0, draw.count, SHARD)
     parts = [range(start, min(start + SHARD, draw.count)) for start in starts]
-    if not whole.is_file():
-        mine = parts[distributed.rank() :: distributed.world()]
-        left = [part for part in mine if not _finished(folder, part)]
-        done = len(mine) - len(left)
-        for part in progress(left, f"samples, cfg {draw.cfg:g}", done):
-            images = io.BytesIO()
-            np.save(images, draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject))
-            write_atomic(_file(folder, part), images.getvalue())
-        distributed.wait()
-        if distributed.is_main():
-            pieces = [_load(folder, part) for part in parts]
-            shape = (draw.count, *pieces[0].shape[1:])
-            npz.write_images(whole, shape, pieces, draw.labels.numpy())
-            for part in parts:  # the whole file is on disk by now
-                _file(folder, part).unlink()
+    if whole.is_file():
+        return whole
+    mine = parts[distributed.rank() :: distributed.world()]
+    left = [part for part in mine if not _finished(folder, part)]
+    for part in progress(left, f"samples, cfg {draw.cfg:g}", len(mine) - len(left)):
+        images = io.BytesIO()
+        np.save(images, draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject))
+        write_atomic(_file(folder, part), images.getvalue())
+    distributed.wait()
+    if distributed.is_main():
+        pieces = [_load(folder, part) for part in parts]
+        shape = (draw.count, *pieces[0].shape[1:])
+        npz.write_images(whole, shape, pieces, draw.labels.numpy())
+        for part in parts:  # the whole file is on disk by now
+            _file(folder, part).unlink()
     return whole
 
 
@@ -198,9 +194,8 @@ def _claim(folder: Path, values: dict) -> None:
     """Makes the folder of a draw, or checks that it is this draw's."""
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "draw.json"
-    if note.is_file():
-        if read_json(note).get("draw") != values:
-            raise ValueError(f"{folder} holds another draw: choose another --samples")
-        return
-    content = {"draw": values, "session": provenance()}
-    write_atomic(note, json.dumps(content, indent=1).encode())
+    if not note.is_file():
+        content = {"draw": values, "session": provenance()}
+        write_atomic(note, json.dumps(content, indent=1).encode())
+    elif read_json(note).get("draw") != values:
+        raise ValueError(f"{folder} holds another draw: choose another --samples")

@@ -1,4 +1,4 @@
-"""Is a difference real? Intervals of means, Welch's test, Holm's correction, a bootstrap.
+"""Is a difference real? Welch's test with its interval, and Holm's correction.
 
 Every "better" of this project goes through here. It needs at least `ENOUGH` seeds a side, Welch's
 test at the 5 % level, and an interval. Student's t is written out, since scipy is no dependency.
@@ -7,7 +7,7 @@ test at the 5 % level, and an interval. Student's t is written out, since scipy 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
@@ -37,12 +37,6 @@ def t_quantile(level: float, df: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, df) > 1 - level else (low, middle)
     return high
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of at least two independent values, such as runs of seeds."""
-    half = t_quantile(0.95, len(values) - 1) * math.sqrt(variance(values) / len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 @dataclass(frozen=True)
@@ -96,19 +90,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
-
-
-def bootstrap_interval(
-    measure: Callable[[np.ndarray], float], count: int, draws: int = 200, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a measure of `count` samples, such as a Frechet distance, over its samples.
-
-    measure: row numbers (count,) -> number. Repeated samples make a Frechet distance larger, by
-    about as much as finite samples already did; the basic interval 2 x - quantiles takes both off,
-    and so brackets the distance of infinitely many samples.
-    Source: Davison and Hinkley 1997, equation 5.6.
-    """
-    random, value = np.random.default_rng(seed), measure(np.arange(count))
-    drawn = [measure(random.integers(count, size=count)) for _ in range(draws)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(2 * value - high), float(2 * value - low)

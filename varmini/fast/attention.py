@@ -148,8 +148,7 @@ class QuickCache(KVCache):
         """As in `KVCache`, at `part`, the tokens of the scale that is drawn now."""
         if block not in self.keys:
             shape = (len(k), k.shape[1], self.total, k.shape[3])
-            with torch.inference_mode(False):  # a graph writes to it outside of that mode, too
-                self.keys[block], self.values[block] = k.new_empty(shape), v.new_empty(shape)
+            self.keys[block], self.values[block] = k.new_empty(shape), v.new_empty(shape)
         keys, values = (t[block][:, :, : self.part.stop] for t in (self.keys, self.values))
         keys[:, :, self.part.start :], values[:, :, self.part.start :] = k, v
         return keys, values

@@ -52,15 +52,13 @@ def sample(
         smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
         return_tokens: also return the token pyramid.
         batch_size: images drawn together; None takes as many as a key-value cache of 1 GiB holds.
-        first: number of the first image, for a part of a larger draw: it gives what images first,
-            first + 1, ... of that draw would be.
+        first: number of the first image, where this is a part of a larger draw.
 
     Returns:
         Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
 
     Raises:
-        ValueError: when the two models do not fit, an argument is out of range, or on a CPU the
-            memory does not hold the batch.
+        ValueError: models that do not fit, an argument out of range, a batch too large for memory.
     """
     check_drawing(var, tok, cfg, top_k, top_p, seed)
     if seed is None and first:
@@ -127,8 +125,7 @@ def inpaint(
             replace = forced(tok, images[rows], keep[rows])
             with arithmetic(var, greedy=top_k == 1):
                 noise = Noise(seed, at, len(part), part.device)
-                for _, f_hat in quick_generate(var, tok, part, noise, replace=replace, **options):
-                    pass
+                *_, (_, f_hat) = quick_generate(var, tok, part, noise, replace=replace, **options)
                 drawn.append(twin(tok).decode_features(f_hat).clamp(-1, 1))
     return torch.cat(drawn)
 
@@ -146,9 +143,8 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     if not (0 < top_k < logits.shape[-1] or 0 < top_p < 1):
         return logits
     if logits.device.type != "cpu" or logits.dtype is not torch.float32:
-        ordered = logits.sort(dim=-1).values
-    else:
-        ordered = torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1))
+        return rule_out(logits, logits.sort(dim=-1).values, top_k, top_p)
+    ordered = torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1))
     return rule_out(logits, ordered, top_k, top_p)
 
 
@@ -157,19 +153,13 @@ def arithmetic(var: VAR, greedy: bool) -> contextlib.AbstractContextManager:
 
     Greedy drawing is float32, so that its tokens do not hang on rounding.
     """
-    weight = var.head.weight
-    cast = weight.dtype is not torch.float32
-    if torch.is_autocast_enabled(weight.device.type) or greedy or cast:
-        return contextlib.nullcontext()
-    return autocast(weight.device.type)
+    kind, dtype = var.head.weight.device.type, var.head.weight.dtype
+    theirs = torch.is_autocast_enabled(kind) or greedy or dtype is not torch.float32
+    return contextlib.nullcontext() if theirs else autocast(kind)
 
 
 def _parts(var: VAR, labels: Tensor, batch_size: int | None) -> Iterator[tuple[int, Tensor]]:
-    """Number of the first image and labels of every batch, on the model's device.
-
-    Raises:
-        ValueError: when batch_size is below 1, or on a CPU the memory does not hold a batch.
-    """
+    """Number of the first image and labels of every batch, on the model's device."""
     # Keys and values of both guidance halves, in float32.
     per_image = 2 * 2 * 4 * var.config.depth * var.config.width * var.schedule.num_tokens
     # ... and some six copies of the last scale's logits.

@@ -7,12 +7,9 @@ that torch.compile uses too. What each form gains is measured: results/bench/for
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
 from .trial import trial, works
@@ -34,8 +31,6 @@ class QuickLinear(nn.Linear):
             x = x.to(self.kept)
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
         y = F.linear(x, self.weight, bias)
-        if gelu and y.requires_grad and y.device.type == "cpu" and works("gelu", y.dtype):
-            return GELU.apply(y)
         return F.gelu(y, approximate="tanh") if gelu else y
 
     def lay_out(self, device: str, dtype: torch.dtype) -> None:
@@ -58,41 +53,6 @@ def _try_linear(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     packed = torch.ops.mkldnn._reorder_linear_weight(w / 8, None)
     quick = torch.ops.mkldnn._linear_pointwise(x, packed, b, "gelu", [], "tanh")
     return quick, F.gelu(F.linear(x.float(), w.float() / 8, b.float()), approximate="tanh")
-
-
-class GELU(torch.autograd.Function):
-    """GELU in tanh form, with its slope computed along the way: backward is one product.
-
-    gelu(x) = x s with s = sigmoid(v), v = x (a + b x^2), a = sqrt(8 / pi), b = 0.044715 a;
-    slope = s + x s (1 - s) (a + 3 b x^2). In float32, by pieces that stay in the core's cache.
-    """
-
-    @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
-        y, slope = torch.empty_like(z), torch.empty_like(z)
-        a = torch.tensor(math.sqrt(8 / math.pi))
-        b = 0.044715 * a.item()
-        rows = max(1, 2**17 // z.shape[-1])
-        for part, at_y, at_slope in zip(*(t.flatten(0, -2).split(rows) for t in (z, y, slope))):
-            x = part.float()
-            s = torch.addcmul(a, x, x, value=b).mul_(x).sigmoid_()
-            r = torch.addcmul(a, x, x, value=3 * b)
-            x_s = x * s
-            at_y.copy_(x_s)
-            at_slope.copy_(x_s.addcmul_(x_s, s, value=-1).mul_(r).add_(s))
-        ctx.save_for_backward(slope)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad * ctx.saved_tensors[0]
-
-
-@trial("gelu")
-def _try_gelu(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    x = torch.linspace(-6, 6, 32).to(dtype).view(2, 16)
-    return GELU.apply(x), F.gelu(x.float(), approximate="tanh")
 
 
 class QuickConv(nn.Conv2d):

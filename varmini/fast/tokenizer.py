@@ -12,6 +12,7 @@ from ..model.autoencoder import Decoder, Downsample, Encoder, Upsample
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from .copies import forget, ready
+from .trial import observed
 
 MAP_BYTES = 1 << 22
 """Most memory of the maps that go through a layer together."""
@@ -25,7 +26,7 @@ class QuickQuantizer(MultiScaleQuantizer):
     def lookup_tokens(self, z: Tensor) -> Tensor:
         """As in `MultiScaleQuantizer`."""
         rows = max(1, LOOKUP_BYTES // (4 * self.vocab_size))
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or len(z) <= rows:
+        if observed(z) or len(z) <= rows:
             return super().lookup_tokens(z)
         few = super().lookup_tokens
         return torch.cat([few(part) for part in z.split(rows)])

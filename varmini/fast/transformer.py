@@ -11,9 +11,8 @@ from torch import Tensor
 from ..model.transformer import VAR, Attention, Block, KVCache
 from .attention import BlockCausal, QuickCache, attend, normalised, rectangles, spans
 from .copies import forget
-from .graphs import Steps, steps_for
 from .layers import QuickLinear
-from .trial import works
+from .trial import observed, works
 
 BlockModulation = tuple[Tensor, ...]
 """What the class sets in a block: gamma_1, gamma_2, 1 + s_1, 1 + s_2, b_1, b_2, each (B, 1, w)."""
@@ -31,7 +30,7 @@ class QuickAttention(Attention):
         self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, block: int = 0
     ) -> Tensor:
         """As in `Attention`."""
-        if type(self.qkv) is not QuickLinear or torch.compiler.is_compiling():
+        if type(self.qkv) is not QuickLinear or observed(x):
             return super().forward(x, mask, cache, block)
         bias, temperature = self.fixed or self.bias_and_temperature()
         qkv = self.qkv(x, bias).unflatten(2, (3, self.heads, -1))
@@ -115,10 +114,7 @@ def gated(x: Tensor, gamma: Tensor, branch: Tensor) -> Tensor:
 
 
 class QuickVAR(VAR):
-    """Knows the spans of its mask, and on a GPU draws small batches by CUDA graphs."""
-
-    laid_out = False
-    """Whether this is a copy from `copies.ready`."""
+    """Knows the spans of its mask, and keeps one cache a draw."""
 
     def quickened(self) -> None:
         """Tells the blocks' attention who sees whom; `quicken` calls it."""
@@ -129,14 +125,12 @@ class QuickVAR(VAR):
 
     def new_cache(self, batch: int) -> KVCache:
         """As in `VAR`."""
-        return steps_for(self, batch) or QuickCache(self)
+        return QuickCache(self)
 
     def hidden(
         self, k: int, x: Tensor, modulations: Tensor, head: Tensor, cache: KVCache
     ) -> Tensor:
         """As in `VAR`."""
-        if isinstance(cache, Steps):
-            return cache.hidden(self, k, x, modulations, head)
         if isinstance(cache, QuickCache):
             cache.part = self.schedule.slices[k]
             if cache.modulations is not modulations:
@@ -155,7 +149,3 @@ class QuickVAR(VAR):
         if mode:
             forget(self)
         return super().train(mode)
-
-    def lay_out(self, device: str, dtype: torch.dtype) -> None:
-        """Marks the copy."""
-        self.laid_out = True

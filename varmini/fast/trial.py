@@ -48,3 +48,13 @@ def works(name: str, dtype: torch.dtype) -> bool:
         torch.random.set_rng_state(state)
     bound = 0.05 if dtype is torch.bfloat16 else 1e-4
     return bool(torch.allclose(quick.float(), plain.float(), rtol=bound, atol=bound))
+
+
+def observed(x: Tensor) -> bool:
+    """Whether somebody compiles, traces or transforms (vmap, grad) this call: then plain forms run.
+
+    What is written out by hand is opaque to them.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)

@@ -1,16 +1,17 @@
-"""Assignment 4, scaling laws: its random inputs, its checks, the mistakes to know."""
+"""Assignment 4, scaling laws: references and checks."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray as Array
 from numpy.random import Generator
 
-from .a4_reference import Reference as Reference
 from .checks import Check
+from .reference import Reference as Base
 
 TITLE = "Scaling laws"
-MINUTES = 90
-
+NUMPY = True  # arguments stay arrays
+Sizes = list[tuple[int, int]]
 LADDERS = [
     [(1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)],
     [(1, 2), (2, 3), (4, 6)],
@@ -18,8 +19,69 @@ LADDERS = [
 ]
 
 
-NUMPY = True
-"""Arguments stay arrays."""
+class Reference(Base):
+    """The functions as the notebook asks for them; `a4.toml` says what mistakes make of them."""
+
+    def parameters(self, model: dict) -> int:
+        # per block: q, k, v 3 w^2, projection w^2, feed-forward 8 w^2, AdaLN 6 w^2
+        d, w = model["depth"], model["width"]
+        return 18 * d * w**2
+
+    def forward_flops(self, model: dict) -> int:
+        d, w, counts = model["depth"], model["width"], tokens(model["sizes"])
+        length = sum(counts)
+        block = 2 * 12 * w**2 * length + 2 * 6 * w**2 + 4 * w * length**2
+        head = 2 * w * model["vocab"] * length
+        words = 2 * model["channels"] * w * (length - counts[0])
+        return d * block + head + words
+
+    def training_flops(self, model: dict, images: int) -> int:
+        return 3 * images * self.forward_flops(model)
+
+    def attention_pairs(self, sizes: Sizes) -> tuple[int, int]:
+        n = tokens(sizes)
+        seen = np.cumsum(n).tolist()
+        cached, uncached = sum(a * s for a, s in zip(n, seen)), sum(s**2 for s in seen)
+        return cached, uncached
+
+    def fit(self, n: Array, loss: Array) -> tuple[float, float]:
+        # L = (beta n)^alpha  <=>  ln L = alpha ln n + alpha ln beta
+        slope, intercept = line(np.log(n), np.log(loss))
+        return slope, np.exp(intercept / slope)
+
+    def scatter(self, n: Array, loss: Array):
+        """(x, slope, intercept, spread of x, standard deviation of the errors)."""
+        x, y = np.log(n), np.log(loss)
+        slope, beta = self.fit(n, loss)
+        intercept = slope * np.log(beta)
+        errors = ((y - intercept - slope * x) ** 2).sum()
+        return x, slope, intercept, ((x - x.mean()) ** 2).sum(), np.sqrt(errors / (len(x) - 2))
+
+    def interval(self, n: Array, loss: Array, t: float) -> tuple[float, float]:
+        _, slope, _, spread, deviation = self.scatter(n, loss)
+        half = t * deviation / np.sqrt(spread)
+        return slope - half, slope + half
+
+    def predict(self, n: Array, loss: Array, new: float, t: float) -> tuple[float, float, float]:
+        x, slope, intercept, spread, deviation = self.scatter(n, loss)
+        at = np.log(new)
+        half = t * deviation * np.sqrt(1 + 1 / len(x) + (at - x.mean()) ** 2 / spread)
+        middle = intercept + slope * at
+        return np.exp(middle - half), np.exp(middle), np.exp(middle + half)
+
+    def frontier(self, flops: Array, loss: Array) -> Array:
+        return np.array([(loss[flops <= c] >= own).all() for c, own in zip(flops, loss)])
+
+
+def tokens(sizes: Sizes) -> list[int]:
+    """Tokens of each map."""
+    return [h * w for h, w in sizes]
+
+
+def line(x: Array, y: Array) -> tuple[float, float]:
+    """Least squares: slope and intercept."""
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    return slope, y.mean() - slope * x.mean()
 
 
 def models(rng: Generator) -> list[dict]:
@@ -39,23 +101,10 @@ def runs(rng: Generator, count: int = 9) -> tuple[np.ndarray, np.ndarray]:
     return n, (beta * n) ** alpha * np.exp(0.03 * rng.standard_normal(count))
 
 
-def with_images(rng):
-    """Random numbers of images."""
-    return [(model, int(rng.integers(1000, 10**6))) for model in models(rng)]
-
-
 def ladders(rng):
     """Fixed ladders and a random one, coarse to fine."""
     ladder = np.sort(rng.integers(1, 17, (6, 2)), axis=0).tolist()
     return [(sizes,) for sizes in [*LADDERS, [tuple(size) for size in ladder]]]
-
-
-def cases_predict(rng):
-    """Above, below and inside the range that was fitted, with quantiles of Student's t."""
-    return [
-        (*runs(rng, count), new, t)
-        for count, t, new in ((6, 2.776, 10.0), (12, 2.228, 0.002), (9, 2.365, 0.3))
-    ]
 
 
 def cases_frontier(rng):
@@ -66,78 +115,22 @@ def cases_frontier(rng):
     return [smooth, *ties, (np.array([1.0, 1, 2]), np.array([2.0, 1, 1]))]
 
 
-RAW = "it fits the raw numbers; a power law is a straight line in their logarithms"
 CHECKS = [
-    Check("parameters", 1, 2, lambda r: [(model,) for model in models(r)], {
-        "embeddings-counted": "embeddings are counted; leave out the tables of classes, positions "
-                              "and levels and the word layer",
-        "head-counted": "the head is counted; only the blocks count",
-        "adaln-forgotten": "AdaLN is forgotten: 6 w^2 in each block",
-        "feed-forward-once": "the feed-forward layer has two matrices of 4 w^2",
-        "projection-forgotten": "the output projection is forgotten: w^2 in each block",
-        "v-forgotten": "q, k and v are three matrices: 3 w^2, not w^2",
-    }),
-    Check("forward_flops", 2, 4, lambda r: [(model,) for model in models(r)], {
-        "multiply-adds": "multiply-adds are counted once; each is two FLOPs",
-        "adaln-per-token": "AdaLN is counted for every token; it runs once an image",
-        "adaln-forgotten": "AdaLN is forgotten: one product w x 6w in each block, once an image",
-        "attention-left-out": "the attention itself is missing: scores and mixing, L^2 pairs",
-        "attention-halved": "attention has two products over all pairs, the scores and the mixing",
-        "last-map-only": "only the tokens of the last map are counted; L is the sum over all maps",
-        "head-left-out": "the head is missing: w x V for each token",
-        "word-for-all": "the word layer does not run for the tokens of the first map",
-        "word-left-out": "the word layer is missing: C x w for all tokens but the first map's",
-    }),
-    Check("training_flops", 2, 1, with_images, {
-        "no-backward": "the backward pass is missing; it costs twice the forward pass",
-        "backward-as-forward": "the backward pass costs twice the forward pass, not once",
-    }),
-    Check("attention_pairs", 3, 3, ladders, {
-        "own-map-only": "with a cache a query looks at all maps so far, not at its own alone",
-        "earlier-maps-only": "with a cache a query looks at its own map, too",
-        "uncached-once": "without a cache every step computes all pairs of all maps so far again",
-        "pairs-swapped": "the two counts are swapped: first with a cache, then without",
-    }),
-    Check("fit", 4, 4, lambda r: [runs(r) for _ in range(3)], {
-        "raw-values": RAW,
-        "loss-not-logged": "only n is in logarithms; the loss must be, too",
-        "axes-swapped": "n and loss are swapped: the loss is explained by n",
-        "intercept-as-beta": "the intercept of the line is alpha ln beta: divide it by alpha "
-                             "before exp",
-        "base-ten-mixed": "log10 and exp do not go together: np.log with np.exp, or log10 with 10 "
-                          "to the power",
-    }, tolerance=1e-6),
-    Check("interval", 5, 3, lambda r: [(*runs(r, 6), 2.776), (*runs(r, 12), 2.228)], {
-        "raw-values": RAW,
-        "divided-by-n": "the variance is divided by n; two numbers were fitted, so n - 2",
-        "divided-by-n-1": "the variance is divided by n - 1; two numbers were fitted, so n - 2",
-        "spread-forgotten": "that is the scatter of the points; for the slope divide by the root "
-                            "of the sum of (x - mean)^2",
-        "t-forgotten": "the factor t is missing: that is one standard error",
-        "spread-not-rooted": "divide by the root of the sum of (x - mean)^2, not by the sum",
-        "ends-swapped": "the ends are swapped: (low, high)",
-    }, tolerance=1e-6),
-    Check("predict", 6, 4, cases_predict, {
-        "raw-values": RAW,
-        "own-noise-forgotten": "that is the interval of the line; a new run has noise of its own, "
-                               "the 1 under the root",
-        "distance-forgotten": "far from the data the line is less sure: the term (x - mean)^2",
-        "not-exponentiated": "those are logarithms of the loss; take exp at the end",
-        "added-after-exp": "the half width belongs inside exp: it is a difference of logarithms",
-        "height-forgotten": "the line's height is not sure either: 1/m under the root",
-        "t-forgotten": "the factor t is missing",
-        "divided-by-n": "the variance is divided by n; two numbers were fitted, so n - 2",
-        "divided-by-n-1": "the variance is divided by n - 1; two numbers were fitted, so n - 2",
-    }, tolerance=1e-6),
-    Check("frontier", 7, 4, cases_frontier, {
-        "best-run-only": "that is the best run of all; the frontier has the best for each budget",
-        "highest-loss": "it looks for the highest loss",
-        "neighbour-only": "it compares with the next cheaper run only; compare with all cheaper "
-                          "ones",
-        "ties-in-turn": "of runs that cost the same, each is compared with those before it only; "
-                        "compare it with all that cost as much",
-        "ties-lose": "an equal loss does not throw a run out; only a lower one does",
-        "same-cost-ignored": "runs that cost the same are not compared; as much *or less* counts",
-        "more-compute-compared": "it compares with dearer runs; a cheaper run must not be better",
-    }),
+    Check("parameters", 1, 2, lambda rng: [(model,) for model in models(rng)]),
+    Check("forward_flops", 2, 4, lambda rng: [(model,) for model in models(rng)]),
+    Check("training_flops", 2, 1, lambda rng: [
+        (model, int(rng.integers(1000, 10**6))) for model in models(rng)
+    ]),
+    Check("attention_pairs", 3, 3, ladders),
+    Check("fit", 4, 4, lambda rng: [runs(rng) for _ in range(3)], tolerance=1e-6),
+    # The last argument is a quantile of Student's t.
+    Check("interval", 5, 3, lambda rng: [
+        (*runs(rng, count), t) for count, t in ((6, 2.776), (12, 2.228))
+    ], tolerance=1e-6),
+    # Above, below and inside the range that was fitted.
+    Check("predict", 6, 4, lambda rng: [
+        (*runs(rng, count), new, t)
+        for count, new, t in ((6, 10.0, 2.776), (12, 0.002, 2.228), (9, 0.3, 2.365))
+    ], tolerance=1e-6),
+    Check("frontier", 7, 4, cases_frontier),
 ]  # fmt: skip

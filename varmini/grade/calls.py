@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import linecache
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from . import toy, trees
+from . import trees
 from .stubs import Stub
+from .toy import ToyModel
 
 LARGEST_ANSWER = 100_000
 Respond = Callable[[str, list], list | None]
@@ -42,13 +46,7 @@ def perform(
 
     Args:
         call: "function", "args" (a tree), "numpy" (arrays stay arrays), "given" (names of
-            functions for which `respond` stands in), and "kind":
-            "call"      the answer is the result;
-            "gradient"  of sum(result[call["output"]] * call["weight"]) with respect to the
-                        arguments at the paths call["wrt"]; with call["value"], that result too;
-            "chain"     the function is called with each input of each sequence in call["steps"],
-                        the sequences in turn, as fn(input, *args, state) -> (result, state) with
-                        fresh arguments; the answer is all results.
+            functions for which `respond` stands in), and "kind" (`KINDS`).
         respond: the grader's own functions, by name and arguments: [result], or None.
 
     Returns:
@@ -61,22 +59,16 @@ def perform(
     changed: list[tuple[int, Any]] = []
     try:
         with _given(getattr(inspect.unwrap(function), "__globals__", namespace), call, respond):
-            if call["kind"] == "gradient":
-                value = _gradient(function, _fresh(call["args"], call["numpy"]), call)
-            elif call["kind"] == "chain":
-                value = _chain(function, call, changed)
-            else:
-                value = _watched(function, call["args"], call["numpy"], changed)
+            value = KINDS[call["kind"]](function, call, changed)
         value = trees.walk(value, _plain)
         if len(trees.pack([value, changed])) > trees.LARGEST:
             raise ValueError("the result is far larger than asked for")
     except OutOfTime:
         return {"status": "slow"}
-    except MemoryError as error:
-        return {"status": "memory", **blame(error)}
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         memory = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        return {"status": "memory" if memory else "raised", **blame(error)}
+        status = "memory" if memory or isinstance(error, MemoryError) else "raised"
+        return {"status": status, **blame(error)}
     return {"status": "ok", "value": value, "changed": changed}
 
 
@@ -84,17 +76,14 @@ def perform(
 def _given(scope: dict[str, Any], call: dict[str, Any], respond: Respond | None):
     """Puts functions that ask the grader in the place of some of the submission."""
 
-    def stand_in(name: str) -> Any:
-        def function(*args: Any, **named: Any) -> Any:
-            found = respond(name, trees.walk([*args, *named.values()], _plain))
-            if found is None:
-                raise LookupError(f"{name} was called with other arguments than expected")
-            return _fresh(found, call["numpy"])[0]
-
-        return function
+    def ask(name: str, *args: Any, **named: Any) -> Any:
+        found = respond(name, trees.walk([*args, *named.values()], _plain))
+        if found is None:
+            raise LookupError(f"{name} was called with other arguments than expected")
+        return _fresh(found, call["numpy"])[0]
 
     real = {name: scope[name] for name in call["given"] if name in scope}
-    scope.update({name: stand_in(name) for name in call["given"]})
+    scope.update({name: functools.partial(ask, name) for name in call["given"]})
     try:
         yield
     finally:
@@ -112,61 +101,58 @@ def _fresh(args: Any, numpy: bool) -> list:
         return value.copy() if numpy else torch.from_numpy(value.copy())
 
     return [
-        toy.ToyModel(**arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+        ToyModel(_resize, **arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
         for arg in trees.walk(list(args), leaf)
     ]
 
 
-def _watched(function: Any, inputs: Any, numpy: bool, changed: list, *state: Any) -> Any:
+def _resize(x: torch.Tensor, size: tuple[int, int], kind: str) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode=kind)
+
+
+def _watched(function: Any, call: dict[str, Any], changed: list, *state: Any) -> Any:
     """The result of a call; arguments that it changed in place join `changed`."""
-    args, kept = _fresh(inputs, numpy), _fresh(inputs, numpy)
+    args, kept = _fresh(call["args"], call["numpy"]), _fresh(call["args"], call["numpy"])
     value = function(*args, *state)
-    for i, (arg, old) in enumerate(zip(args, kept)):
-        if isinstance(arg, toy.ToyModel):
-            arg, old = [[part.sizes, part.codebook] for part in (arg, old)]
-        if not _same(arg, old):
-            changed.append((i, trees.walk(arg, _plain)))
+    for i, pair in enumerate(zip(args, kept)):
+        if isinstance(pair[0], ToyModel):
+            pair = [[model.sizes, model.codebook] for model in pair]
+        new, old = (trees.walk(one, _plain) for one in pair)
+        if trees.pack(new) != trees.pack(old):
+            changed.append((i, new))
     return value
 
 
 def _chain(function: Any, call: dict[str, Any], changed: list) -> list:
-    """Sequences in turn: what is kept anywhere but in the state gets mixed up."""
+    """All results of fn(input, *args, state) -> (result, state) for the sequences in "steps".
+
+    The sequences in turn: what is kept anywhere but in the state gets mixed up.
+    """
     states, results = [None] * len(call["steps"]), []
     for inputs in zip(*call["steps"]):
         for i, one in enumerate(inputs):
-            args = [one, *call["args"]]
-            result, states[i] = _watched(function, args, call["numpy"], changed, states[i])
+            step = call | {"args": [one, *call["args"]]}
+            result, states[i] = _watched(function, step, changed, states[i])
             results.append(result)
     return results
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a.detach(), b)
-    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
-
-
 @torch.enable_grad()  # a notebook may have switched it off for its pictures
-def _gradient(function: Any, args: list, call: dict[str, Any]) -> list:
-    leaves = []
-    for path in call["wrt"]:
-        leaf = args
-        for step in path:
-            leaf = leaf[step]
-        leaves.append(leaf.requires_grad_())
-    result = function(*args)
-    if call["output"] is not None:
-        result = result[call["output"]]
-    total = (result * torch.from_numpy(call["weight"])).sum()
-    grads = [None] * len(leaves)
-    if total.requires_grad:
-        grads = torch.autograd.grad(total, leaves, allow_unused=True)
-    found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads)]
+def _gradient(function: Any, call: dict[str, Any], changed: list) -> list:
+    """Of the sum of result["output"] * "weight", by the arguments at the paths "wrt".
+
+    With "value", that result is the last entry.
+    """
+    args = _fresh(call["args"], call["numpy"])
+    leaves = [functools.reduce(operator.getitem, path, args) for path in call["wrt"]]
+    nothing = 0 * sum(leaf.requires_grad_().sum() for leaf in leaves)  # of no effect: zeros
+    result = function(*args)[call["output"]]
+    total = (result * torch.from_numpy(call["weight"])).sum() + nothing
+    found = list(torch.autograd.grad(total, leaves))
     return [*found, result] if call["value"] else found
+
+
+KINDS = {"call": _watched, "gradient": _gradient, "chain": _chain}
 
 
 def _plain(leaf: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from .checks import Check, Result, load
 from .compare import Tree, difference
 from .credit import LOOSER, Ask, Given, Marking
-from .reference import NONE
+from .reference import NONE, Reference
 from .runner import Call
+from .trees import form, walk
 
 
 class Exam:
@@ -26,12 +28,9 @@ class Exam:
         ValueError: when there is no such assignment or function.
     """
 
-    def __init__(
-        self, assignment: str, seed: int | list[int], function: str | None = None
-    ) -> None:
-        module = load(assignment)
-        self.reference, self.numpy = module.Reference, getattr(module, "NUMPY", False)
-        checks: list[Check] = [replace(c, function=c.function or c.name) for c in module.CHECKS]
+    def __init__(self, assignment: str, seed: int | list[int], function: str | None = None) -> None:
+        self.assignment = load(assignment)
+        checks = self.assignment.checks
         # Each check has its own stream: leaving one out does not change another's inputs.
         streams = np.random.default_rng(seed).spawn(len(checks))
         if function is not None:
@@ -42,71 +41,55 @@ class Exam:
                     f"{', '.join(dict.fromkeys(names))}"
                 )
             checks = checks[: len(names) - names[::-1].index(function)]
-        self.checks = checks
         self._known: dict[tuple[int, frozenset[str]], Tree] = {}
-        self.cases = [self._draw(check, rng) for check, rng in zip(checks, streams)]
-        self.calls = [call for case in self.cases for call in case]
+        self._needs: dict[str, dict[str, set[str]]] = {}
+        self.checks = [self._draw(check, rng) for check, rng in zip(checks, streams)]
+        self.calls = [call for check in self.checks for call in check.calls]
 
-    def _draw(self, check: Check, rng: np.random.Generator) -> list[Call]:
-        """Inputs on which every known mistake shows, and no two give the same."""
+    def _draw(self, check: Check, rng: np.random.Generator) -> Check:
+        """The check with inputs on which every known mistake shows, and no two give the same."""
+        numpy, sets = self.assignment.numpy, [NONE, *(frozenset({m}) for m in check.mistakes)]
         while True:
-            drawn = check.draw(rng)
-            case = [
-                c if isinstance(c, Call) else Call(check.function, c, numpy=self.numpy)
-                for c in drawn
-            ]
-            sets = [NONE, *(frozenset({mistake}) for mistake in check.mistakes)]
-            if all(
-                self.differ(check, case, *pair, 3 * check.tolerance)
-                for pair in itertools.combinations(sets, 2)
-            ):
-                return case
+            drawn = replace(check, calls=[
+                call if isinstance(call, Call) else Call(check.function, call, numpy=numpy)
+                for call in check.draw(rng)
+            ])  # fmt: skip
+            pairs = itertools.combinations(sets, 2)
+            if all(self.differ(drawn, *pair, 3 * check.tolerance) for pair in pairs):
+                return drawn
 
-    def differ(self, check: Check, case: list[Call], one, other, tolerance, given=None) -> bool:
-        """Whether two sets of mistakes give different answers to these calls."""
-        for call in case:
-            pair = [self.expected(check, call, wrong, given) for wrong in (one, other)]
-            if any(part is None for part in pair) or difference(*pair, tolerance):
-                return True
-        return False
+    def reference(self, wrong: frozenset[str] = NONE, given: Given | None = None) -> Reference:
+        """The references with these mistakes, and these functions in the place of their own."""
+        return self.assignment.reference(wrong)(given)
 
     def expected(self, check: Check, call: Call, wrong=NONE, given: Given | None = None) -> Tree:
         """The reference's answer; None when there is none with these mistakes and functions."""
         key = (id(call), wrong)
-        if given is None and key in self._known:
-            return self._part(check, self._known[key][1])
-        try:
-            with np.errstate(all="ignore"):
-                value = self.reference(wrong, given).answer(call)
-        except Exception:  # a student's function may give anything
-            if not wrong and given is None:
-                raise
-            value = None
-        if given is None:
-            self._known[key] = call, value  # the call, lest another one gets its id
-        return self._part(check, value)
+        found = self._known.get(key) if given is None else None
+        if found is None:
+            try:
+                with np.errstate(all="ignore"):
+                    found = call, self.reference(wrong, given).answer(call)
+            except Exception:  # a student's function may give anything
+                if not wrong and given is None:
+                    raise
+                found = call, None
+            if given is None:
+                self._known[key] = found  # with the call, lest another one gets its id
+        whole = isinstance(found[1], list | tuple) and check.part is not None
+        return found[1][check.part] if whole else found[1]
 
-    def _part(self, check: Check, value: Tree) -> Tree:
-        whole = isinstance(value, list | tuple) and check.part is not None
-        return value[check.part] if whole else value
+    def differ(self, check: Check, one, other, tolerance: float, given=None) -> bool:
+        """Whether two sets of mistakes give different answers to the calls of a check."""
+        for call in check.calls:
+            pair = [self.expected(check, call, wrong, given) for wrong in (one, other)]
+            if any(value is None for value in pair) or difference(*pair, tolerance):
+                return True
+        return False
 
-    # ------------------------------------------------------------------------------- marking
-
-    def mark(self, ask: Ask) -> list[Result]:
-        """One result a check. `ask` calls the submission, first with all of `calls`."""
-        remaining = iter(ask(self.calls))
-        marking = Marking(self, ask)
-        return [
-            marking.mark(check, case, [next(remaining) for _ in case])
-            for check, case in zip(self.checks, self.cases)
-        ]
-
-    def compare(
-        self, check: Check, case: list[Call], values: list[Tree], wrong=NONE,
-        given: Given | None = None,
-    ) -> str | None:  # fmt: skip
+    def compare(self, check: Check, values: list[Tree], wrong=NONE, given=None) -> str | None:
         """None when all values are those of the reference; else what was seen."""
-        for call, value in zip(case, values):
+        for call, value in zip(check.calls, values):
             expected = self.expected(check, call, wrong, given)
             if expected is None:
                 return "has no such result"
@@ -118,3 +101,37 @@ class Exam:
             if seen is not None:
                 return seen
         return None
+
+    def needs(self, check: Check) -> dict[str, set[str]]:
+        """The other functions that the reference of a check calls: what it gives to each.
+
+        The forms of the arguments, and "float" where there are floats in the result.
+        """
+        if check.name not in self._needs:
+            right = self.reference()
+            forms = {c.function: set() for c in self.checks if hasattr(right, c.function)}
+            forms.pop(check.function, None)
+            for name, seen in forms.items():
+                setattr(right, name, _noting(getattr(right, name), seen))
+            for call in check.calls:
+                right.answer(call)
+            self._needs[check.name] = {name: seen for name, seen in forms.items() if seen}
+        return self._needs[check.name]
+
+    def mark(self, ask: Ask) -> list[Result]:
+        """One result a check. `ask` calls the submission, first with all of `calls`."""
+        remaining = iter(ask(self.calls))
+        marking = Marking(self, ask)
+        return [
+            marking.mark(check, [next(remaining) for _ in check.calls]) for check in self.checks
+        ]
+
+
+def _noting(function: Callable, seen: set[str]) -> Callable:
+    def noting(*args: Tree) -> Tree:
+        seen.add(form(args))
+        result = function(*args)
+        walk(result, lambda leaf: seen.add(np.asarray(leaf).dtype.kind.replace("f", "float")))
+        return result
+
+    return noting

@@ -1,4 +1,4 @@
-"""Marks the assignments: `grade("a1", "submission.ipynb")`, and the checks inside the notebooks.
+"""Marks the assignments: `grade("a1", "submission.ipynb")`, a whole class, and in the notebooks.
 
 A submission runs in a locked-in process that only sends arrays back; what they are compared with
 is computed here, from fresh random inputs, by references in float64. What that isolation gives and
@@ -31,12 +31,9 @@ class Report:
     assignment: str
     submission: str
     results: list[Result]
-    notes: list[str]
-    """Statements of the submission that failed; not marked, but often the reason."""
-    seed: int
-    """Of the random inputs; the same seed repeats them."""
-    isolation: str
-    """Which fences stood around the submission."""
+    notes: list[str]  # statements of the submission that failed; not marked, but often the reason
+    seed: int  # of the random inputs; the same seed repeats them
+    isolation: str  # which fences stood around the submission
     seconds: float
 
     @property
@@ -49,44 +46,27 @@ class Report:
 
     def text(self) -> str:
         """The mark sheet, a line a check."""
-        rows = [
-            f"  {r.earned}/{r.points}  task {r.task}  {r.check}: {r.message}" for r in self.results
-        ]
-        notes = ["", "Parts of the submission that failed while it was loaded:"]
-        notes += [f"  {note}" for note in self.notes]
-        title = load(self.assignment).TITLE
-        return "\n".join(
-            [
-                f"{self.submission} · {self.assignment}: {title}",
-                *rows,
-                *(notes if self.notes else []),
-                "",
-                f"{self.earned} of {self.points} points · seed {self.seed} · fences: "
-                f"{self.isolation} · {self.seconds:.1f} s",
-            ]
-        )
+        lines = [f"{self.submission} · {self.assignment}: {load(self.assignment).title}"]
+        for r in self.results:
+            lines.append(f"  {r.earned}/{r.points}  task {r.task}  {r.check}: {r.message}")
+        if self.notes:
+            lines += ["", "Parts of the submission that failed while it was loaded:"]
+            lines += [f"  {note}" for note in self.notes]
+        lines += ["", f"{self.earned} of {self.points} points · seed {self.seed} · fences: "
+                      f"{self.isolation} · {self.seconds:.1f} s"]  # fmt: skip
+        return "\n".join(lines)
 
     def row(self) -> dict[str, Any]:
         """One level of columns, for a CSV file."""
         lost = [f"{r.check}: {r.message}" for r in self.results if r.earned < r.points]
-        return {
-            "submission": self.submission,
-            "earned": self.earned,
-            "points": self.points,
-            **{r.check: r.earned for r in self.results},
-            "remarks": " | ".join(lost),
-            "notes": " | ".join(self.notes),
-            "seed": self.seed,
-            "isolation": self.isolation,
-        }
+        row = {"submission": self.submission, "earned": self.earned, "points": self.points}
+        row |= {r.check: r.earned for r in self.results}
+        row |= {"remarks": " | ".join(lost), "notes": " | ".join(self.notes)}
+        return row | {"seed": self.seed, "isolation": self.isolation}
 
 
 def grade(
-    assignment: str,
-    submission: str | os.PathLike,
-    *,
-    seed: int | None = None,
-    limits: Limits = Limits(),
+    assignment: str, submission: str | Path, *, seed: int | None = None, limits: Limits = Limits()
 ) -> Report:
     """Marks one submission.
 
@@ -112,14 +92,9 @@ def grade(
         results = exam.mark(session.call)
     for result in results:
         result.message = plain(result.message)
+    notes, seconds = [plain(note) for note in session.notes], time.monotonic() - start
     return Report(
-        assignment,
-        plain(path.name),
-        results,
-        [plain(note) for note in session.notes],
-        seed,
-        session.isolation,
-        time.monotonic() - start,
+        assignment, plain(path.name), results, notes, seed, session.isolation, seconds
     )
 
 
@@ -135,16 +110,15 @@ def class_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: when there are none.
     """
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES
-        and not path.is_dir()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES)
+    found = [path for path in files if not path.is_dir() and not _hidden(path.relative_to(folder))]
     if not found:
         raise ValueError(f"{folder} holds no .ipynb and no .py file: give the folder of a class")
     return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def grade_class(
@@ -157,17 +131,15 @@ def grade_class(
         seed: as for `grade`; one seed is drawn for the class.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    empty = {check.name: 0 for check in load(assignment).CHECKS}
-    points = sum(check.points for check in load(assignment).CHECKS)
+    none = [check.result(0, "") for check in load(assignment).checks]
     for path in class_files(folder):
         name = plain(str(path.relative_to(folder)))
         try:
             row = grade(assignment, path, seed=seed, limits=limits).row()
         except Exception as error:  # whatever goes wrong with one file, the class goes on
             why = str(error) if isinstance(error, ValueError) else repr(error)
-            row = {"submission": name, "earned": 0, "points": points, **empty,
-                   "remarks": plain(f"could not be graded: {why}"), "notes": "", "seed": seed,
-                   "isolation": "not run"}  # fmt: skip
+            row = Report(assignment, name, none, [], seed, "not run", 0).row()
+            row["remarks"] = plain(f"could not be graded: {why}")
         yield row | {"submission": name}
 
 
@@ -198,7 +170,7 @@ class Checker:
     def __init__(self, assignment: str, seed: int = 0) -> None:
         self.assignment, self.seed = assignment, seed
         self.results: dict[str, Result] = {}
-        load(assignment)
+        self.points = load(assignment).points
 
     def __call__(self, function: Callable) -> int | None:
         """Prints the marks of one function, with a sentence on whatever is wrong."""
@@ -235,13 +207,9 @@ class Checker:
 
     def done(self, *functions: str) -> bool:
         """Whether these functions have earned all their points so far."""
-        earned = {name: False for name in functions}
-        for name in functions:
-            own = [r for r in self.results.values() if r.function == name]
-            earned[name] = bool(own) and all(r.earned == r.points for r in own)
-        return all(earned.values())
+        lost = {r.function for r in self.results.values() if r.earned < r.points}
+        return set(functions) <= {r.function for r in self.results.values()} - lost
 
     def total(self) -> None:
         """Prints the sum so far, against the points of the assignment."""
-        points = sum(check.points for check in load(self.assignment).CHECKS)
-        print(f"{sum(r.earned for r in self.results.values())} of {points} points")
+        print(f"{sum(r.earned for r in self.results.values())} of {self.points} points")

@@ -14,38 +14,30 @@ import numpy as np
 from numpy import ndarray as Array
 
 from .runner import Call
+from .trees import walk
 
 NONE: frozenset[str] = frozenset()
 
 
 class Reference:
-    """The functions of an assignment in float64, as methods of their names; right, or wrong.
+    """The functions of an assignment in float64, as methods of their names.
 
     Args:
-        wrong: names of the mistakes to make.
         given: functions that stand in for methods, such as those of a student.
+
+    Attributes:
+        margins: how close the decisions were: between two codes, or at the edge of a filter.
     """
 
-    def __init__(self, wrong: frozenset[str] = NONE, given: dict[str, Callable] | None = None):
-        self.wrong = wrong
+    def __init__(self, given: dict[str, Callable] | None = None) -> None:
         self.margins: list[float] = []
-        """How close the decisions were: between two codes, or at the edge of a filter."""
         vars(self).update(given or {})
-
-    def makes(self, *mistakes: str) -> bool:
-        """Whether one of these mistakes is made."""
-        return not self.wrong.isdisjoint(mistakes)
-
-    def choose(self, usual: Any, **others: Any) -> Any:
-        """The value of the mistake that is made (its name with _ for -), else the usual one."""
-        return next((v for name, v in others.items() if self.makes(name.replace("_", "-"))), usual)
 
     def answer(self, call: Call) -> Any:
         """The expected answer to a call."""
+        args = wide(call.args)
         special = getattr(self, f"{call.function}_{call.kind}", None)
-        if special is not None:
-            return special(call, *wide(call.args))
-        return getattr(self, call.function)(*wide(call.args))
+        return special(call, *args) if special else getattr(self, call.function)(*args)
 
 
 def clear(rng: np.random.Generator, make: Callable, reference: type[Reference], gap: float) -> Call:
@@ -61,11 +53,9 @@ def clear(rng: np.random.Generator, make: Callable, reference: type[Reference], 
 def matrix(kind: str, old: int, new: int) -> Array:
     """(new, old) weights that turn `old` samples into `new` ones, each row summing to 1.
 
-    Args:
-        kind: "area" (mean over the window from floor(i old/new) to ceil((i+1) old/new)),
-            "nearest", "nearest-exact", "bilinear", "bicubic" (Keys' kernel, a = -0.75, edges
-            repeated), "bicubic-corners" (the same with the outermost samples aligned), and
-            "bilinear-antialias", "bicubic-antialias" (a wider kernel on the way down, a = -0.5).
+    "area" is the mean over the window from floor(i old/new) to ceil((i+1) old/new), "bicubic" has
+    Keys' kernel with a = -0.75 and edges repeated, "bicubic-corners" aligns the outermost samples,
+    and the forms with "-antialias" have a wider kernel on the way down, with a = -0.5.
     """
     weights = np.zeros((new, old))
     for i in range(new):
@@ -104,15 +94,9 @@ def resize(x: Array, size: Iterable[int], kind: str) -> Array:
 
 def conv3x3(x: Array, weight: Array, bias: Array) -> Array:
     """(B, C, H, W) with weight (C', C, 3, 3) and zeros around -> (B, C', H, W)."""
-    h, w = x.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    out = np.zeros((len(x), len(weight), h, w)) + bias[:, None, None]
-    for i in range(3):
-        for j in range(3):
-            out += np.einsum(
-                "oc,bchw->bohw", weight[:, :, i, j], padded[:, :, i : i + h, j : j + w]
-            )
-    return out
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    return np.einsum("ocij,bchwij->bohw", weight, windows) + bias[:, None, None]
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -127,10 +111,10 @@ def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
     return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 
-def wide(value):
+def wide(tree: Any) -> Any:
     """A tree with every float array in float64."""
-    if isinstance(value, list | tuple):
-        return type(value)(wide(item) for item in value)
-    if isinstance(value, dict):
-        return {key: wide(item) for key, item in value.items()}
-    return value.astype(np.float64) if getattr(value, "dtype", None) == np.float32 else value
+
+    def leaf(value: Any) -> Any:
+        return value.astype(np.float64) if getattr(value, "dtype", None) == np.float32 else value
+
+    return walk(tree, leaf)

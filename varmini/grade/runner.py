@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -18,10 +18,14 @@ from typing import Any
 from .trees import LARGEST, pack, plain_answer, unpack
 
 WORKER = Path(__file__).with_name("worker.py")
-STARTS = 8
-"""A submission that brought down so many processes is not started again."""
+STARTS = 8  # a submission that brought down so many processes is not started again
 MOST_NOTES, LONGEST = 50, 1000
 """Notes kept of a submission, and characters of each."""
+ENVIRONMENT = {
+    "PATH": os.defpath, "HOME": "/nonexistent", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,9 @@ class Limits:
 
     call_seconds: float = 5.0
     """Processor seconds for one statement or one call; by the clock, three times as many."""
-    total_seconds: float = 120.0
-    """By the clock, for everything, restarts included."""
-    start_seconds: float = 120.0
-    """For a process to load torch; not the submission's to spend."""
-    memory_mb: int = 2048
-    """MiB of memory on top of what torch takes."""
+    total_seconds: float = 120.0  # by the clock, for everything, restarts included
+    start_seconds: float = 120.0  # for a process to load torch; not the submission's to spend
+    memory_mb: int = 2048  # MiB of memory on top of what torch takes
 
 
 @dataclass
@@ -58,11 +59,19 @@ class _Ended(Exception):
     """The child is gone, or has to go; the argument is a status."""
 
 
-class Session:
+# Whatever else a child sends can make no worse than these.
+_ENDS = (_Ended, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
+
+
+def _status(error: Exception) -> str:
+    return error.args[0] if isinstance(error, _Ended) else "unread"
+
+
+class Session(contextlib.AbstractContextManager):
     """A submission in a locked-in process of its own, whose functions can be called.
 
     A process that hangs or dies is replaced, without the statement or the function that was
-    running: the other functions keep their chance. To be used in a `with` statement.
+    running: the other functions keep their chance.
 
     Args:
         blocks: from `read_submission`.
@@ -79,21 +88,13 @@ class Session:
         self.notes: list[str] = []
         self.isolation = ""
         self._limits, self._left, self._starts = limits, limits.total_seconds, STARTS
-        self._job = {
-            "blocks": [tuple(block) for block in blocks],
-            "skip": [],
-            "call_seconds": limits.call_seconds,
-            "cpu_seconds": int(limits.start_seconds + limits.total_seconds) + 1,
-            "memory_mb": limits.memory_mb,
-            "kernel": kernel,
-        }
+        seconds = int(limits.start_seconds + limits.total_seconds) + 1
+        self._job = asdict(limits) | {"cpu_seconds": seconds, "kernel": kernel, "skip": []}
+        self._job["blocks"] = [tuple(block) for block in blocks]
         self._dropped: list[str] = []
         self._ended: dict[str, str] = {}
         """Functions that ended a process, and how: each further try would cost another one."""
         self._child: _Child | None = None
-
-    def __enter__(self) -> Session:
-        return self
 
     def __exit__(self, *error: Any) -> None:
         if self._child is not None:
@@ -103,54 +104,39 @@ class Session:
     def call(
         self, calls: Sequence[Call], respond: Callable[[str, Any], list | None] | None = None
     ) -> list[dict[str, Any]]:
-        """One answer a call, as `calls.perform` says.
+        """One answer a call, as `calls.perform` says; `respond` as there.
 
         Further values of "status": "slow" (too long), "died" (the process ended), "unread" (makes
-        no sense), "late" (no time left).
-
-        Args:
-            respond: the grader's own functions, for calls that have some `given`.
-
-        Raises:
-            OSError: when the process does not start, which is not the submission's fault.
+        no sense), "late" (no time left). Raises an OSError when the process does not start, which
+        is not the submission's fault.
         """
         answers: list[dict[str, Any] | None] = [None] * len(calls)
-        todo = list(range(len(calls)))
         while True:
-            for i in todo:
-                if calls[i].function in self._ended:
-                    answers[i] = {"status": self._ended[calls[i].function]}
-            todo = [i for i in todo if answers[i] is None]
+            for i, call in enumerate(calls):
+                if answers[i] is None and call.function in self._ended:
+                    answers[i] = {"status": self._ended[call.function]}
+            todo = [i for i, answer in enumerate(answers) if answer is None]
             if not todo or not self._ready():
                 return [answer or {"status": "late"} for answer in answers]
-            with self._on_the_clock():
-                at = todo[0]
-                try:
-                    batch = [asdict(calls[i]) for i in todo]
-                    self._child.send({"calls": batch}, self._deadline())
-                    for at in todo:
-                        message = self._child.receive(self._deadline())
-                        while "ask" in message:
-                            result = respond(*message["ask"])
-                            self._child.send({"result": result}, self._deadline())
-                            message = self._child.receive(self._deadline())
-                        answers[at] = plain_answer(message["answer"])
-                except _ENDS as error:
-                    self._ended[calls[at].function] = _status(error)
-                    self.__exit__()
+            at = todo[0]
+            try:
+                self._talk(self._child.send, {"calls": [asdict(calls[i]) for i in todo]})
+                for at in todo:
+                    while "ask" in (message := self._talk(self._child.receive)):
+                        self._talk(self._child.send, {"result": respond(*message["ask"])})
+                    answers[at] = plain_answer(message["answer"])
+            except _ENDS as error:
+                self._ended[calls[at].function] = _status(error)
+                self.__exit__()
 
-    def _deadline(self) -> float:
-        # The alarm inside the child comes first; this one cannot be caught.
-        return min(time.monotonic() + 3 * self._limits.call_seconds, self._end)
-
-    @contextlib.contextmanager
-    def _on_the_clock(self):
-        """Counts the time inside against the submission's."""
-        self._end = time.monotonic() + self._left
+    def _talk(self, method: Callable, *args: Any) -> Any:
+        """Sends or receives a message; the time that it takes counts against the submission's."""
+        # The alarm inside the child comes first; this deadline cannot be caught.
+        start = time.monotonic()
         try:
-            yield
+            return method(*args, start + min(3 * self._limits.call_seconds, self._left))
         finally:
-            self._left = self._end - time.monotonic()
+            self._left -= time.monotonic() - start
 
     def _ready(self) -> bool:
         """Whether there is a process with the submission in it; starts one if there is none."""
@@ -165,22 +151,19 @@ class Session:
                 told = f"{_status(error)}): {self._child.last_words()}"
                 self.__exit__()
                 raise OSError(f"the grader's own process did not start ({told}") from None
-            with self._on_the_clock():
-                self._load()
+            self._load()
         return self._child is not None and self._left > 0
 
     def _load(self) -> None:
         """Follows the child through the statements; leaves out the one at which it ended."""
         number, where = None, ""
         try:
-            while True:
-                message = self._child.receive(self._deadline())
-                if "loaded" in message:
-                    return
+            while "loaded" not in (message := self._talk(self._child.receive)):
                 if "note" in message and len(self.notes) < MOST_NOTES:
                     self.notes.append(str(message["note"])[:LONGEST])
                 if "start" in message:
                     number, where = int(message["start"]), str(message["where"])[:LONGEST]
+            return
         except _ENDS as error:
             slow = _status(error) == "slow"
             self.__exit__()
@@ -194,13 +177,6 @@ class Session:
             self._job["skip"].append(number)
 
 
-_ENDS = (_Ended, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
-
-
-def _status(error: Exception) -> str:
-    return error.args[0] if isinstance(error, _Ended) else "unread"
-
-
 class _Child:
     """The process, in a fresh folder; killed with all that it started."""
 
@@ -209,24 +185,23 @@ class _Child:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="varmini-grade-"))
             self._complaints = stack.enter_context(tempfile.TemporaryFile())
+            environment = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": folder}  # else one in /tmp
+            if "LD_LIBRARY_PATH" in os.environ:  # some clusters' Pythons do not start without
+                environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
             # -I -S: no environment variables, no start-up files, no packages but those of `site`
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(WORKER), *site],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, cwd=folder,
-                env=_environment(folder), start_new_session=True, close_fds=True, bufsize=0,
+                env=environment, start_new_session=True, close_fds=True, bufsize=0,
             )  # fmt: skip
             self._stack = stack.pop_all()
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
-        self._buffer = bytearray()
 
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
-        self._stack.close()
+        with self._stack, self._process:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
         """The last line of what it had to complain about."""
@@ -239,7 +214,7 @@ class _Child:
         data = pack(message)
         data = memoryview(len(data).to_bytes(4, "big") + data)
         while data:
-            _wait(self._in, selectors.EVENT_WRITE, deadline)
+            _wait([], [self._in], deadline)
             try:
                 data = data[os.write(self._in, data) :]
             except BrokenPipeError:
@@ -247,38 +222,23 @@ class _Child:
 
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next message; raises `_Ended` when it is late, too large, or there is no child."""
-        while len(self._buffer) < 4 or len(self._buffer) < 4 + self._size():
-            _wait(self._out, selectors.EVENT_READ, deadline)
-            data = os.read(self._out, 1 << 16)
-            if not data:
-                raise _Ended("died")
-            self._buffer += data
-        message = unpack(bytes(self._buffer[4 : 4 + self._size()]))
-        del self._buffer[: 4 + self._size()]
-        return message
-
-    def _size(self) -> int:
-        size = int.from_bytes(self._buffer[:4], "big")
+        size = int.from_bytes(self._read(4, deadline), "big")
         if size > LARGEST:
             raise _Ended("unread")
-        return size
+        return unpack(self._read(size, deadline))
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        data = b""
+        while len(data) < count:
+            _wait([self._out], [], deadline)
+            part = os.read(self._out, count - len(data))
+            if not part:
+                raise _Ended("died")
+            data += part
+        return data
 
 
-def _wait(pipe: int, event: int, deadline: float) -> None:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, event)
-        left = deadline - time.monotonic()
-        if left <= 0 or not selector.select(left):
-            raise _Ended("slow")
-
-
-def _environment(folder: str) -> dict[str, str]:
-    environment = {
-        "PATH": os.defpath, "HOME": "/nonexistent", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": folder,  # else torch wants to make one in /tmp
-    }  # fmt: skip
-    if "LD_LIBRARY_PATH" in os.environ:  # some clusters' Pythons do not start without
-        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    return environment
+def _wait(reading: list[int], writing: list[int], deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0 or not any(select.select(reading, writing, [], left)):
+        raise _Ended("slow")

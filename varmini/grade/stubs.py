@@ -1,4 +1,4 @@
-"""What stands in for that which a submission may use in a notebook but not while it is graded."""
+"""What stands in for that which a submission cannot use: other packages, threads."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ class Stub(types.ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Stub:
         return self
 
-    def __getitem__(self, key: Any) -> Stub:
-        return self
-
-    def __enter__(self) -> Stub:
-        return self
-
     def __exit__(self, *error: Any) -> None:
         pass
 
@@ -44,7 +38,8 @@ class Stub(types.ModuleType):
     def __len__(self) -> int:
         return 2
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __call__
+    __getitem__ = __enter__ = __add__ = __radd__ = __sub__ = __rsub__ = __call__
+    __mul__ = __rmul__ = __truediv__ = __call__
 
 
 class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

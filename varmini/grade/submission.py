@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 LARGEST_FILE, LARGEST_CODE = 20 * 2**20, 2**20
 SUFFIXES = (".ipynb", ".py")
@@ -26,33 +27,41 @@ def read_submission(path: Path) -> list[tuple[str, str]]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path.name} is no submission: expected a .ipynb or a .py file")
-    data = _bytes(path)
     try:
-        text = data.decode("utf-8-sig")
+        text = _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} is no text in UTF-8: save it again from Jupyter") from None
     if path.suffix == ".py":
-        return _checked(path, [(path.name if path.name.isprintable() else "the file", text)])
-    try:
-        notebook = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        blocks = [(path.name if path.name.isprintable() else "the file", text)]
+    else:
+        try:
+            blocks = list(_code_cells(json.loads(text)["cells"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path.name} is no notebook of format 4 ({type(error).__name__}: {error}): "
+                f"save it again from Jupyter"
+            ) from None
+    size = len(json.dumps(blocks))  # as it travels to the child
+    if size > LARGEST_CODE:
         raise ValueError(
-            f"{path.name} is no notebook ({type(error).__name__}: {error}): "
-            f"save it again from Jupyter"
-        ) from None
-    cells = notebook.get("cells") if isinstance(notebook, dict) else None
-    if not isinstance(cells, list):
-        raise ValueError(f"{path.name} is no notebook of format 4: save it again from Jupyter")
-    blocks = []
+            f"{path.name} holds {size:,} bytes of code, expected at most {LARGEST_CODE:,}: "
+            f"hand in the functions that the assignment asks for"
+        )
+    return blocks
+
+
+def _code_cells(cells: list[Any]):
     for number, cell in enumerate(cells, 1):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
         source = cell.get("source", "")
         source = "".join(map(str, source)) if isinstance(source, list) else str(source)
         source = re.sub(r"\A\s*%%(time|capture).*", "", source)
-        if source.strip() and SKIP not in _tags(cell) and not re.match(r"\s*%%", source):
-            blocks.append((f"cell {number}", source))
-    return _checked(path, blocks)
+        metadata = cell.get("metadata")
+        tags = metadata.get("tags") if isinstance(metadata, dict) else None
+        skipped = isinstance(tags, list) and SKIP in tags
+        if source.strip() and not skipped and not re.match(r"\s*%%", source):
+            yield f"cell {number}", source
 
 
 def _bytes(path: Path) -> bytes:
@@ -73,19 +82,3 @@ def _bytes(path: Path) -> bytes:
             f"{path.name} has more than {LARGEST_FILE >> 20} MiB: clear the notebook's outputs"
         )
     return data
-
-
-def _checked(path: Path, blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    size = len(json.dumps(blocks))  # as it travels to the child
-    if size > LARGEST_CODE:
-        raise ValueError(
-            f"{path.name} holds {size:,} bytes of code, expected at most {LARGEST_CODE:,}: "
-            f"hand in the functions that the assignment asks for"
-        )
-    return blocks
-
-
-def _tags(cell: dict) -> list:
-    metadata = cell.get("metadata")
-    tags = metadata.get("tags") if isinstance(metadata, dict) else None
-    return tags if isinstance(tags, list) else []

@@ -1,26 +1,23 @@
 """Values on their way between the two processes: nested lists, with arrays beside them.
 
-JSON for the shape of the tree, safetensors for the numbers: nothing here can execute. Needs NumPy
-and safetensors only, because the child reads it too.
+JSON, in which nothing can execute. Needs NumPy only, because the child reads it too.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-Tree = Any
-"""None, bool, int, float, str, np.ndarray, or a list, tuple or dict of trees."""
+Tree = Any  # None, bool, int, float, str, np.ndarray, or a list, tuple or dict of trees
 
 TEXTS, LONGEST = ("status", "type", "text", "where"), 1000
 """Texts of an answer, and how many characters of each are kept."""
-LARGEST = 1 << 22
-"""Bytes that one packed tree may have."""
+LARGEST = 1 << 22  # bytes that one packed tree may have
 
 
 def walk(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
@@ -33,22 +30,27 @@ def walk(tree: Tree, leaf: Callable[[Any], Any]) -> Tree:
     return leaf(tree)
 
 
-def pack(tree: Tree) -> bytes:
-    """A tree as bytes: the length of its JSON (4 bytes), the JSON, then safetensors."""
-    arrays: dict[str, np.ndarray] = {}
+def form(tree: Tree) -> str:
+    """Its numbers and the shapes of its arrays; tuples count as lists."""
+    shapes = walk(tree, lambda leaf: leaf.shape if isinstance(leaf, np.ndarray) else leaf)
+    return repr(shapes).replace("(", "[").replace(")", "]").replace(",]", "]")
 
-    def shape(branch: Tree) -> Any:
+
+def pack(tree: Tree) -> bytes:
+    """A tree as JSON."""
+
+    def plain(branch: Tree) -> Any:
         if isinstance(branch, np.ndarray):
-            arrays[str(len(arrays))] = np.ascontiguousarray(branch)
-            return {"array": len(arrays) - 1, "shape": branch.shape}
+            data = base64.b64encode(branch.tobytes()).decode()
+            return {"array": data, "dtype": branch.dtype.str, "shape": branch.shape}
         if isinstance(branch, list | tuple):
-            return {type(branch).__name__: [shape(item) for item in branch]}
+            items = [plain(item) for item in branch]
+            return items if isinstance(branch, list) else {"tuple": items}
         if isinstance(branch, dict):
-            return {"dict": {key: shape(item) for key, item in branch.items()}}
+            return {key: plain(item) for key, item in branch.items()}
         return branch
 
-    text = json.dumps(shape(tree)).encode()
-    return len(text).to_bytes(4, "big") + text + save(arrays)
+    return json.dumps(plain(tree)).encode()
 
 
 def unpack(data: bytes) -> Tree:
@@ -57,27 +59,19 @@ def unpack(data: bytes) -> Tree:
     Raises:
         ValueError: when the bytes are not what `pack` writes.
     """
-    if len(data) > LARGEST:
-        raise ValueError(f"{len(data)} bytes, expected at most {LARGEST}")
-    end = 4 + int.from_bytes(data[:4], "big")
+
+    def rebuilt(node: dict[str, Any]) -> Tree:
+        if "dtype" not in node:
+            return tuple(node["tuple"]) if node.keys() == {"tuple"} else node
+        if not re.fullmatch("[<>|][biuf][1248]", node["dtype"]):
+            raise ValueError(f"numbers of type {node['dtype']}")
+        data = bytearray(base64.b64decode(node["array"]))  # which may be written to
+        return np.frombuffer(data, node["dtype"]).reshape(node["shape"])
+
     try:
-        skeleton, arrays = json.loads(data[4:end]), load(data[end:])
-        return _rebuild(skeleton, arrays)
-    except (
-        SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
-    ) as error:  # fmt: skip
+        return json.loads(data, object_hook=rebuilt)
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"the answer cannot be read ({type(error).__name__})") from None
-
-
-def _rebuild(node: Any, arrays: dict[str, np.ndarray]) -> Tree:
-    if not isinstance(node, dict):
-        return node
-    if "array" in node:
-        return arrays[str(node["array"])].reshape(node["shape"])  # safetensors turns () into (1,)
-    ((kind, content),) = node.items()
-    if kind == "dict":
-        return {key: _rebuild(item, arrays) for key, item in content.items()}
-    return {"list": list, "tuple": tuple}[kind](_rebuild(item, arrays) for item in content)
 
 
 def plain_answer(answer: Any) -> dict[str, Any]:
@@ -88,13 +82,7 @@ def plain_answer(answer: Any) -> dict[str, Any]:
     """
 
     def leaf(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biuf":
-                raise ValueError(f"numbers of type {value.dtype}")
-            return value
-        if isinstance(value, int) and abs(value) >= 2**63:
-            return float("inf")
-        return value
+        return float("inf") if isinstance(value, int) and abs(value) >= 2**63 else value
 
     try:
         found: dict[str, Any] = {key: str(answer.get(key, ""))[:LONGEST] for key in TEXTS}

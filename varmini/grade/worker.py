@@ -6,9 +6,9 @@ there are some, through the pipe that was stdout.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
+import codeop
 import functools
 import linecache
 import os
@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import types
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,6 @@ from .calls import OutOfTime, blame, perform
 from .stubs import ABSENT, Shell, StubFinder, do_without_threads
 
 MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
-
-
-# --------------------------------------------------------------------------- running a submission
 
 
 def statements(blocks: list[tuple[str, str]]) -> tuple[list[tuple[str, ast.stmt]], list[str]]:
@@ -73,39 +71,48 @@ def python_of(source: str) -> str:
         return MAGIC.sub("", source)
 
 
-def execute(label: str, node: ast.stmt, namespace: dict, flags: int = 0) -> int:
-    """Runs one statement; returns the compiler flags that it switches on for later ones."""
-    code = compile(ast.Module([node], []), label, "exec", flags=flags, dont_inherit=True)
-    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-        for name in node.names:
-            flags |= getattr(__future__, name.name).compiler_flag
-    exec(code, namespace)
-    return flags
+class Pipe:
+    """What was stdin and stdout, which from now on lead nowhere."""
+
+    def __init__(self) -> None:
+        self._in, self._out = Connection(os.dup(0), writable=False), Connection(os.dup(1))
+        self.nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(self.nowhere, 0), os.dup2(self.nowhere, 1)
+
+    def receive(self) -> dict[str, Any]:
+        return trees.unpack(self._in.recv_bytes())
+
+    def send(self, **message: Any) -> None:
+        self._out.send_bytes(trees.pack(message))
+
+    def respond(self, name: str, args: list) -> list | None:
+        self.send(ask=[name, args])
+        return self.receive()["result"]
 
 
-# --------------------------------------------------------------------------------- as a script
+def ring(number: int, frame: Any) -> None:
+    """The alarm of a statement or a call."""
+    raise OutOfTime("took too long")
+
+
+def lock_in(pipe: Pipe, job: dict[str, Any]) -> None:
+    """Loads what torch loads later, then gives up all rights; there is no way back."""
+    signal.signal(signal.SIGPROF, ring)
+    torch.set_num_threads(1)
+    warm = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(warm.softmax(0).sum(), warm)  # loads what a first backward pass loads
+    do_without_threads()
+    lockdown.limit(job["memory_mb"], job["cpu_seconds"])
+    os.dup2(pipe.nowhere, 2)
+    pipe.send(isolation=lockdown.apply(*readable_paths(), job["kernel"]))
 
 
 def main() -> None:
     """Job on stdin, messages on what was stdout; everything else goes nowhere."""
     sys.modules[__package__].__path__ = []
-    source, pipe = open(os.dup(0), "rb"), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0), os.dup2(nowhere, 1)
-
-    def receive() -> dict[str, Any]:
-        size = int.from_bytes(source.read(4), "big")
-        return trees.unpack(source.read(size)) if size else os._exit(0)
-
-    def send(message: dict[str, Any]) -> None:
-        data = trees.pack(message)
-        data = memoryview(len(data).to_bytes(4, "big") + data)
-        while data:
-            data = data[os.write(pipe, data) :]
-
-    def respond(name: str, args: list) -> list | None:
-        send({"ask": [name, args]})
-        return receive()["result"]
+    pipe = Pipe()
+    job = pipe.receive()
+    lock_in(pipe, job)
 
     def in_time(function: Any, *args: Any) -> Any:
         signal.setitimer(signal.ITIMER_PROF, job["call_seconds"])
@@ -114,48 +121,33 @@ def main() -> None:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
-    def ring(number: int, frame: Any) -> None:
-        raise OutOfTime("took too long")
-
-    job = receive()
-    signal.signal(signal.SIGPROF, ring)
-    torch.set_num_threads(1)
-    warm = torch.ones(2, requires_grad=True)
-    torch.autograd.grad(warm.softmax(0).sum(), warm)  # loads what a first backward pass loads
-    do_without_threads()
-    lockdown.limit(job["memory_mb"], job["cpu_seconds"])
-    os.dup2(nowhere, 2)
-    readable, listable = readable_paths()
-    send({"isolation": lockdown.apply(readable, listable, job["kernel"])})
-
-    module = types.ModuleType("submission")
-    sys.modules["submission"] = module
+    module = sys.modules["submission"] = types.ModuleType("submission")
     found, notes = statements(job["blocks"])
     for note in notes:
-        send({"note": note})
+        pipe.send(note=note)
     for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
         del sys.modules[name]
     sys.meta_path.insert(0, StubFinder())
     module.get_ipython = functools.partial(Shell, module.__dict__)
-    flags = 0
+    compiled = codeop.Compile()  # which remembers imports from __future__
     for i, (label, node) in enumerate(found):
         if i in job["skip"]:
             continue
-        send({"start": i, "where": f"{label}, line {node.lineno}"})
+        where = f"{label}, line {node.lineno}"
+        pipe.send(start=i, where=where)
         try:
-            flags = in_time(execute, label, node, module.__dict__, flags)
+            in_time(exec, compiled(ast.Module([node], []), label, "exec"), module.__dict__)
         except BaseException as error:
             told = blame(error)
-            where = told["where"] or f"{label}, line {node.lineno}"
-            send({"note": f"{where}: {told['type']}: {told['text']}"})
-    send({"loaded": True})
+            pipe.send(note=f"{told['where'] or where}: {told['type']}: {told['text']}")
+    pipe.send(loaded=True)
     while True:
-        for call in receive()["calls"]:
+        for call in pipe.receive()["calls"]:
             try:
-                answer = in_time(perform, module.__dict__, call, respond)
+                answer = in_time(perform, module.__dict__, call, pipe.respond)
             except OutOfTime:  # the alarm rang on the way out
                 answer = {"status": "slow"}
-            send({"answer": answer})
+            pipe.send(answer=answer)
 
 
 def readable_paths() -> tuple[list[Path], list[Path]]:

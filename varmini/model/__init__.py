@@ -1,1 +1,1 @@
-"""The paper: scales, quantizer, autoencoder, transformer, sampler."""
+"""The paper, in plain PyTorch; docs/reading.md says in which order to read it."""

@@ -43,8 +43,9 @@ class SpatialAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, H W, C)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H W, 3 C)
+        q, k, v = qkv[:, None].chunk(3, dim=3)  # one head: (B, 1, H W, C)
+        mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]
         return x + self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 

@@ -1,7 +1,7 @@
-"""The guards at the doors of the paper's code: each meets bad input with one clear message.
+"""Checks of what users pass in: each meets bad input with one clear message.
 
-Inside, nothing is checked again. While a model is traced, exported or vmapped, checks of shapes
-stay and checks of values step aside, as do those of values on a GPU, whose reading would stall it.
+Inside the package nothing is checked again. While a model is traced, exported or vmapped, shapes
+are checked and values are not; nor are those on a GPU, where reading one would stall it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from .transformer import VAR
 
 
-def span(x: Tensor) -> tuple[float, float] | None:
-    """Smallest and largest value of `x`, or None where they are not to be read."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    vmapped = torch._C._functorch.is_batchedtensor(x)
-    if traced or vmapped or x.device.type != "cpu" or not x.numel():
+def stray(x: Tensor, low: float, high: float) -> float | None:
+    """A value of `x` outside [low, high], or None: there is none, or values are not to be read."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    return x.min().item(), x.max().item()
+    vmapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+    if vmapped or x.device.type != "cpu" or not x.numel():
+        return None
+    smallest, largest = x.min().item(), x.max().item()
+    if not smallest >= low:  # NaN as well
+        return smallest
+    return None if largest <= high else largest
 
 
 def is_integer(x: Tensor) -> bool:
@@ -33,14 +38,12 @@ def is_integer(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex() or x.dtype is torch.bool)
 
 
-def as_labels(
-    labels: Tensor | Iterable[int], num_classes: int, look: bool = False
-) -> Tensor:
+def as_labels(labels: Tensor | Iterable[int], num_classes: int, look: bool = False) -> Tensor:
     """Labels as a LongTensor (B,), on the device of those given.
 
     Args:
         labels: integers in [0, num_classes], of any integer type; num_classes is the null class.
-        look: check the range also of labels that lie on a GPU; they come back on the CPU.
+        look: check the values also of labels that lie on a GPU; they come back on the CPU.
 
     Raises:
         ValueError: on another shape, a type that is no integer, or a label out of range.
@@ -48,8 +51,7 @@ def as_labels(
     given = labels
     if not isinstance(labels, Tensor):
         try:
-            labels = list(labels)
-            labels = torch.as_tensor(labels) if labels else torch.zeros(0, dtype=torch.long)
+            labels = torch.from_numpy(np.array(list(labels) or np.zeros(0, np.int64)))
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(
                 f"labels are {given!r}, expected a list of class numbers or an integer tensor (B,)"
@@ -59,15 +61,14 @@ def as_labels(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}, "
             f"expected integers of shape (B,)"
         )
-    labels = labels.cpu() if look else labels
-    found = span(labels)
-    if found and not (found[0] >= 0 and found[1] <= num_classes):
-        wrong = found[0] if found[0] < 0 else found[1]
+    labels = (labels.cpu() if look else labels).long()
+    wrong = stray(labels, 0, num_classes)
+    if wrong is not None:
         raise ValueError(
             f"label {wrong} is outside the classes, expected 0 to {num_classes - 1}, "
             f"or {num_classes} for the null class"
         )
-    return labels.long()
+    return labels
 
 
 def check_teacher_inputs(x: Tensor, expected: tuple[int, int, int]) -> None:
@@ -87,15 +88,16 @@ def check_images(images: Tensor, channels: int, height: int, width: int) -> None
         raise ValueError(f"images are a {type(images).__name__}, {expected}")
     if images.ndim != 4 or tuple(images.shape[1:]) != (channels, height, width):
         raise ValueError(f"images have shape {tuple(images.shape)}, {expected}")
+    if not images.shape[0]:
+        raise ValueError("images hold no image, expected at least one (B >= 1)")
     if not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype}, expected floats in [-1, 1]: use varmini.data.to_float"
         )
-    found = span(images)
-    if found and not (found[0] >= -1.01 and found[1] <= 1.01):
+    wrong = stray(images, -1.01, 1.01)
+    if wrong is not None:
         raise ValueError(
-            f"images span [{found[0]:.3g}, {found[1]:.3g}], expected [-1, 1]: divide "
-            f"bytes by 127.5 and subtract 1"
+            f"images hold {wrong:.3g}, expected [-1, 1]: divide bytes by 127.5 and subtract 1"
         )
 
 
@@ -117,6 +119,7 @@ def as_pyramid(
     """The first maps of a token pyramid as LongTensors (B, h_k, w_k).
 
     Args:
+        tokens: maps of any integer type.
         vocab_size: also check that every token lies in [0, vocab_size).
         num_scales: how many maps to take; None for all K, which must then be there.
 
@@ -130,23 +133,20 @@ def as_pyramid(
     if not several or len(tokens) < count or (num_scales is None and len(tokens) > count):
         given = f"{len(tokens)} maps" if several else f"a tensor {tuple(tokens.shape)}"
         raise ValueError(f"tokens are {given}, expected a list of {count} maps for {schedule}")
-    tokens = list(tokens[:count])
-    for k, (map_, (h, w)) in enumerate(zip(tokens, schedule.grids), start=1):
+    maps = [m if isinstance(m, Tensor) else torch.as_tensor(m) for m in tokens[:count]]
+    for k, (map_, (h, w)) in enumerate(zip(maps, schedule.grids), start=1):
         if map_.ndim != 3 or tuple(map_.shape[1:]) != (h, w):
             raise ValueError(f"token map {k} has shape {tuple(map_.shape)}, expected (B, {h}, {w})")
-        if len(map_) != len(tokens[0]):
+        if map_.shape[0] != maps[0].shape[0]:
             raise ValueError(
-                f"token map {k} holds {len(map_)} images, expected {len(tokens[0])} as map 1"
+                f"token map {k} holds {len(map_)} images, expected {len(maps[0])} as map 1"
             )
         if not is_integer(map_):
             raise ValueError(f"token map {k} is {map_.dtype}, expected integers: use .long()")
-        found = vocab_size is not None and span(map_)
-        if found and not (found[0] >= 0 and found[1] < vocab_size):
-            raise ValueError(
-                f"token map {k} holds {found[0] if found[0] < 0 else found[1]}, expected "
-                f"tokens in [0, {vocab_size})"
-            )
-    return [map_.long() for map_ in tokens]
+        wrong = None if vocab_size is None else stray(map_.long(), 0, vocab_size - 1)
+        if wrong is not None:
+            raise ValueError(f"token map {k} holds {wrong}, expected tokens in [0, {vocab_size})")
+    return [map_.long() for map_ in maps]
 
 
 def check_filter(top_k: int, top_p: float) -> None:
@@ -165,6 +165,11 @@ def check_drawing(
     var: VAR, tok: MultiScaleVQVAE, cfg: float, top_k: int, top_p: float, seed: int | None
 ) -> None:
     """Raises a ValueError unless the models fit each other and the rest is in range."""
+    if (getattr(var, "kind", None), getattr(tok, "kind", None)) != ("var", "tokenizer"):
+        raise ValueError(
+            f"models are a {type(var).__name__} and a {type(tok).__name__}, expected a VAR, then a "
+            f"MultiScaleVQVAE; of a wrapper give its .module"
+        )
     reads = var.schedule, var.config.vocab_size, var.config.code_channels
     writes = tok.schedule, tok.vocab_size, tok.config.code_channels
     if reads != writes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ class Quantized:
 
 
 class Phi(nn.Conv2d):
-    """phi(h) = (1 - s) h + s conv3x3(h): a touch-up after upsampling (Algorithm 1, line 8)."""
+    """phi(h) = (1 - s) h + s conv3x3(h), after upsampling (Algorithm 1, line 8)."""
 
     def __init__(self, channels: int, strength: float) -> None:
         super().__init__(channels, channels, 3, padding=1)
@@ -42,8 +41,8 @@ class Phi(nn.Conv2d):
         return (1 - self.strength) * h + self.strength * conv
 
 
-def exact(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is; a model cast to bfloat16 quantizes in float32, too."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is in float64: a model cast to bfloat16 quantizes in float32, too."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -53,30 +52,31 @@ def full_float32(device: str) -> Iterator[None]:
 
     Matrix products follow `torch.set_float32_matmul_precision`, by default full float32 as well.
     """
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    if device == "cuda":
-        convolutions.fp32_precision = "ieee"
-    try:
-        with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False):
+        if device != "cuda":
             yield
-    finally:
-        if device == "cuda":
+            return
+        convolutions = torch.backends.cudnn.conv
+        before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
             convolutions.fp32_precision = before
 
 
-@functools.cache
-def _nearest_tick(k: int, scales: int, n: int) -> int:
-    """Which of n ticks between 0 and 1 lies nearest to k / (K - 1)."""
+def nearest_phis(scales: int, phis: int) -> list[int]:
+    """Which phi serves each scale: of ticks between 0 and 1, the one nearest to k / (K - 1)."""
+    if not phis:
+        return []
     # The official code spaces four phis by thirds, any other number by halves. Ties (k = 2 of
     # ten scales) are decided by rounding, so this must be its very arithmetic, in numpy.
-    edge = 1 / 3 / n if n == 4 else 1 / 2 / n
-    where = k / (scales - 1) if scales > 1 else 0.0
-    return int(np.abs(np.linspace(edge, 1 - edge, n) - where).argmin())
+    edge = 1 / 3 / phis if phis == 4 else 1 / 2 / phis
+    ticks = np.linspace(edge, 1 - edge, phis)
+    return [int(np.abs(ticks - k / max(1, scales - 1)).argmin()) for k in range(scales)]
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Turns a feature map into K token maps, each coding what the coarser ones left over.
+    """Turns a feature map into K token maps, each coding the residual of the coarser ones.
 
     One codebook serves all scales. All arithmetic runs in float32, also under autocast, and phi
     without TF32 on a GPU: the residual shrinks from scale to scale, and rounding changes tokens.
@@ -91,7 +91,8 @@ class MultiScaleQuantizer(nn.Module):
         lookup: "euclidean" (the paper's) or "cosine" nearest neighbour.
 
     Raises:
-        ValueError: on another lookup.
+        ValueError: on another lookup; and, from every method that takes features (B, C, H, W), when
+            they do not have the shape of the last scale.
     """
 
     def __init__(
@@ -114,12 +115,11 @@ class MultiScaleQuantizer(nn.Module):
         # A codebook near zero would let a few codes take every vector (the usual +-1/V collapses).
         nn.init.normal_(self.codebook.weight)
         self.phis = nn.ModuleList(Phi(channels, phi_strength) for _ in range(num_phi))
-
-    # ------------------------------------------------------------------ the steps of the algorithms
+        self._phi_of_scale = nearest_phis(len(schedule), num_phi)
 
     def phi_index(self, k: int) -> int:
-        """Which phi serves scale k (from 0): the one whose tick lies nearest to k / (K - 1)."""
-        return _nearest_tick(k, len(self.schedule), len(self.phis))
+        """Which phi serves scale k (from 0)."""
+        return self._phi_of_scale[k]
 
     def lookup_tokens(self, z: Tensor) -> Tensor:
         """Nearest codes: z (N, C) -> tokens (N,), by matrix products in float32."""
@@ -133,7 +133,7 @@ class MultiScaleQuantizer(nn.Module):
     def contribution(self, k: int, codes: Tensor) -> Tensor:
         """What scale k adds to f_hat: phi_k(up(e)), with e (B, C, h_k, w_k) -> (B, C, H, W)."""
         with full_float32(codes.device.type):
-            codes = exact(codes)
+            codes = at_least_float32(codes)
             if k != len(self.schedule) - 1:
                 codes = F.interpolate(codes, size=self.schedule.grids[-1], mode="bicubic")
             return self.phis[self.phi_index(k)](codes) if len(self.phis) else codes
@@ -145,22 +145,16 @@ class MultiScaleQuantizer(nn.Module):
         return F.interpolate(f, size=self.schedule.grids[k], mode="area")
 
     def vectors(self, residual: Tensor, k: int) -> Tensor:
-        """What scale k looks up of a residual (B, C, H, W): down(R) as rows (B h_k w_k, C)."""
+        """What scale k looks up of a residual R (B, C, H, W): down(R) as rows (B h_k w_k, C)."""
         return self.down(residual, k).permute(0, 2, 3, 1).reshape(-1, self.channels)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Codes of a token map: (B, h, w) -> (B, C, h, w)."""
         return self.codebook(tokens).permute(0, 3, 1, 2)
 
-    # --------------------------------------------------------------------------- the two algorithms
-
     @torch.no_grad()
     def encode(self, f: Tensor) -> list[Tensor]:
-        """Algorithm 1: features (B, C, H, W) -> token pyramid, K LongTensors (B, h_k, w_k).
-
-        Raises:
-            ValueError: when f does not have the shape of the last scale.
-        """
+        """Algorithm 1: features (B, C, H, W) -> token pyramid, K LongTensors (B, h_k, w_k)."""
         check_features(f, self.channels, self.schedule.grids[-1])
         return self._residual_pass(f)[0]
 
@@ -171,8 +165,8 @@ class MultiScaleQuantizer(nn.Module):
             num_scales: add up the first so many scales only; None for all that are given.
 
         Raises:
-            ValueError: on maps that do not fit the schedule, tokens outside the codebook, or a
-                number of scales outside [1, K].
+            ValueError: on maps that do not fit the schedule, tokens outside the codebook, or
+                num_scales outside [1, K].
         """
         return self.cumulative(tokens, num_scales)[-1]
 
@@ -199,14 +193,12 @@ class MultiScaleQuantizer(nn.Module):
         """
         f_hats = self.cumulative(as_pyramid(tokens, self.schedule))[:-1]
         if not f_hats:  # of a single scale
-            return self.codebook.weight.new_zeros(len(tokens[0]), 0, self.channels)
+            return self.codebook.weight.new_zeros(tokens[0].shape[0], 0, self.channels)
         return torch.cat([self.next_input(f_hat, k) for k, f_hat in enumerate(f_hats, 1)], dim=1)
 
     def next_input(self, f_hat: Tensor, k: int) -> Tensor:
         """The input of scale k (from 0), given f_hat of all before it: (B, h_k w_k, C)."""
         return self.down(f_hat, k).flatten(2).transpose(1, 2)
-
-    # ------------------------------------------------------------------------------------- training
 
     def forward(self, f: Tensor) -> Quantized:
         """Quantizes f (B, C, H, W) with a straight-through gradient and the loss for the codebook.
@@ -214,20 +206,17 @@ class MultiScaleQuantizer(nn.Module):
         L_VQ = 1/K sum_k |f_hat_k - sg(f)|^2 + beta |sg(f_hat_k) - f|^2, with f_hat_k cumulative
         (section 3.1, equation 5, as the official code averages it). Codebook and phi learn from
         L_VQ alone, because f_hat reaches the decoder as f + sg(f_hat - f).
-
-        Raises:
-            ValueError: when f does not have the shape of the last scale.
         """
         check_features(f, self.channels, self.schedule.grids[-1])
         tokens, f_hats = self._residual_pass(f)
-        f32, target = exact(f), exact(f.detach())
+        f32, target = at_least_float32(f), at_least_float32(f.detach())
         loss = sum(
             F.mse_loss(f_hat, target) + self.beta * F.mse_loss(f32, f_hat.detach())
             for f_hat in f_hats
         ) / len(f_hats)
         straight_through = f32 + (f_hats[-1] - f32).detach()
         seen = [
-            torch.zeros(self.vocab_size, device=f.device).index_fill_(0, t.flatten(), 1.0).mean()
+            torch.zeros(self.vocab_size, device=f.device).index_fill(0, t.flatten(), 1.0).mean()
             for t in tokens
         ]
         return Quantized(straight_through, tokens, loss, torch.stack(seen))
@@ -236,11 +225,12 @@ class MultiScaleQuantizer(nn.Module):
         """Algorithm 1 with everything kept: tokens and cumulative f_hat of every scale."""
         tokens, f_hats = [], []
         with full_float32(f.device.type):
-            residual = exact(f.detach())
+            residual = at_least_float32(f.detach())
             for k, (h, w) in enumerate(self.schedule.grids):
                 # r_k = nearest(down(R)); f_hat += phi_k(up(e[r_k])); R -= phi_k(up(e[r_k]))
                 with torch.no_grad():
-                    tokens.append(self.lookup_tokens(self.vectors(residual, k)).view(len(f), h, w))
+                    nearest = self.lookup_tokens(self.vectors(residual, k))
+                tokens.append(nearest.view(f.shape[0], h, w))
                 added = self.contribution(k, self.embed(tokens[-1]))
                 f_hats.append(f_hats[-1] + added if f_hats else added)
                 residual = residual - added.detach()
@@ -249,6 +239,6 @@ class MultiScaleQuantizer(nn.Module):
     @torch.no_grad()
     def residuals(self, f: Tensor) -> list[Tensor]:
         """The vectors that each scale looks up, K tensors (B h_k w_k, C)."""
-        f = exact(f)
+        f = at_least_float32(f)
         f_hats = [torch.zeros_like(f), *self._residual_pass(f)[1][:-1]]
         return [self.vectors(f - f_hat, k) for k, f_hat in enumerate(f_hats)]

@@ -1,7 +1,6 @@
-"""Drawing pictures scale by scale, with guidance, in-painting and editing (section 3.2).
+"""Drawing pictures scale by scale (section 3.2), and in-painting (appendix B).
 
-This is the plain form. `varmini.sample` and `varmini.inpaint` are quick forms of the same
-(`varmini.fast.drawing`): same arguments, same tokens.
+This is the plain form; `varmini.sample` and `varmini.inpaint` are its quick forms.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from .checks import as_labels, check_drawing
 from .filters import draw, filter_logits, guide, smoothed
-from .quantizer import exact
+from .quantizer import at_least_float32
 from .tokenizer import MultiScaleVQVAE
 from .transformer import VAR
 
@@ -24,7 +23,7 @@ class Noise:
 
     Args:
         seed: of the whole draw; None for a fresh one.
-        first: number of the first image of this batch in the draw.
+        first: the number, in the whole draw, of this batch's first image.
         count: images in this batch.
         device: where the numbers are needed; they are drawn on the CPU, the same on any machine.
     """
@@ -69,9 +68,11 @@ def generate(
     """The sampling loop itself: yields (tokens (B, h_k, w_k), f_hat (B, C, H, W)) of every scale.
 
     Args:
-        labels: (B,) LongTensor in [0, num_classes].
+        labels: (B,) LongTensor in [0, num_classes]; num_classes is the null class.
         noise: the batch's random numbers.
-        cfg, top_k, top_p, smooth: see `sample`.
+        cfg: guidance at the last scale, ramped from 0 at the first; 0 turns guidance off.
+        top_k, top_p: see `filter_logits`; top_k=1 takes the likeliest token.
+        smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
         replace: called before a scale is added to f_hat (in-painting).
         keep: rules out unlikely tokens; `filter_logits` or what gives the same.
     """
@@ -80,7 +81,7 @@ def generate(
         labels = torch.cat([labels, torch.full_like(labels, var.config.num_classes)])
     x, modulations, head = var.condition(labels)
     cache = var.new_cache(len(labels))
-    f_hat = exact(quantizer.codebook.weight).new_zeros(
+    f_hat = at_least_float32(quantizer.codebook.weight).new_zeros(
         len(labels) // (1 + guided), quantizer.channels, *tok.schedule.grids[-1]
     )
     for k, (h, w) in enumerate(tok.schedule.grids):
@@ -119,17 +120,11 @@ def sample(
 ) -> Tensor | tuple[Tensor, list[Tensor]]:
     """Draws one picture a label, coarse to fine, one step a scale.
 
-    Image i draws from its own random stream, a function of (seed, i) alone.
-
     Args:
         labels: (B,) classes in [0, num_classes), or num_classes for "no class".
-        cfg: guidance at the last scale, ramped from 0 at the first; 0 turns guidance off.
-        top_k, top_p: see `filter_logits`; top_k=1 takes the likeliest token.
-        seed: for repeatable pictures; None draws a fresh one.
-        smooth: mix codes softly (`smoothed`): prettier pictures, but no longer true samples.
+        cfg, top_k, top_p, smooth: as in `generate`.
+        seed, first: as in `Noise`; image i of a draw is a function of (seed, i) alone.
         return_tokens: also return the token pyramid.
-        first: number of the first image, for a part of a larger draw: it gives what images first,
-            first + 1, ... of that draw would be.
 
     Returns:
         Images (B, C, H, W) in [-1, 1]; with return_tokens also K LongTensors (B, h_k, w_k).
@@ -141,24 +136,21 @@ def sample(
     device = var.head.weight.device
     labels = as_labels(labels, var.config.num_classes, look=True).to(device)
     noise = Noise(seed, first, len(labels), device)
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth}
-    scales = list(generate(var, tok, labels, noise, **options))
+    scales = generate(var, tok, labels, noise, cfg=cfg, top_k=top_k, top_p=top_p, smooth=smooth)
+    tokens, f_hats = zip(*scales)
     with torch.no_grad():
-        images = tok.decode_features(scales[-1][1]).clamp(-1, 1)
-    return (images, [tokens for tokens, _ in scales]) if return_tokens else images
+        images = tok.decode_features(f_hats[-1]).clamp(-1, 1)
+    return (images, list(tokens)) if return_tokens else images
 
 
 @torch.no_grad()
 def forced(tok: MultiScaleVQVAE, images: Tensor, keep: Tensor) -> Replace:
-    """What in-painting does to the codes of a scale: images' own ones where `keep` says so.
+    """In-painting, as `replace` of `generate`: forces images' own codes where `keep` says so.
 
     The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
     that are kept are replaced by the image's own before the scale is added to f_hat. Maps of up to
-    3 tokens are forced entirely, for they say what the whole picture is.
-
-    Args:
-        images: (B, C, H, W) in [-1, 1].
-        keep: (B, 1, H, W) bool, True where a picture stays as it is.
+    3 tokens are forced entirely, for they say what the whole picture is. `keep` is (B, 1, H, W)
+    bool, True where a picture stays as it is.
     """
     own = [tok.quantizer.embed(t) for t in tok.encode(images)]  # K x (B, C, h_k, w_k)
 

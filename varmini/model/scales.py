@@ -17,9 +17,8 @@ Size = int | tuple[int, int]
 class ScaleSchedule:
     """The sizes of the K token maps, coarse to fine, and all that follows from them.
 
-    Every question of the kind "which token belongs to which scale" is answered here. A token
-    pyramid is a list of K LongTensors, the k-th (B, h_k, w_k); flattened, it is (B, L), scale after
-    scale and row by row inside a scale (VAR, section 3.2).
+    A token pyramid is a list of K LongTensors, the k-th (B, h_k, w_k); flattened, it is (B, L),
+    scale after scale and row by row inside a scale (VAR, section 3.2).
 
     Args:
         sizes: one entry a scale: a side, or a pair (height, width). Neither may shrink.
@@ -37,8 +36,8 @@ class ScaleSchedule:
         for (h, w), (next_h, next_w) in zip(self.grids, self.grids[1:]):
             if next_h < h or next_w < w:
                 raise ValueError(
-                    f"scale {next_h}x{next_w} is smaller than {h}x{w} before it: "
-                    f"order the sizes from coarse to fine"
+                    f"scale {next_h}x{next_w} is smaller than {h}x{w} before it: order the sizes "
+                    f"from coarse to fine"
                 )
 
     @property
@@ -60,7 +59,7 @@ class ScaleSchedule:
     def slices(self) -> tuple[slice, ...]:
         """Where each scale lies in the flat sequence of L tokens."""
         ends = accumulate(self.tokens_per_scale)
-        return tuple(slice(end - n, end) for end, n in zip(ends, self.tokens_per_scale))
+        return tuple(slice(end - n, end) for n, end in zip(self.tokens_per_scale, ends))
 
     def level_ids(self) -> Tensor:
         """(L,) LongTensor: the scale, from 0, that each token belongs to."""
@@ -91,10 +90,10 @@ class ScaleSchedule:
         """
         if sequence.ndim != 2 or sequence.shape[1] != self.num_tokens:
             raise ValueError(
-                f"sequence has shape {tuple(sequence.shape)}, expected "
-                f"(B, {self.num_tokens}) for {self}"
+                f"sequence has shape {tuple(sequence.shape)}, expected (B, {self.num_tokens}) "
+                f"for {self}"
             )
-        return [sequence[:, part].unflatten(1, grid) for part, grid in zip(self.slices, self.grids)]
+        return [sequence[:, at].unflatten(1, grid) for at, grid in zip(self.slices, self.grids)]
 
     def __len__(self) -> int:
         return len(self.grids)

@@ -35,11 +35,9 @@ class Reconstruction:
 class MultiScaleVQVAE(nn.Module, Pretrained):
     """VAR's tokenizer: an encoder, a multi-scale residual quantizer and a decoder (section 3.1).
 
-    Args:
-        config: the shape of the network.
-
     Raises:
-        ValueError: when the configuration contradicts itself.
+        ValueError: when the configuration contradicts itself; and, from every method that takes
+            images (B, C, H, W) in [-1, 1], on images of another shape, type or range.
     """
 
     config_class = TokenizerConfig
@@ -86,20 +84,12 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         check_images(images, self.config.image_channels, *self.image_size)
 
     def features(self, images: Tensor) -> Tensor:
-        """Features before quantization: images (B, C, H, W) in [-1, 1] -> (B, C, h_K, w_K).
-
-        Raises:
-            ValueError: on images of another shape, type or range.
-        """
+        """Features before quantization: images (B, C, H, W) in [-1, 1] -> (B, C, h_K, w_K)."""
         self.check_images(images)
         return self.encode_features(images.to(self.pre_quant.weight))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Algorithm 1: images (B, C, H, W) in [-1, 1] -> K LongTensors (B, h_k, w_k).
-
-        Raises:
-            ValueError: on images of another shape, type or range.
-        """
+        """Algorithm 1: images (B, C, H, W) in [-1, 1] -> K LongTensors (B, h_k, w_k)."""
         with torch.no_grad():
             return self.quantizer.encode(self.features(images))
 
@@ -110,8 +100,8 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
             num_scales: draw from the first so many token maps only; None for all.
 
         Raises:
-            ValueError: on maps that do not fit, tokens outside the codebook, or num_scales not in
-                [1, K].
+            ValueError: on maps that do not fit, tokens outside the codebook, or num_scales
+                outside [1, K].
         """
         tokens = as_pyramid(tokens, self.schedule, num_scales=num_scales)
         with torch.no_grad():
@@ -127,11 +117,7 @@ class MultiScaleVQVAE(nn.Module, Pretrained):
         return self.decoder(self.post_quant(f_hat.to(weight.dtype))).to(weight.dtype)
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """The training pass, straight-through: images (B, C, H, W) in [-1, 1] -> `Reconstruction`.
-
-        Raises:
-            ValueError: on images of another shape, type or range.
-        """
+        """The training pass: images (B, C, H, W) in [-1, 1], straight through to pictures."""
         features = self.features(images)
         quantized = self.quantizer(features)
         drawn = self.decode_features(quantized.f_hat)

@@ -125,23 +125,14 @@ class VAR(nn.Module, Pretrained):
     (section 3.2, equation 6). Given the coarser scales, the tokens of a scale are conditionally
     independent.
 
-    Args:
-        config: the shape of the network.
-
     Raises:
         ValueError: when the config contradicts itself, for example when heads do not divide width.
     """
 
     config_class = VARConfig
     kind = "var"
-    no_decay = (
-        "class_embedding",
-        "start_position",
-        "position",
-        "level_embedding",
-        "log_scale",
-        "offsets",
-    )
+    no_decay = ("class_embedding", "start_position", "position", "level_embedding", "log_scale",
+                "offsets")  # fmt: skip
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -208,10 +199,11 @@ class VAR(nn.Module, Pretrained):
         """
         labels = as_labels(labels, self.config.num_classes).to(self.head.weight.device)
         length = self.schedule.num_tokens - self.schedule.tokens_per_scale[0]
-        check_teacher_inputs(teacher_inputs, (len(labels), length, self.config.code_channels))
-        if self.training and draws is None:
-            draws = torch.rand(len(labels), 1 + 2 * self.config.depth, device=labels.device)
+        batch = labels.shape[0]
+        check_teacher_inputs(teacher_inputs, (batch, length, self.config.code_channels))
         if self.training:
+            if draws is None:
+                draws = torch.rand(batch, 1 + 2 * self.config.depth, device=labels.device)
             dropped = draws[:, 0] < self.config.label_dropout
             labels = labels.masked_fill(dropped, self.config.num_classes)
         start, modulations, head = self.condition(labels)
@@ -254,11 +246,8 @@ class VAR(nn.Module, Pretrained):
     def condition(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the class decides.
 
-        Args:
-            labels: (B,).
-
-        Returns:
-            Start (B, h_1 w_1, w), the blocks' modulations (depth, B, 6, w), the head's (B, 2, w).
+        Labels (B,) -> start (B, h_1 w_1, w), modulations of the blocks (depth, B, 6, w) and of the
+        head (B, 2, w).
         """
         embedded = self.class_embedding(labels)
         start = embedded[:, None] + self.start_position
@@ -277,11 +266,8 @@ class VAR(nn.Module, Pretrained):
         """Stochastic depth (Huang et al. 2016): shuts the gates of some branches of some images.
 
         The chance grows in proportion to depth, from 0 to `drop_path`; gates that stay open grow
-        by 1 / (1 - chance), which keeps the mean.
-
-        Args:
-            modulations: (depth, B, 6, w).
-            draws: (B, 2 depth), uniform in [0, 1).
+        by 1 / (1 - chance), which keeps the mean. Modulations (depth, B, 6, w); draws (B, 2 depth)
+        are uniform in [0, 1).
         """
         keep = 1 - torch.linspace(0, self.config.drop_path, len(modulations), device=draws.device)
         keep = keep[:, None, None]

@@ -1,37 +1,32 @@
 """Pictures with settings: what the widgets turn, as plain functions that return a Figure.
 
 `widgets` puts sliders on them; a notebook calls them as they are, and a page without widgets shows
-what they return.
+what they return. Scales, rows, columns, blocks and heads are numbered from 0.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .. import inpaint, sample
-from .charts import ACCENT, STYLE
-from .images import growing, map_cells, plus
-from .laws import Law, law_loss, on_the_law
-from .sheets import enlarge, pixels_of, sheet_of
+from ..model.tokenizer import MultiScaleVQVAE
+from ..model.transformer import VAR
+from .charts import ACCENT, BLUE, INK, MUTED, NO_GRID, STYLE
+from .images import decoded, enlarge, growing, map_cells, map_codes, map_names, pixels_of, sheet_of
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from ..model.tokenizer import MultiScaleVQVAE
-    from ..model.transformer import VAR
-
-__all__ = [
-    "Law", "attention", "draw_growing", "law_loss", "look_at_token", "on_the_law", "one_image",
-    "one_scale", "one_token", "redraw", "scale_steps", "token_paints",
-]  # fmt: skip
+Law = tuple[float, float]
+"""(a, b) of a power law L = (a x)^b."""
 
 
 def one_image(image: Tensor) -> Tensor:
@@ -45,27 +40,24 @@ def one_image(image: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------ one scale
 
 
+@torch.no_grad()
 def scale_steps(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> tuple[Tensor, Tensor]:
     """The picture from the first `scales` maps, and what the last of these maps changed.
 
     Args:
         image: (C, H, W) in [-1, 1].
-        scales: from 1 to K.
+        scales: from 1 to K; another number is a ValueError.
 
     Returns:
         Two tensors (1, C, H, W): the picture in [-1, 1], and its difference to the picture without
         map `scales` (for the first map: to what the decoder draws from zeros).
-
-    Raises:
-        ValueError: when scales is outside [1, K], or the image does not fit.
     """
-    with torch.no_grad():
-        tokens = tok.encode(one_image(image))
-        after = tok.decode(tokens, num_scales=scales)
-        if scales > 1:
-            return after, after - tok.decode(tokens, num_scales=scales - 1)
-        nothing = after.new_zeros(1, tok.config.code_channels, *tok.schedule.grids[-1])
-        return after, after - tok.decode_features(nothing).clamp(-1, 1)
+    tokens = tok.encode(one_image(image))
+    after = tok.decode(tokens, num_scales=scales)
+    if scales > 1:
+        return after, after - tok.decode(tokens, num_scales=scales - 1)
+    nothing = after.new_zeros(1, tok.config.code_channels, *tok.schedule.grids[-1])
+    return after, after - tok.decode_features(nothing).clamp(-1, 1)
 
 
 def one_scale(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> Figure:
@@ -74,44 +66,31 @@ def one_scale(tok: MultiScaleVQVAE, image: Tensor, scales: int) -> Figure:
     Arguments and errors as in `scale_steps`.
     """
     after, change = scale_steps(tok, image, scales)
-    tokens = tok.encode(one_image(image))
+    last = tok.encode(one_image(image))[scales - 1 : scales]
     height, width = (max(1, 96 // n) * n for n in after.shape[2:])
-    maps = map_cells(tokens, tok.quantizer.codebook.weight, height, width)[0]
-    pictures = [pixels_of(p)[0] for p in (change.clamp(-1, 1), after, one_image(image))]
-    cells = [maps[scales - 1], *(enlarge(p, height, width) for p in pictures)]
-    h, w = tok.schedule.grids[scales - 1]
-    codes = {(0, 0): tokens[scales - 1][0].cpu().numpy()} if max(h, w) <= 4 else None
-    names = [f"map {h}×{w}", "it adds", "so far", "original"]
-    return sheet_of([cells], headings=names, codes=codes)
+    cells = map_cells(last, tok.quantizer.codebook.weight, height, width)[0]
+    for picture in (change.clamp(-1, 1), after, one_image(image)):
+        cells.append(enlarge(pixels_of(picture)[0], height, width))
+    headings = [f"map {map_names(last)[0]}", "it adds", "so far", "original"]
+    return sheet_of([cells], headings=headings, codes=map_codes(last))
 
 
 # -------------------------------------------------------------------------------------- drawing
 
 
 def draw_growing(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    label: int,
-    *,
-    cfg: float = 1.5,
-    top_k: int = 0,
-    top_p: float = 0.0,
-    smooth: bool = False,
-    seed: int = 0,
+    var: VAR, tok: MultiScaleVQVAE, label: int, *, smooth: bool = False, **settings
 ) -> Figure:
     """Draws one picture and shows it grow: above the maps, below the picture after each.
 
     Arguments as in `sample`. A smoothed picture is no sum of codes, so it stands in a line of its
     own, below the growth of the tokens that were drawn beside it.
     """
-    settings = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}
     images, tokens = sample(var, tok, [label], smooth=smooth, return_tokens=True, **settings)
     if not smooth:
         return growing(tok, tokens)
-    with torch.no_grad():
-        stages = [pixels_of(tok.decode(tokens, num_scales=k + 1))[0] for k in range(len(tokens))]
-    names = plus([f"{h}×{w}" for h, w in tok.schedule.grids])
-    return sheet_of([[*stages, pixels_of(images)[0]]], headings=[*names, "smoothed"])
+    stages = [stage[0] for stage in (*decoded(tok, tokens), pixels_of(images))]
+    return sheet_of([stages], headings=[*map_names(tokens, added=True), "smoothed"])
 
 
 def redraw(
@@ -138,7 +117,7 @@ def redraw(
     filled = inpaint(var, tok, image.expand(draws, -1, -1, -1), mask, labels, **settings)
     original = pixels_of(image)[0]
     hole = original.copy()
-    hole[mask.cpu().numpy()] = [round(255 * int(ACCENT[i : i + 2], 16) / 255) for i in (1, 3, 5)]
+    hole[mask.cpu().numpy()] = list(bytes.fromhex(ACCENT[1:]))
     names = ["picture", "red: to be drawn", *(f"draw {i + 1}" for i in range(draws))]
     return sheet_of([[original, hole, *pixels_of(filled)]], headings=names)
 
@@ -150,15 +129,8 @@ def redraw(
 def attention(var: VAR, labels: Tensor, teacher_inputs: Tensor, block: int) -> Tensor:
     """Who looks at whom in one block, under teacher forcing: (B, heads, L, L), rows sum to 1.
 
-    Args:
-        labels, teacher_inputs: as in `VAR.forward`.
-        block: which one, from 0.
-
-    Raises:
-        ValueError: when there is no such block, and as `VAR.forward` does.
+    Arguments and errors as in `VAR.forward`; block: which one.
     """
-    if not 0 <= block < len(var.blocks):
-        raise ValueError(f"block is {block}, expected 0 to {len(var.blocks) - 1}")
     layer, given = var.blocks[block].attention, {}
     hook = layer.register_forward_hook(lambda layer, args, out: given.update(x=args[0]))
     try:
@@ -184,7 +156,7 @@ def token_paints(tok: MultiScaleVQVAE, tokens: Sequence[Tensor], scale: int) -> 
 
     Args:
         tokens: the pyramid of one picture.
-        scale: which map (h, w), from 0; its tokens come row by row.
+        scale: which map (h, w); its tokens come row by row.
     """
     codes = tok.quantizer.embed(tokens[scale])  # (1, C, h, w)
     h, w = codes.shape[2:]
@@ -194,35 +166,41 @@ def token_paints(tok: MultiScaleVQVAE, tokens: Sequence[Tensor], scale: int) -> 
     return tok.decode_features(f_hat).clamp(-1, 1) - tok.decode_features(without).clamp(-1, 1)
 
 
-def look_at_token(
+def look_at_tokens(
     var: VAR,
     tok: MultiScaleVQVAE,
     image: Tensor,
     label: int,
+    *,
     scale: int,
-    block: int,
-    head: int | None,
-    row: int = 0,
-    column: int = 0,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """What `one_token` shows of a map: tokens, attention (L, L), and what each token paints.
+    block: int = 0,
+    head: int | None = None,
+) -> tuple[list[Tensor], Tensor, np.ndarray]:
+    """A picture's tokens, the attention (h w, L) of those of one map, and what each of them paints.
 
-    Arguments and errors as there.
+    The last are pictures (h w, H, W, 3), grey where a token paints nothing, each as strong as can
+    be shown. Arguments as in `one_token`.
     """
-    if not 0 <= scale < len(var.schedule):
-        raise ValueError(f"scale is {scale}, expected 0 to {len(var.schedule) - 1}")
-    h, w = var.schedule.grids[scale]
-    if not (0 <= row < h and 0 <= column < w):
-        raise ValueError(f"row {row}, column {column} is outside the {h}x{w} map")
-    if head is not None and not 0 <= head < var.config.heads:
-        raise ValueError(f"head is {head}, expected 0 to {var.config.heads - 1}, or None")
     tokens = tok.encode(image)
     inputs = tok.quantizer.teacher_inputs(tokens)
     weights = attention(var, torch.tensor([label]), inputs, block)[0].cpu()  # (heads, L, L)
     weights = weights.mean(0) if head is None else weights[head]
-    return tokens, weights, token_paints(tok, tokens, scale)
+    paints = token_paints(tok, tokens, scale)
+    strongest = paints.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return tokens, weights[tok.schedule.slices[scale]], pixels_of(paints / strongest)
 
 
+def maps_seen(tok: MultiScaleVQVAE, query: Tensor, scale: int) -> tuple[list, list[str], float]:
+    """The attention (L,) of a token of map `scale`: arrays (h_k, w_k), titles, largest value."""
+    schedule = tok.schedule
+    parts = [query[part].view(grid).numpy() for part, grid in zip(schedule.slices, schedule.grids)]
+    parts = parts[: scale + 1]
+    shares = zip(schedule.grids, (100 * float(part.sum()) for part in parts))
+    titles = [f"looks at {h}×{w}: {share:.0f} %" for (h, w), share in shares]
+    return parts, titles, max(float(part.max()) for part in parts)
+
+
+@plt.rc_context(NO_GRID | {"axes.titlesize": 10, "axes.titlelocation": "center"})
 def one_token(
     var: VAR,
     tok: MultiScaleVQVAE,
@@ -238,46 +216,85 @@ def one_token(
     """A token under the lens: where it stands, what its code paints, and where it looks.
 
     Args:
-        image: (C, H, W) in [-1, 1].
-        label: its class.
-        scale, row, column: which token, all from 0.
-        block: whose attention, from 0.
-        head: which head, from 0; None for the mean of all.
+        image: (C, H, W) in [-1, 1]; label: its class.
+        scale, row, column: which token.
+        block: whose attention.
+        head: which head; None for the mean of all.
 
-    Raises:
-        ValueError: when there is no such token, block or head.
+    Raises IndexError when there is no such token, block or head.
     """
-    import matplotlib.pyplot as plt
-
-    image, schedule = one_image(image), tok.schedule
-    _, weights, paints = look_at_token(var, tok, image, label, scale, block, head, row, column)
-    h, w = schedule.grids[scale]
-    query = weights[schedule.slices[scale].start + row * w + column]
-    paints = paints[row * w + column][None]
-    seen = scale + 1
-    with plt.rc_context(STYLE | {"axes.grid": False, "axes.titlesize": 10}):
-        figure, axes = plt.subplots(1, 2 + seen, figsize=(1.9 * (2 + seen), 2.5))
-        figure.subplots_adjust(0.01, 0.02, 0.99, 0.86, wspace=0.08)
-        panels = [pixels_of(image)[0], pixels_of(paints / paints.abs().max().clamp(min=1e-6))[0]]
-        for ax, panel, name in zip(axes, panels, ("where the token is", "what its code paints")):
-            ax.imshow(panel, extent=(0, w, h, 0), interpolation="nearest")
-            ax.set_title(name, loc="center")
-            _ring(ax, row, column)
-        parts = [query[part].view(grid) for part, grid in zip(schedule.slices, schedule.grids)]
-        top = max(float(part.max()) for part in parts[:seen])
-        for ax, part in zip(axes[2:], parts):
-            (rows, columns), share = part.shape, 100 * float(part.sum())
-            ax.imshow(part.numpy(), cmap="YlGnBu", vmin=0, vmax=top, extent=(0, columns, rows, 0))
-            ax.set_title(f"looks at {rows}×{columns}: {share:.0f} %", loc="center")
-        _ring(axes[1 + seen], row, column)
-        for ax in axes:
-            ax.set_xticks([]), ax.set_yticks([])
-            ax.spines[:].set_visible(True)
+    image, (h, w) = one_image(image), tok.schedule.grids[scale]
+    where = {"scale": scale, "block": block, "head": head}
+    _, shares, paints = look_at_tokens(var, tok, image, label, **where)
+    at = int(np.ravel_multi_index((row, column), (h, w)))
+    parts, titles, top = maps_seen(tok, shares[at], scale)
+    figure, axes = plt.subplots(1, 2 + len(parts), figsize=(1.9 * (2 + len(parts)), 2.5))
+    figure.subplots_adjust(0.01, 0.02, 0.99, 0.86, wspace=0.08)
+    for ax, panel in zip(axes, (pixels_of(image)[0], paints[at])):
+        ax.imshow(panel, extent=(0, w, h, 0), interpolation="nearest")
+        _ring(ax, row, column)
+    for ax, part in zip(axes[2:], parts):
+        extent = (0, part.shape[1], part.shape[0], 0)
+        ax.imshow(part, cmap="YlGnBu", vmin=0, vmax=top, extent=extent)
+    _ring(axes[-1], row, column)
+    for ax, title in zip(axes, ("where the token is", "what its code paints", *titles)):
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
     return figure
 
 
 def _ring(ax: Axes, row: int, column: int) -> None:
-    from matplotlib.patches import Rectangle
-
     box = Rectangle((column, row), 1, 1, fill=False, color=ACCENT, linewidth=2, clip_on=False)
     ax.add_patch(box)
+
+
+# ---------------------------------------------------------------------------------------- the laws
+
+
+def law_loss(size_law: Law, compute_law: Law, size: float, compute: float) -> tuple[float, float]:
+    """What two falling laws L = (a x)^b say: the loss that `size` allows, and that of `compute`.
+
+    A model that is both this small and this shortly trained is held by the larger of the two.
+    """
+    (a, b), (c, d) = size_law, compute_law
+    return float((a * size) ** b), float((c * compute) ** d)
+
+
+@plt.rc_context(STYLE)
+def on_the_law(
+    size_law: Law,
+    compute_law: Law,
+    *,
+    size: float,
+    compute: float,
+    sizes: tuple[float, float],
+    computes: tuple[float, float],
+) -> Figure:
+    """Two fitted laws L = (a x)^b as lines, with one model's size and compute marked on them.
+
+    Args:
+        size_law, compute_law: (a, b) of the loss against parameters (billions), and of the best
+            loss against training compute (PFlops).
+        size, compute: the model to mark.
+        sizes, computes: the range of the axes.
+    """
+    losses, names = law_loss(size_law, compute_law, size, compute), ("size", "compute")
+    units = "parameters (billions)", "training compute (PFlops)"
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    rows = zip(axes, (size_law, compute_law), (size, compute), (sizes, computes), units)
+    for (ax, (a, b), x, ends, unit), loss, name in zip(rows, losses, names):
+        line = np.geomspace(*ends, 50)
+        ax.plot(line, (a * line) ** b, color=BLUE)
+        ax.plot([x], [loss], "o", color=ACCENT, markersize=9)
+        ax.axhline(loss, color=ACCENT, linewidth=0.8, linestyle="--")
+        ax.annotate(f"{loss:.3g}", (x, loss), (6, 6), textcoords="offset points", color=ACCENT)
+        ax.set(xscale="log", yscale="log", xlabel=unit)
+        ax.set_title(f"what {name} allows: loss = ({a:.3g} x)$^{{{b:.3g}}}$")
+        ax.tick_params(axis="y", which="both", labelcolor=MUTED)
+        ax.minorticks_off()
+    low, high = axes[0].get_ylim()
+    ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    held = f"held back by its {names[losses[1] > losses[0]]}: loss at least {max(losses):.3g}"
+    figure.suptitle(held, x=0.01, ha="left", color=INK, fontsize=13)
+    return figure

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from io import BytesIO
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import torch
 import traitlets
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..model.tokenizer import MultiScaleVQVAE
+from ..model.transformer import VAR
 from . import views
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..model.tokenizer import MultiScaleVQVAE
-    from ..model.transformer import VAR
+from .hover import token_page
+from .images import pixels_of, png_of
 
 STATIC = "VARMINI_WIDGETS"
 """Set to "off" in the environment, panels show their picture alone: for pages that cannot run."""
@@ -69,26 +67,19 @@ class Panel(ipywidgets.VBox):
 
     def redraw(self, _: object = None) -> None:
         """Draws anew from the controls."""
-        import matplotlib.pyplot as plt
-
         try:
-            figure = self.draw(**self.values)
+            self.picture.value = png_of(self.draw(**self.values))
             self.live.value = self.page(**self.values) if self.page else ""
+            self.message.value = ""
         except ValueError as error:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
-            return
-        content = BytesIO()
-        figure.savefig(content, format="png")
-        plt.close(figure)  # or the notebook would show it a second time
-        self.picture.value, self.message.value = content.getvalue(), ""
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         bundle = {"text/plain": "a widget: run the notebook to use it"}
         if self.picture.value:
             bundle["image/png"] = base64.b64encode(self.picture.value).decode()
         live = os.environ.get(STATIC) != "off"
-        shown = super()._repr_mimebundle_(**kwargs) if live else {}
-        return (shown or {}) | bundle
+        return (live and super()._repr_mimebundle_(**kwargs) or {}) | bundle
 
 
 class Cells(ipywidgets.GridBox):
@@ -96,23 +87,21 @@ class Cells(ipywidgets.GridBox):
 
     value = traitlets.Tuple()
 
-    def __init__(self, rows: int, columns: int, on: Sequence[Sequence[bool]] | None = None) -> None:
+    def __init__(self, on: Sequence[Sequence[bool]]) -> None:
         look = {"width": "22px", "height": "22px", "margin": "0", "padding": "0", "border": "none"}
-        self.cells = [[ipywidgets.Button(layout=look) for _ in range(columns)] for _ in range(rows)]
-        self.colours = [["#dddddd"] * columns for _ in range(rows)]
+        self.cells = [[ipywidgets.Button(layout=look) for _ in line] for line in on]
+        self.colours = [["#dddddd"] * len(line) for line in on]
         for r, line in enumerate(self.cells):
             for c, cell in enumerate(line):
                 cell.on_click(partial(self._turn, r, c))
                 cell.tooltip = f"row {r}, column {c}"
-        super().__init__(
-            [cell for line in self.cells for cell in line],
-            layout={"grid_template_columns": f"repeat({columns}, 22px)", "grid_gap": "1px"},
-        )
-        self.observe(lambda _: self._paint(), "value")
-        self.value = tuple(map(tuple, on)) if on else ((False,) * columns,) * rows
-        self._paint()
+        columns = f"repeat({len(on[0])}, 22px)"
+        layout = {"grid_template_columns": columns, "grid_gap": "1px"}
+        super().__init__([cell for line in self.cells for cell in line], layout=layout)
+        self.observe(self._paint, "value")
+        self.value = tuple(map(tuple, on))
 
-    def _turn(self, row: int, column: int, _: object = None) -> None:
+    def _turn(self, row: int, column: int, _: object) -> None:
         rows = [list(line) for line in self.value]
         rows[row][column] = not rows[row][column]
         self.value = tuple(map(tuple, rows))
@@ -120,72 +109,53 @@ class Cells(ipywidgets.GridBox):
     def show(self, image: Tensor) -> None:
         """Colours the cells like an image (C, H, W) in [-1, 1], as a mosaic."""
         size = (len(self.cells), len(self.cells[0]))
-        mean = torch.nn.functional.adaptive_avg_pool2d(image.float().cpu(), size).expand(3, *size)
-        pixels = ((mean + 1) * 127.5).round().clamp(0, 255).int().permute(1, 2, 0).tolist()
-        self.colours = [["#" + bytes(rgb).hex() for rgb in line] for line in pixels]
+        mosaic = pixels_of(torch.nn.functional.adaptive_avg_pool2d(image[None].float(), size))[0]
+        self.colours = [["#" + bytes(rgb).hex() for rgb in line] for line in mosaic.tolist()]
         self._paint()
 
-    def _paint(self) -> None:
+    def _paint(self, _: object = None) -> None:
         for line, colours, ons in zip(self.cells, self.colours, self.value):
             for cell, colour, on in zip(line, colours, ons):
                 cell.style.button_color = views.ACCENT if on else colour
 
 
-def cells_to_mask(cells: Sequence[Sequence[bool]], height: int, width: int) -> Tensor:
-    """A grid of n x m cells as a mask (height, width) bool; n and m must divide them.
-
-    Raises:
-        ValueError: when they do not.
-    """
-    grid = torch.tensor(cells, dtype=torch.bool)
-    if height % grid.shape[0] or width % grid.shape[1]:
-        raise ValueError(f"{tuple(grid.shape)} cells do not divide {height}x{width} pixels")
-    rows = grid.repeat_interleave(height // grid.shape[0], 0)
-    return rows.repeat_interleave(width // grid.shape[1], 1)
-
-
 # ------------------------------------------------------------------------------------ the controls
 
 
-def _number(name: str, value: int, low: int, high: int) -> ipywidgets.IntSlider:
+def _number(name: str, value: int, high: int, low: int = 0) -> ipywidgets.IntSlider:
     return ipywidgets.IntSlider(value, low, high, description=name, continuous_update=False)
 
 
 def _share(name: str, value: float, high: float, step: float) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(
-        value=value, min=0, max=high, step=step, description=name, continuous_update=False
-    )
+    given = {"value": value, "min": 0, "max": high, "step": step}
+    return ipywidgets.FloatSlider(**given, description=name, continuous_update=False)
 
 
-def _choice(name: str, options: Sequence[tuple], value: object) -> ipywidgets.Dropdown:
+def _choice(name: str, options: Sequence[tuple], index: int = 0) -> ipywidgets.Dropdown:
     # By its index: a menu with value=None stays blank, although an option has that value.
-    index = [v for _, v in options].index(value)
     return ipywidgets.Dropdown(options=options, index=index, description=name)
 
 
 def _drawing(vocab_size: int, cfg: float) -> dict[str, ipywidgets.Widget]:
     counts = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 900) if n < vocab_size]
-    top_k = ipywidgets.SelectionSlider(
-        options=[*((str(n), n) for n in counts), ("all", 0)],
-        value=0,
-        description="top-k",
-        continuous_update=False,
-    )
+    options = [*((str(n), n) for n in counts), ("all", 0)]
     return {
         "cfg": _share("guidance", cfg, 8, 0.25),
-        "top_k": top_k,
+        "top_k": ipywidgets.SelectionSlider(
+            options=options, value=0, description="top-k", continuous_update=False
+        ),
         "top_p": _share("top-p", 0.96, 1, 0.01),
         "smooth": ipywidgets.Checkbox(False, description="smoothing"),
-        "seed": _number("seed", 0, 0, 99),
+        "seed": _number("seed", 0, 99),
     }
 
 
 def _pictures(images: Tensor) -> ipywidgets.Widget:
-    return _number("picture", 0, 0, len(images) - 1)
+    return _number("picture", 0, len(images) - 1)
 
 
-def _labels(classes: Sequence[str]) -> list[tuple[str, int]]:
-    return [(name, i) for i, name in enumerate(classes)]
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    return [(name, i) for i, name in enumerate(names)]
 
 
 # ------------------------------------------------------------------------------------- the widgets
@@ -193,8 +163,7 @@ def _labels(classes: Sequence[str]) -> list[tuple[str, int]]:
 
 def walk(tok: MultiScaleVQVAE, images: Tensor) -> Panel:
     """Walk through the scales of images (B, C, H, W) with a slider (`views.one_scale`)."""
-    count = len(tok.schedule)
-    scales = ipywidgets.IntSlider(1, 1, count, description="maps")
+    scales = ipywidgets.IntSlider(1, 1, len(tok.schedule), description="maps")
     return Panel(
         lambda picture, scales: views.one_scale(tok, images[picture], scales),
         {"picture": _pictures(images), "scales": scales},
@@ -203,9 +172,8 @@ def walk(tok: MultiScaleVQVAE, images: Tensor) -> Panel:
 
 def sampler(var: VAR, tok: MultiScaleVQVAE, classes: Sequence[str], *, cfg: float = 1.5) -> Panel:
     """Turn the knobs of sampling and see a picture grow (`views.draw_growing`)."""
-    controls = {"label": _choice("class", _labels(classes), 0)}
-    draw = partial(views.draw_growing, var, tok)
-    return Panel(draw, controls | _drawing(tok.vocab_size, cfg))
+    controls = {"label": _choice("class", _numbered(classes))} | _drawing(tok.vocab_size, cfg)
+    return Panel(partial(views.draw_growing, var, tok), controls)
 
 
 def painter(
@@ -221,20 +189,19 @@ def painter(
 
     A cell is a token of the last map. The middle is painted at first.
     """
-    rows, columns = tok.schedule.grids[-1]
-    middle = [
-        [rows // 4 <= r < rows - rows // 4 and columns // 4 <= c < columns - columns // 4
-         for c in range(columns)] for r in range(rows)
-    ]  # fmt: skip
-    cells, picture = Cells(rows, columns, middle), _pictures(images)
+    h, w = tok.schedule.grids[-1]
+    middle = torch.zeros(h, w, dtype=torch.bool)
+    middle[h // 4 : h - h // 4, w // 4 : w - w // 4] = True
+    cells, picture = Cells(middle.tolist()), _pictures(images)
     picture.observe(lambda change: cells.show(images[change["new"]]), "value")
     cells.show(images[0])
+    height, width = images.shape[2] // h, images.shape[3] // w  # pixels of a cell
 
     def draw(picture: int, cells: Sequence, label: int | None, **settings) -> Figure:
-        mask = cells_to_mask(cells, *images.shape[2:])
+        mask = torch.tensor(cells).repeat_interleave(height, 0).repeat_interleave(width, 1)
         return views.redraw(var, tok, images[picture], mask, label, draws=draws, **settings)
 
-    label = _choice("class", [("no class", None), *_labels(classes)], None)
+    label = _choice("class", [("no class", None), *_numbered(classes)])
     controls = {"picture": picture, "cells": cells, "label": label}
     return Panel(draw, controls | _drawing(tok.vocab_size, cfg), button="draw")
 
@@ -245,50 +212,41 @@ def tokens(var: VAR, tok: MultiScaleVQVAE, images: Tensor, labels: Tensor) -> Pa
     The map that answers the pointer is `hover.token_page`. A page on which it cannot run shows the
     token in the middle of the map (`views.one_token`).
     """
-    from .hover import token_page
-
-    names = [f"{h}×{w}" for h, w in tok.schedule.grids]
+    grids, depth = tok.schedule.grids, len(var.blocks)
     heads = [("mean of all", None), *((str(i), i) for i in range(var.config.heads))]
     controls = {
         "picture": _pictures(images),
-        "scale": _choice("map", [(name, k) for k, name in enumerate(names)], len(names) - 1),
-        "block": _number("block", len(var.blocks) // 2, 0, len(var.blocks) - 1),
-        "head": _choice("head", heads, None),
+        "scale": _choice("map", _numbered([f"{h}×{w}" for h, w in grids]), len(grids) - 1),
+        "block": _number("block", depth // 2, depth - 1),
+        "head": _choice("head", heads),
     }
 
-    def draw(picture: int, scale: int, **where) -> Figure:
-        h, w = tok.schedule.grids[scale]
-        where |= {"scale": scale, "row": h // 2, "column": w // 2}
-        return views.one_token(var, tok, images[picture], int(labels[picture]), **where)
+    def page(picture: int, show: Callable = token_page, **where):
+        return show(var, tok, images[picture], int(labels[picture]), **where)
 
-    def page(picture: int, **where) -> str:
-        return token_page(var, tok, images[picture], int(labels[picture]), **where)
+    def draw(scale: int, **where) -> Figure:
+        row, column = (side // 2 for side in grids[scale])
+        return page(show=views.one_token, scale=scale, row=row, column=column, **where)
 
     return Panel(draw, controls, page=page)
 
 
 def scaling(
-    size_law: views.Law = (2.0, -0.23),
-    compute_law: views.Law = (2.2e-5, -0.13),
+    size_law: views.Law,
+    compute_law: views.Law,
     *,
-    sizes: tuple[float, float] = (0.01, 10.0),
-    computes: tuple[float, float] = (1e4, 1e10),
-    units: tuple[str, str] = ("parameters (billions)", "training compute (PFlops)"),
+    sizes: tuple[float, float],
+    computes: tuple[float, float],
 ) -> Panel:
-    """Drag model size and compute along fitted laws L = (a x)^b (`views.on_the_law`).
+    """Drag model size and compute along fitted laws; arguments as of `views.on_the_law`."""
 
-    Arguments as there; the defaults are the paper's laws.
-    """
-    ends = {"sizes": sizes, "computes": computes, "units": units}
-
-    def dial(name: str, low: float, high: float) -> ipywidgets.FloatLogSlider:
-        low, high = (float(torch.tensor(x, dtype=torch.float64).log10()) for x in (low, high))
-        return ipywidgets.FloatLogSlider(
-            value=10 ** ((low + high) / 2), min=low, max=high, step=0.05, description=name,
-            readout_format=".2g", continuous_update=False,
-        )  # fmt: skip
+    def dial(name: str, *ends: float) -> ipywidgets.FloatLogSlider:
+        low, high = map(math.log10, ends)
+        look = {"step": 0.05, "readout_format": ".2g", "continuous_update": False}
+        middle = 10 ** ((low + high) / 2)
+        return ipywidgets.FloatLogSlider(value=middle, min=low, max=high, description=name, **look)
 
     return Panel(
-        partial(views.on_the_law, size_law, compute_law, **ends),
+        partial(views.on_the_law, size_law, compute_law, sizes=sizes, computes=computes),
         {"size": dial("size", *sizes), "compute": dial("compute", *computes)},
     )

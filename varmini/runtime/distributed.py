@@ -29,13 +29,13 @@ PATIENCE = datetime.timedelta(hours=2)
 def start() -> None:
     """Joins the group of processes that torchrun announces: nccl between GPUs, gloo between CPUs.
 
-    Raises:
-        ValueError: when torchrun started more processes than this machine has GPUs.
+    Raises ValueError when torchrun started more processes than this machine has GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return
-    local, here = (int(os.environ.get(k, "0")) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    backend = "gloo"
     if device().type == "cuda":
+        local, here = (int(os.environ.get(k, "0")) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         gpus = torch.cuda.device_count()
         if here > gpus:
             if local:
@@ -46,18 +46,16 @@ def start() -> None:
             )
         torch.cuda.set_device(local)
         # gloo carries what lives on the CPU, so that a word between hosts never waits for a GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
     atexit.register(_leave)
 
 
 def _leave() -> None:
     """At the end of a process: its threads for the group end before the interpreter does."""
-    if dist.is_initialized():
-        gc.collect()  # models that were wrapped hold on to the group, in circles
-        dist.destroy_process_group()
-        gc.collect()
+    gc.collect()  # models that were wrapped hold on to the group, in circles
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def rank() -> int:
@@ -70,15 +68,8 @@ def is_main() -> bool:
     return rank() == 0
 
 
-# ------------------------------------------------------------------------- what the processes share
-
-
 def share(batch_size: int) -> slice:
-    """The rows of a global batch that are this process's.
-
-    Raises:
-        ValueError: when the batch cannot be shared evenly.
-    """
+    """The rows of a global batch that are this process's; ValueError when it has uneven shares."""
     own, left = divmod(batch_size, world())
     if left:
         raise ValueError(
@@ -124,14 +115,6 @@ def from_main(x: Tensor) -> None:
         dist.broadcast(x, 0)
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """Small Python values of all processes, by rank."""
-    values = [value] * world()
-    if world() > 1:
-        dist.all_gather_object(values, value)
-    return values
-
-
 def largest(value: int) -> int:
     """The largest of the processes' numbers; also the point where they wait for each other."""
     if world() == 1:
@@ -165,24 +148,16 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as caught:
-        if world() == 1:
-            raise
         error = caught
-    if world() == 1:
-        return
     first = world() - largest(world() - rank() if error else 0)
     if first < world():
         raise error if error and rank() == first else SystemExit(2)
 
 
-# ------------------------------------------------------------------------------- how networks share
-
-
 def replicate(model: nn.Module, *, some_unused: bool = False) -> nn.Module:
     """DDP: every process holds all weights; backward averages the gradients.
 
-    Args:
-        some_unused: some weights never take part, so that backward must not wait for them.
+    some_unused: some weights never take part, so that backward must not wait for them.
     """
     if world() == 1:
         return model
@@ -190,20 +165,15 @@ def replicate(model: nn.Module, *, some_unused: bool = False) -> nn.Module:
 
     # The new name, forward_sync_buffers, is not known before torch 2.13.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-    return DistributedDataParallel(
-        model,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=some_unused,
-    )
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(model, find_unused_parameters=some_unused, **options)
 
 
 def shard(model: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype) -> None:
     """FSDP2: weights, gradients and optimizer state are split; `units` are gathered one at a time.
 
-    Args:
-        dtype: of the products. In bfloat16 the units' weights also travel in it, gradients are
-            added up in float32, and the activations between the units keep their type.
+    dtype: of the products. In bfloat16 the units' weights also travel in it, gradients are added
+    up in float32, and the activations between the units keep their type.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -212,9 +182,7 @@ def shard(model: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype) -> N
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     mesh = init_device_mesh(device().type, (world(),))
     light = MixedPrecisionPolicy(
-        param_dtype=None if dtype is torch.float32 else dtype,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
+        None if dtype is torch.float32 else dtype, torch.float32, cast_forward_inputs=False
     )
     for unit in units:
         fully_shard(unit, mesh=mesh, mp_policy=light)

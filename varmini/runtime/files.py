@@ -6,6 +6,7 @@ A crash never leaves half a file under a final name, and an earlier file stays u
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,15 +17,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _HOST = platform.node()
-_SWEPT: set[Path] = set()
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A binary file under a temporary name that becomes `path`, on disk, when the block ends well.
 
-    Raises:
-        OSError: when the folder cannot be written; the old file is then untouched.
+    Raises OSError when the folder cannot be written; the old file is then untouched.
     """
     path = Path(path)
     _sweep(path.parent)
@@ -36,7 +35,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         if hasattr(os, "O_DIRECTORY"):  # the new name, too, survives a power cut
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            folder = os.open(path.parent, os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
@@ -46,20 +45,14 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: when the folder cannot be written; the old file is then untouched.
-    """
+    """Writes a file so that a reader sees the old content or the new one, never a part."""
     with atomic(path) as file:
         file.write(content)
 
 
+@functools.cache
 def _sweep(folder: Path) -> None:
     """Once a process and folder: removes what processes of this machine left that died writing."""
-    if folder in _SWEPT:
-        return
-    _SWEPT.add(folder)
     for path in folder.glob(".*.tmp"):
         machine, _, number = path.name.removesuffix(".tmp").rpartition("-")
         if machine.endswith(f".{_HOST}") and number.isdigit() and not _runs(int(number)):
@@ -79,8 +72,7 @@ def _runs(process: int) -> bool:
 def check_writable(path: Path) -> Path:
     """Tries the place of a file that long work will end in, and leaves nothing; returns `path`.
 
-    Raises:
-        ValueError: when the nearest folder above `path` that is there takes no files.
+    Raises ValueError when the nearest folder above `path` that is there takes no files.
     """
     try:
         place = next(p for p in path.absolute().parents if p.exists())
@@ -102,20 +94,18 @@ def check_format(found: Any, known: int, source: str) -> None:
     """Raises a ValueError unless `source` has the format that this varmini reads."""
     if found != known:
         newer = isinstance(found, int) and found > known
-        raise ValueError(
-            f"{source} has format {found!r}, this varmini reads {known}: "
-            + ("a newer one wrote it; update varmini" if newer else "write it again")
-        )
+        fix = "a newer one wrote it; update varmini" if newer else "write it again"
+        raise ValueError(f"{source} has format {found!r}, this varmini reads {known}: {fix}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object, or raises a ValueError that names the file."""
     try:
         values = json.loads(Path(path).read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"a {type(values).__name__}, not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read as JSON ({error}): restore the file or train again"
         ) from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected a JSON object")
     return values

@@ -30,21 +30,15 @@ from torch import Tensor
 def device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU; the environment variable VARMINI_DEVICE overrides it.
 
-    Raises:
-        ValueError: when the variable holds anything else, or a device that is not here.
+    Raises ValueError when the variable holds anything else, or a device that is not here.
     """
-    here = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    usable = [name for name, found in here.items() if found]
-    asked = os.environ.get("VARMINI_DEVICE", "") or usable[0]
-    if asked not in usable:
-        kinds = "one that torch finds on this machine" if asked in here else "cuda, mps or cpu"
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here = [*(name for name in found if found[name]), "cpu"]
+    asked = os.environ.get("VARMINI_DEVICE", "") or here[0]
+    if asked not in here:
         raise ValueError(
-            f"the device (VARMINI_DEVICE or --device) is {asked!r}, expected {kinds}: "
-            f"here {' or '.join(usable)}"
+            f"the device (VARMINI_DEVICE or --device) is {asked!r}, expected one that torch finds "
+            f"on this machine: {' or '.join(here)}"
         )
     return torch.device(asked)
 
@@ -123,6 +117,13 @@ def quick_at_bfloat16(kind: str) -> bool:
     return best[torch.float32] > 1.4 * best[torch.bfloat16]
 
 
+def kind_of_machine() -> str:
+    """What figures of speed depend on: "AVX2", "AVX512", "AVX512, bfloat16", "cuda" and so on."""
+    kind = device().type
+    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else kind
+    return name + ", bfloat16" * quick_at_bfloat16(kind)
+
+
 def autocast(kind: str = "") -> contextlib.AbstractContextManager:
     """Runs matrix products in `precision()`; the weights stay float32."""
     kind = kind or device().type
@@ -173,8 +174,7 @@ def check_memory(what: str, option: str, count: int, each: float, fixed: float =
         count: how many are asked for, on this process.
         each, fixed: bytes for each of them, and for all else.
 
-    Raises:
-        ValueError: naming the largest count that would fit, on all processes together.
+    Raises ValueError naming the largest count that would fit, on all processes together.
     """
     together, free = world(), free_memory()
     need = together * (fixed + count * each)
@@ -198,10 +198,12 @@ def can_compile() -> bool:
 def provenance() -> dict[str, Any]:
     """Where a result comes from: command, commit, date, hardware, versions, threads, precision."""
 
-    def ask(*command: str) -> str:
-        here = Path(__file__).resolve().parents[1]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def git(*command: str) -> str:
+        here, silent = Path(__file__).parents[1], {"stderr": subprocess.DEVNULL, "text": True}
+        try:
+            return subprocess.check_output(["git", *command], cwd=here, **silent).strip()
+        except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+            return ""
 
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
@@ -209,14 +211,13 @@ def provenance() -> dict[str, Any]:
         cpu = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     kind = device().type
     gpu = f", {torch.cuda.get_device_name()}" if kind == "cuda" else ", MPS" * (kind == "mps")
-    commit = ask("git", "rev-parse", "--short=12", "HEAD")
-    if commit and ask("git", "status", "--porcelain", "--", "*.py"):
-        commit += " with uncommitted changes"
+    commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
+    dirty = " with uncommitted changes" * bool(git("status", "--porcelain", "--", "*.py"))
     program = Path(sys.argv[0])
     name = "varmini" if program.stem in ("varmini", "__main__") else program.name
     return {
         "command": " ".join([name, *sys.argv[1:]]),
-        "commit": commit or "unknown",
+        "commit": commit + dirty,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{cpu}, {os.cpu_count()} cores{gpu}",
         "processes": world(),

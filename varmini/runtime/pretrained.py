@@ -33,11 +33,10 @@ def resolve_folder(name: str | os.PathLike, kind: str) -> Path:
     Args:
         kind: "tokenizer", "var" or "classifier"; the sub-folder looked for below a shipped name.
 
-    Raises:
-        ValueError: when there is no such model.
+    Raises ValueError when there is no such model.
     """
-    folder = Path(name)
-    for found in (folder, SHIPPED / str(name) / kind):
+    folder, text = Path(name), str(name)
+    for found in (folder, SHIPPED / text / kind):
         if (found / "config.json").is_file():
             return found
     if folder.is_dir():
@@ -45,11 +44,11 @@ def resolve_folder(name: str | os.PathLike, kind: str) -> Path:
             f"{folder} holds no config.json: give the folder that a training run wrote "
             f"(config.json and model.safetensors)"
         )
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
-        return _from_hub(str(name), kind)
+    if text.count("/") == 1 and not text.startswith((".", "/")):
+        return _from_hub(text, kind)
     known = sorted(p.parent.parent.name for p in SHIPPED.glob(f"*/{kind}/config.json"))
     raise ValueError(
-        f"no {kind} named {str(name)!r}: expected a folder with config.json, a hub id "
+        f"no {kind} named {text!r}: expected a folder with config.json, a hub id "
         f"user/repo, or a shipped name ({', '.join(known) or 'none in this checkout'})"
     )
 
@@ -70,8 +69,7 @@ def _from_hub(repo: str, kind: str) -> Path:
 def whole_tensors(path: Path) -> Iterator[Any]:
     """An open safetensors file, of which only the header is read so far.
 
-    Raises:
-        ValueError: naming the file, also for what fails inside the block on damaged content.
+    Raises ValueError naming the file, also for what fails inside the block on damaged content.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -102,11 +100,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
 
 
 def build(
-    cls: type,
-    values: Mapping[str, Any],
-    tensors: dict[str, torch.Tensor],
-    source: str,
-    weights: str,
+    cls: type, values: Mapping[str, Any], tensors: dict[str, Any], source: str, weights: str
 ) -> Any:
     """The model that a JSON dictionary describes, with these tensors, in evaluation mode.
 
@@ -123,19 +117,11 @@ def build(
     except Exception as error:  # torch's layers raise many kinds on odd sizes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"missing {k}" for k in own if k not in given]
-    problems += [f"unknown {k}" for k in given if k not in own]
-    problems += [
-        f"{k} is {given[k]}, expected {own[k]}" for k in own if given.get(k, own[k]) != own[k]
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(
-            f"{weights} does not fit this {cls.__name__}: " + "; ".join(problems[:8]) + more
-        )
-    model.load_state_dict(tensors)  # copies into float32, whatever the file's type
+    try:
+        model.load_state_dict(tensors)  # copies into float32, whatever the file's type
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{weights} does not fit this {cls.__name__}: {reason:.600}") from None
     return model.eval()
 
 
@@ -160,18 +146,15 @@ class Pretrained:
             dtype: store floating tensors in this type (for example torch.bfloat16 halves the file);
                 None keeps each tensor's own.
 
-        Raises:
-            ValueError: when a weight is NaN or infinite; an earlier model is then untouched.
+        Raises ValueError when a weight is NaN or infinite; an earlier model is then untouched.
         """
         from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            k: v.detach()
-            .to("cpu", dtype if dtype and v.is_floating_point() else v.dtype)
-            .contiguous()
-            for k, v in self.state_dict().items()
+            name: x.detach().to("cpu", dtype if x.is_floating_point() else None).contiguous()
+            for name, x in self.state_dict().items()
         }
         check_finite(tensors, f"{folder}/model.safetensors, not written")
         config = {"format": FORMAT_VERSION, "kind": self.kind} | dataclasses.asdict(self.config)
@@ -187,19 +170,17 @@ class Pretrained:
         Args:
             name: a shipped name ("cifar10", "fashion"), a folder, or a hub id "user/repo".
 
-        Raises:
-            ValueError: no such model, a damaged file, or weights that do not fit the config.
+        Raises ValueError for no such model, a damaged file, or weights that do not fit the config.
         """
         folder = resolve_folder(name, cls.kind)
-        source, weights = folder / "config.json", folder / "model.safetensors"
+        source, weights = str(folder / "config.json"), str(folder / "model.safetensors")
         values = read_json(source)
-        version, kind = values.pop("format", None), values.pop("kind", None)
-        check_format(version, FORMAT_VERSION, f"{source}")
-        if kind != cls.kind:
+        check_format(values.pop("format", None), FORMAT_VERSION, source)
+        if (kind := values.pop("kind", None)) != cls.kind:
             raise ValueError(f"{source} is of kind {kind!r}, expected {cls.kind!r}")
         tensors = read_tensors(weights)
-        check_finite(tensors, f"{weights}")
-        return build(cls, values, tensors, f"{source}", f"{weights}")
+        check_finite(tensors, weights)
+        return build(cls, values, tensors, source, weights)
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Saves into the hub's repository `repo`, made if missing, and returns its address.

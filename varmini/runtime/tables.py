@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Sequence
@@ -52,8 +53,7 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> Path:
 def read_cells(path: str | Path) -> list[dict[str, str]]:
     """The rows of a CSV file as text, by column.
 
-    Raises:
-        ValueError: when the file is missing, is no CSV text, or a row has not a cell a column.
+    Raises ValueError when the file is missing, is no CSV text, or a row has not a cell a column.
     """
     try:
         with open(path, newline="") as file:
@@ -68,10 +68,7 @@ def read_cells(path: str | Path) -> list[dict[str, str]]:
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a CSV file; what reads as a number is one, an empty cell is left out.
 
-    A commit stays text: some, like 2662e1778366, read as a number.
-
-    Raises:
-        ValueError: as `read_cells`.
+    A commit stays text: some, like 2662e1778366, read as a number. Raises as `read_cells`.
     """
     return [
         {k: v if k == "commit" else _value(v) for k, v in row.items() if k and v}
@@ -82,8 +79,7 @@ def read_rows(path: str | Path) -> list[Row]:
 def append_row(path: str | Path, row: Row) -> Path:
     """Adds a row to a CSV file, made if missing; the rows before it stay, whatever happens.
 
-    Raises:
-        ValueError: when the file has other columns or is no CSV file.
+    Raises ValueError when the file has other columns or is no CSV file.
     """
     rows = read_cells(path) if Path(path).exists() else []
     if rows and list(rows[0]) != list(row):
@@ -139,8 +135,6 @@ def provenance(rows: Sequence[Row]) -> str:
 
 def _value(text: str) -> int | float | str:
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
     return text

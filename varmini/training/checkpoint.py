@@ -23,8 +23,10 @@ from ..runtime import distributed
 from ..runtime.files import check_format, file_checksum, read_json, write_atomic
 from ..runtime.pretrained import build, check_finite
 
-FORMAT_VERSION = 1
-"""Of the files that `save` writes; index.json tells it. Index files without one have format 1."""
+FORMAT_VERSION = 1  # of the files that `save` writes; index.json tells it
+KEEP = 2  # checkpoints on disk
+AVERAGES = "/parts/ema/module."
+"""How the names of the averaged weights begin in a checkpoint."""
 
 
 def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -44,17 +46,17 @@ def flatten_state(state: Any, tensors: dict[str, Tensor], path: str = "") -> Any
 
 
 def unflatten_state(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undoes `flatten_state`."""
-    if isinstance(tree, dict):
-        if "__tensor__" in tree:
-            return tensors[tree["__tensor__"]]
-        if "__dict__" in tree:
-            return {k: unflatten_state(v, tensors) for k, v in tree["__dict__"]}
-        return [unflatten_state(v, tensors) for v in tree["__list__"]]
-    return tree
+    """Undoes `flatten_state`; tuples come back as lists."""
+    if not isinstance(tree, dict):
+        return tree
+    if "__tensor__" in tree:
+        return tensors[tree["__tensor__"]]
+    if "__dict__" in tree:
+        return {k: unflatten_state(v, tensors) for k, v in tree["__dict__"]}
+    return [unflatten_state(v, tensors) for v in tree["__list__"]]
 
 
-def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
+def save(folder: Path, step: int, parts: dict[str, Any]) -> None:
     """Writes the training state of `step`; the one before stays until this one is complete.
 
     The random state of torch, numpy and Python travels along. Under torchrun all processes call
@@ -62,7 +64,6 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
 
     Args:
         parts: objects with `state_dict` and `load_state_dict`, by name.
-        keep: how many checkpoints stay on disk.
 
     Raises:
         ValueError: when something is NaN or infinite; earlier checkpoints are then intact.
@@ -79,10 +80,10 @@ def save(folder: Path, step: int, parts: dict[str, Any], keep: int = 2) -> None:
         tensors[name] = whole.cpu().contiguous().clone() if distributed.is_main() else t
     with distributed.together():
         if distributed.is_main():
-            _write(folder, step, tree, tensors, keep)
+            _write(folder, step, tree, tensors)
 
 
-def _write(folder: Path, step: int, tree: Any, tensors: dict[str, Tensor], keep: int) -> None:
+def _write(folder: Path, step: int, tree: Any, tensors: dict[str, Tensor]) -> None:
     """Writes a checkpoint, puts it first in index.json, removes what falls off its end."""
     from safetensors.torch import save as pack
 
@@ -94,28 +95,24 @@ def _write(folder: Path, step: int, tree: Any, tensors: dict[str, Tensor], keep:
         # What is newer than this step was damaged and passed over.
         earlier = read_json(folder / "index.json")["checkpoints"]
         entries += [entry for entry in earlier if entry["file"] < path.name]
-    index = {"format": FORMAT_VERSION, "checkpoints": entries[:keep]}
+    index = {"format": FORMAT_VERSION, "checkpoints": entries[:KEEP]}
     write_atomic(folder / "index.json", json.dumps(index, indent=1).encode())
-    kept = {entry["file"] for entry in entries[:keep]}
     for old in folder.glob("step-*"):
-        if old.name not in kept:
+        if old.name not in {entry["file"] for entry in entries[:KEEP]}:
             old.unlink()
 
 
 def _random_state() -> dict[str, Any]:
     numpy = [s.tolist() if isinstance(s, np.ndarray) else s for s in np.random.get_state()]
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": json.dumps(random.getstate()),
-        "numpy": json.dumps(numpy),
-    }
+    state = {"torch": torch.get_rng_state(), "python": json.dumps(random.getstate())}
+    state |= {"numpy": json.dumps(numpy)}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    python = json.loads(state["python"])
-    random.setstate((python[0], tuple(python[1]), python[2]))
+    version, numbers, spare = json.loads(state["python"])
+    random.setstate((version, tuple(numbers), spare))
     np.random.set_state(tuple(json.loads(state["numpy"])))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -126,17 +123,11 @@ def _is_split(x: Tensor) -> bool:
     return hasattr(x, "device_mesh")
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
 def newest(folder: Path) -> Path | None:
-    """The newest intact checkpoint, or None when there is none yet.
-
-    A damaged one is passed over with a warning on stderr.
+    """The newest intact checkpoint, or None when there is none yet; warns of damaged ones.
 
     Raises:
-        ValueError: when checkpoints are listed but every one is damaged, or a newer varmini wrote
-            them.
+        ValueError: when the index or every checkpoint is damaged, or a newer varmini wrote them.
     """
     if not (folder / "index.json").exists():
         return None
@@ -165,38 +156,27 @@ def restore(folder: Path, parts: dict[str, Any]) -> int:
     Restores the random state. Under torchrun all processes call this.
 
     Raises:
-        ValueError: when checkpoints are listed but every one is damaged, or when the newest intact
-            one is that of another run.
+        ValueError: as `newest`, or when the newest intact one is that of another run.
     """
     path = newest(folder)
     if path is None:
         return 0
     tree, tensors = read(path)
     state = unflatten_state(tree, _split_alike(tensors, parts))
-    if state["parts"].keys() != parts.keys():
-        raise ValueError(
-            f"{path} holds {', '.join(state['parts'])}, expected {', '.join(parts)}: "
-            f"it is the checkpoint of another kind of run"
-        )
     for name, part in parts.items():
         try:
             part.load_state_dict(state["parts"][name])
         except (RuntimeError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0]
             raise ValueError(
-                f"{path} does not fit this run's {name} ({first}): resume with the "
-                f"configuration that wrote it"
+                f"{path} does not fit this run's {name} ({str(error).splitlines()[0]}): resume "
+                f"with the configuration that wrote it"
             ) from None
     _set_random_state(state["rng"])
     return state["step"]
 
 
 def read(path: Path, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """The tree and the tensors of a checkpoint, for `unflatten_state`.
-
-    Args:
-        prefix: read only the tensors whose names begin so.
-    """
+    """The tree of a checkpoint and, for `unflatten_state`, its tensors whose names begin so."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -217,51 +197,33 @@ def _split_alike(tensors: dict[str, Tensor], parts: dict[str, Any]) -> dict[str,
         if _is_split(t) and name in tensors and t.shape == tensors[name].shape:
             from torch.distributed.tensor import distribute_tensor
 
-            whole = tensors[name].to(t.device)
-            tensors[name] = distribute_tensor(
-                whole, t.device_mesh, t.placements, src_data_rank=None
-            )
+            how = t.device_mesh, t.placements
+            tensors[name] = distribute_tensor(tensors[name].to(t.device), *how, src_data_rank=None)
     return tensors
-
-
-# ------------------------------------------------------------------------------------ a model of it
-
-AVERAGES = "/parts/ema/module."
-"""How the names of the averaged weights begin in a checkpoint."""
 
 
 def consolidate(run: Path) -> Path:
     """Writes config.json and model.safetensors: the averaged weights of the newest checkpoint.
 
     Under torchrun the first process does it. A run split by FSDP2 ends with this; called by hand it
-    makes a model of a run that was stopped or still goes on.
-
-    Args:
-        run: the folder of a tokenizer's or a transformer's run.
-
-    Returns:
-        The folder.
+    makes a model of a run, of either stage, that was stopped or still goes on. Returns `run`.
 
     Raises:
         ValueError: when there is no such run, no checkpoint, or none that is intact.
     """
     run = Path(run)
-    if not (run / "run.json").exists():
-        raise ValueError(f"{run} holds no run.json: give the folder of a training run")
     told, kinds = read_json(run / "run.json"), {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
-    config = told.get("config")
-    values = config.get("model") if isinstance(config, dict) else None
-    if str(told.get("kind")) not in kinds or not isinstance(values, dict):
+    try:
+        cls, values = kinds[told["kind"]], told["config"]["model"]
+    except (KeyError, TypeError):
         raise ValueError(
             f"{run}/run.json does not tell what model is trained: --resume the run once"
-        )
+        ) from None
     path = newest(run / "state")
     if path is None:
         raise ValueError(f"{run} has no checkpoint yet: wait for the first one")
     if distributed.is_main():
-        cls, source = kinds[told["kind"]], f"{run}/run.json"
-        tensors = read(path, prefix=AVERAGES)[1]
-        weights = {name.removeprefix(AVERAGES): t for name, t in tensors.items()}
-        build(cls, values, weights, source, str(path)).save_pretrained(run)
+        weights = {k.removeprefix(AVERAGES): t for k, t in read(path, AVERAGES)[1].items()}
+        build(cls, values, weights, f"{run}/run.json", str(path)).save_pretrained(run)
     distributed.wait()
     return run

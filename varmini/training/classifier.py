@@ -1,11 +1,12 @@
 """A small residual classifier: the features for the perceptual loss and for the toy metrics.
 
 ImageNet-sized work uses LPIPS and the Inception network from their own packages; a 32x32 toy needs
-neither. `varmini train classifier` trains this one, by the loop at the end of this file.
+neither. `varmini train classifier` trains this one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -55,13 +56,10 @@ class Classifier(nn.Module, Pretrained):
         self.head = nn.Linear(widths[-1], config.num_classes)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """The output of the stem and of each stage.
+        """The outputs (B, c_i, H / 2^i, W / 2^i) of the stem and of each stage i.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
-
-        Returns:
-            One (B, c_i, H / 2^i, W / 2^i) tensor a stage.
 
         Raises:
             ValueError: when the images have another number of channels.
@@ -112,22 +110,12 @@ def train(
     """Trains a classifier from scratch; leaves config.json, model.safetensors, log.csv and state/.
 
     SGD with Nesterov momentum, a one-cycle schedule, label smoothing, mirrored and shifted images.
-
-    Args:
-        out, overwrite, resume: as in `train_tokenizer.train`.
-
-    Raises:
-        ValueError: on a folder in use, or data that do not fit the model.
+    The model's channels and classes follow the data; the rest is as in `train_tokenizer.train`.
     """
-    out = check_folder(out, config, overwrite=overwrite, resume=resume)
     train_set, test_set = (load_images(config.data, split) for split in ("train", "test"))
-    classes = len(train_set.classes)
-    if (train_set.channels, classes) != (config.model.image_channels, config.model.num_classes):
-        raise ValueError(
-            f"{config.data} has {train_set.channels} channels and {classes} classes, the model "
-            f"{config.model.image_channels} and {config.model.num_classes}: give "
-            f"--model.image-channels {train_set.channels} --model.num-classes {classes}"
-        )
+    shape = {"image_channels": train_set.channels, "num_classes": len(train_set.classes)}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **shape))
+    out = check_folder(out, config, overwrite=overwrite, resume=resume)
     torch.manual_seed(config.seed)
     layout = {"memory_format": torch.channels_last}
     model = quicken(Classifier(config.model).to(device(), **layout))
@@ -144,9 +132,8 @@ def train(
     logged = range(epoch, total + 1, epoch)
     loop = Loop("classifier", config, out, state, total=total, log_at=logged, resume=resume,
                 clear=overwrite)  # fmt: skip
-    stream = batches(
-        train_set, config.batch_size, seed=config.seed, start_step=loop.start, flip=True
-    )
+    stream = batches(train_set, config.batch_size, seed=config.seed, start_step=loop.start,
+                     flip=True)  # fmt: skip
     with loop:
         for _ in loop:
             model.train()

@@ -22,14 +22,8 @@ def code_diversity(quantizer: MultiScaleQuantizer, f: Tensor, tokens: Sequence[T
 
     p = softmax(-|z - e_j|^2 / tau) over the codes, with tau half the typical squared distance to
     the nearest one; H is the entropy of its mean over the batch. A scale weighs in by the inverse
-    of its tokens. Gradients reach f alone.
-
-    Args:
-        f: (B, C, H, W) features with gradient.
-        tokens: their pyramid.
-
-    Returns:
-        Scalar in [0, log V].
+    of its tokens. Takes features (B, C, H, W), which alone get gradients, and their token pyramid;
+    returns a scalar in [0, log V].
     """
     weights = [1 / n for n in quantizer.schedule.tokens_per_scale]
     total, cosine = f.new_zeros(()), quantizer.lookup == "cosine"
@@ -54,14 +48,10 @@ def code_diversity(quantizer: MultiScaleQuantizer, f: Tensor, tokens: Sequence[T
 class CodeRevival:
     """Keeps every code alive: a code that no token has used for long is moved onto live data.
 
-    A code's use is an exponential average of its share of the tokens, counted for each scale. A
-    code whose best scale falls below `threshold` times an even share is replaced by a vector that
-    some scale had to look up; scales take turns by how little of the codebook they use.
-
-    Args:
-        quantizer: whose codebook is watched.
-        decay: of the average, per batch.
-        threshold: share of an even split (1 / V) under which a code counts as dead.
+    A code's use is an exponential average (`decay` a batch) of its share of the tokens, counted for
+    each scale. A code whose best scale falls below `threshold` times an even share, 1 / V, is
+    replaced by a vector that some scale had to look up; scales take turns by how little of the
+    codebook they use.
     """
 
     def __init__(
@@ -78,12 +68,11 @@ class CodeRevival:
         """Places the codebook on the vectors of a first batch, scale after scale."""
         if not f.isfinite().all():
             return
-        quantizer = self.quantizer
-        scales = len(quantizer.schedule)
-        for k, part in enumerate(torch.arange(quantizer.vocab_size).tensor_split(scales)):
-            vectors = quantizer.residuals(f)[k]
+        codes, scales = torch.arange(self.quantizer.vocab_size), len(self.quantizer.schedule)
+        for k, part in enumerate(codes.tensor_split(scales)):
+            vectors = self.quantizer.residuals(f)[k]
             pick = torch.randint(len(vectors), (len(part),))
-            quantizer.codebook.weight[part] = vectors[pick]
+            self.quantizer.codebook.weight[part] = vectors[pick]
 
     @torch.no_grad()
     def update(self, tokens: Sequence[Tensor]) -> None:
@@ -96,11 +85,8 @@ class CodeRevival:
         self.seen |= counts > 0
 
     def usage(self, images: int) -> tuple[list[float], float]:
-        """Codes seen since the last call: a scale's as a share of what its tokens allow, and all's.
-
-        Args:
-            images: how many were counted since the last call.
-        """
+        """Codes seen in the `images` counted since the last call, as shares: each scale's, of what
+        its tokens allow, and all scales', of the codebook."""
         codes = self.quantizer.vocab_size
         allowed = [min(codes, images * n) for n in self.quantizer.schedule.tokens_per_scale]
         shares = [int(seen.sum()) / most for seen, most in zip(self.seen, allowed)]
@@ -110,10 +96,7 @@ class CodeRevival:
 
     @torch.no_grad()
     def revive(self, f: Tensor) -> int:
-        """Moves the dead codes onto vectors of this batch; returns how many there were.
-
-        A batch that is not finite moves none.
-        """
+        """Moves the dead codes onto vectors of this batch, if it is finite; returns how many."""
         if not f.isfinite().all():
             return 0
         even = 1.0 / self.quantizer.vocab_size

@@ -1,22 +1,26 @@
 """How large a model is and how much it computes: parameters and floating-point operations.
 
-A multiply-add counts as two FLOPs, and only matrix products and convolutions count, as in
-`torch.utils.flop_counter`, against which the tests hold every figure here. What is left out (norms,
-softmax, interpolation, the draw of a token) is bound by memory, not by arithmetic.
+A multiply-add counts as two FLOPs, and only matrix products and convolutions count: what is left
+out (norms, softmax, interpolation, the draw of a token) is bound by memory, not by arithmetic. The
+transformer is counted by formulas, part by part; the tokenizer's networks by torch's own counter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..fast.attention import rectangles
 from ..model.scales import ScaleSchedule
 from ..model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..model.transformer import VAR, VARConfig
 
-# --------------------------------------------------------------------------------------- parameters
+VGG_FLOPS = 2 * 305_856
+"""FLOPs a pixel of the 13 convolutions of VGG-16, the network of LPIPS."""
 
 
 def exact_parameters(config: VARConfig | TokenizerConfig) -> int:
@@ -51,21 +55,18 @@ def var_parameters(config: VARConfig) -> dict[str, int]:
     }
 
 
-# ------------------------------------------------------------------------- FLOPs of the transformer
-
-
 def visible_pairs(schedule: ScaleSchedule) -> int:
     """Query-key pairs that the block-causal mask lets through: sum_k n_k (n_1 + ... + n_k)."""
     return sum(n * part.stop for n, part in zip(schedule.tokens_per_scale, schedule.slices))
 
 
 def computed_pairs(schedule: ScaleSchedule) -> int:
-    """Query-key pairs that `attention.block_causal` computes: small scales share a rectangle."""
+    """Query-key pairs that our attention computes: small scales share a rectangle."""
     return sum((at.stop - at.start) * keys for at, keys, _ in rectangles(schedule))
 
 
 def var_flops(config: VARConfig, *, computed: bool = False) -> dict[str, int]:
-    """FLOPs of one forward pass by part, for one image.
+    """FLOPs of one image's forward pass by part.
 
     Args:
         computed: count the hidden pairs that our attention computes and masks, as a counter of
@@ -104,81 +105,38 @@ def var_training_flops(
 def var_sampling_flops(config: VARConfig, *, guided: bool = True) -> int:
     """FLOPs of drawing one image's tokens with the key-value cache: L tokens, each once.
 
-    Args:
-        guided: every image is drawn with and without its class; both share the input layer and,
-            mixed before it, the head.
+    With guidance an image is drawn with and without its class; both share the input layer and,
+    mixed before it, the head.
     """
     parts = var_flops(config)
     return (1 + guided) * sum(parts.values()) - guided * (parts["input"] + parts["head"])
 
 
-# ------------------------------------------------------------------------------------ the tokenizer
+@functools.cache
+def _network_flops(config: TokenizerConfig) -> tuple[int, int, int]:
+    """FLOPs of the encoder, of the decoder, and of both forward and backward, for one image."""
+
+    def counted(work: Callable[[], object]) -> int:
+        # The fused backward pass of attention would compute q k^T again.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            work()
+        return counter.get_total_flops()
+
+    with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
+        tok = MultiScaleVQVAE(config)
+        images = torch.empty(1, config.image_channels, *tok.image_size)
+        f_hat = torch.empty(1, config.code_channels, *tok.schedule.grids[-1])
+        return (
+            counted(lambda: tok.features(images)),
+            counted(lambda: tok.decode_features(f_hat)),
+            counted(lambda: tok.decode_features(tok.features(images)).sum().backward()),
+        )
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One step of the encoder or the decoder, as far as its cost goes."""
-
-    kind: str
-    """"conv" (3x3), "norm conv", "down", "up" (each with a 3x3), "block" or "attention".
-    A CPU does an "up" as one transposed convolution, with 4/9 of the FLOPs that count here."""
-    inputs: int
-    """Channels that it reads."""
-    outputs: int
-    """Channels that it writes."""
-    pixels: int
-    """Positions that it writes, for one image."""
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of one image's forward pass."""
-        a, b, n = self.inputs, self.outputs, self.pixels
-        if self.kind == "attention":
-            # q, k, v and projection: 4 c^2; q k^T and p v: 2 n c; for each of n positions
-            return 2 * n * (4 * a * a + 2 * n * a)
-        if self.kind == "block":
-            shortcut = a * b if a != b else 0
-            return 2 * n * (9 * a * b + 9 * b * b + shortcut)
-        return 2 * n * 9 * a * b
-
-
-def tokenizer_layers(config: TokenizerConfig) -> tuple[list[Layer], list[Layer]]:
-    """The encoder's and the decoder's layers, each with the small convolution by the codes."""
-    c, widths = config, [config.width * m for m in config.multipliers]
+def _phi_flops(config: TokenizerConfig) -> int:
+    """FLOPs of the phi convolutions of all K scales."""
     h, w = ScaleSchedule(config.sizes).grids[-1]
-    pixels = [h * w * 4**level for level in reversed(range(len(widths)))]
-    pixel_channels, deepest, last = c.image_channels * c.patch**2, widths[-1], len(widths) - 1
-    attention = [Layer("attention", deepest, deepest, pixels[-1])] if c.attention else []
-    block = Layer("block", deepest, deepest, pixels[-1])
-    middle = [block, *attention, block]
-
-    encoder, channels = [Layer("conv", pixel_channels, widths[0], pixels[0])], widths[0]
-    for level, width in enumerate(widths):
-        for _ in range(c.num_res_blocks):
-            encoder.append(Layer("block", channels, width, pixels[level]))
-            encoder += attention if level == last else []
-            channels = width
-        if level < last:
-            encoder.append(Layer("down", width, width, pixels[level + 1]))
-    encoder += [*middle, Layer("norm conv", deepest, c.code_channels, pixels[-1])]
-    small = Layer("conv", c.code_channels, c.code_channels, pixels[-1])
-
-    decoder = [small, Layer("conv", c.code_channels, deepest, pixels[-1]), *middle]
-    for level in reversed(range(len(widths))):
-        for _ in range(c.num_res_blocks + 1):
-            decoder.append(Layer("block", channels, widths[level], pixels[level]))
-            decoder += attention if level == last else []
-            channels = widths[level]
-        if level > 0:
-            decoder.append(Layer("up", channels, channels, pixels[level - 1]))
-    return [*encoder, small], [*decoder, Layer("norm conv", channels, pixel_channels, pixels[0])]
-
-
-def phi_flops(config: TokenizerConfig) -> int:
-    """FLOPs of the phi convolutions of all K scales, for one image."""
-    h, w = ScaleSchedule(config.sizes).grids[-1]
-    one = 2 * h * w * 9 * config.code_channels**2
-    return len(config.sizes) * one if config.num_phi else 0
+    return len(config.sizes) * 2 * h * w * 9 * config.code_channels**2 if config.num_phi else 0
 
 
 def lookup_flops(config: TokenizerConfig) -> int:
@@ -189,13 +147,12 @@ def lookup_flops(config: TokenizerConfig) -> int:
 
 def encode_flops(config: TokenizerConfig) -> int:
     """FLOPs of `MultiScaleVQVAE.encode`, for one image."""
-    encoder = sum(layer.flops for layer in tokenizer_layers(config)[0])
-    return encoder + lookup_flops(config) + phi_flops(config)
+    return _network_flops(config)[0] + lookup_flops(config) + _phi_flops(config)
 
 
 def decode_flops(config: TokenizerConfig) -> int:
     """FLOPs of `MultiScaleVQVAE.decode`, for one image."""
-    return sum(layer.flops for layer in tokenizer_layers(config)[1]) + phi_flops(config)
+    return _network_flops(config)[1] + _phi_flops(config)
 
 
 def tokenizer_training_flops(config: TokenizerConfig, *, recompute: bool = False) -> int:
@@ -204,22 +161,6 @@ def tokenizer_training_flops(config: TokenizerConfig, *, recompute: bool = False
     Args:
         recompute: encoder and decoder run forward a second time, in the backward pass.
     """
-    encoder, decoder = tokenizer_layers(config)
-    network = sum(layer.flops for layer in encoder + decoder)
-    # The images need no gradient, so the first convolution has one product less.
-    total = 3 * (network + phi_flops(config)) - encoder[0].flops + lookup_flops(config)
-    return total + (network if recompute else 0)
-
-
-VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Channels of the convolutions of VGG-16, the network of LPIPS, each 3x3; every group halves."""
-
-
-def vgg_layers(size: tuple[int, int]) -> list[Layer]:
-    """The convolutions of VGG-16 on an image of `size` pixels."""
-    layers, inputs = [], 3
-    for level, group in enumerate(VGG):
-        for outputs in group:
-            layers.append(Layer("conv", inputs, outputs, (size[0] >> level) * (size[1] >> level)))
-            inputs = outputs
-    return layers
+    encoder, decoder, both_ways = _network_flops(config)
+    again = encoder + decoder if recompute else 0
+    return both_ways + again + 3 * _phi_flops(config) + lookup_flops(config)

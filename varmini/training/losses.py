@@ -53,21 +53,19 @@ class PerceptualLoss(nn.Module):
 
         Grey images are shown to a colour network as three equal channels.
         """
-        channels = self.classifier.config.image_channels
-        if images.shape[1] not in (1, channels):
-            raise ValueError(
-                f"the perceptual network reads {channels} channels, the images have "
-                f"{images.shape[1]}: choose another --perceptual-network"
-            )
         with torch.no_grad():
-            wanted = self.classifier.feature_maps(targets.expand(-1, channels, -1, -1))
-        seen = self.classifier.feature_maps(images.expand(-1, channels, -1, -1))
+            wanted = self.maps(targets)
         # The stem's map is left out: it is little more than the pixels, and the largest of all.
-        distances = [
-            2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean()
-            for a, b in zip(seen[1:], wanted[1:])
-        ]
-        return torch.stack(distances).mean()
+        pairs = zip(self.maps(images)[1:], wanted[1:])
+        return torch.stack(
+            [2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean() for a, b in pairs]
+        ).mean()
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What the network sees of images (B, C, H, W), a map a stage."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, self.classifier.config.image_channels, -1, -1)
+        return self.classifier.feature_maps(images)
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -87,15 +85,11 @@ class PatchDiscriminator(nn.Sequential):
 
 
 class Adversary:
-    """The discriminator with its own optimizer: it learns to tell, the tokenizer learns to fool it.
-
-    Under torchrun each process shows it its share of the images, and the gradients are averaged.
-    """
+    """The discriminator and its optimizer: it learns to tell, the tokenizer learns to fool it."""
 
     def __init__(self, config: TokenizerTraining) -> None:
-        self.network = PatchDiscriminator(
-            config.model.image_channels, layers=config.discriminator_layers
-        ).to(device())
+        network = PatchDiscriminator(config.model.image_channels, config.discriminator_layers)
+        self.network = network.to(device())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, betas=(0.5, 0.9), weight_decay=0.0, fused=True
         )

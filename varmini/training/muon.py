@@ -38,9 +38,7 @@ class Muon(torch.optim.Optimizer):
     """Steps along the Nesterov momentum with all its singular values set to about 1.
 
     Args:
-        params: matrices, as for any optimizer of torch; a convolution's kernel (out, in, h, w)
-            counts as the matrix (out, in h w).
-        lr, weight_decay: a group's learning rate, and the decay of its weights.
+        params: matrices; a convolution's kernel (out, in, h, w) counts as (out, in h w).
         momentum: share of the running mean of gradients that is kept.
     """
 
@@ -66,6 +64,5 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, p: Tensor, kept: float) -> Tensor:
         """Nesterov's: the gradient, and the running mean as it will be after it."""
-        state = self.state[p]
-        mean = state.setdefault("momentum_buffer", torch.zeros_like(p))
+        mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         return p.grad.lerp(mean.lerp_(p.grad, 1 - kept), kept)

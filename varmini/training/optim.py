@@ -1,10 +1,10 @@
-"""Optimizers: their groups, the schedule, the guarded update, the averaged weights."""
+"""Optimizers: the schedule, the groups, the averaged weights, the guarded update."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,12 @@ from ..runtime import distributed
 from ..runtime.machine import can_compile, device
 from .muon import Muon
 
-# ----------------------------------------------------------------------------------------- schedule
-
 
 def learning_rate_share(step: int, total: int, warmup: float, decay: float, final: float) -> float:
     """Learning rate at `step` as a share of its peak: linear warm-up, flat, linear decay.
 
     Args:
-        step: steps done, from 0.
-        total: steps of the whole run.
+        step, total: steps done, from 0, and steps of the whole run.
         warmup, decay: share of the run spent rising and falling (official code: 1/50 rising).
         final: the share left at the end (official code: 0.01 to 0.1).
     """
@@ -56,42 +53,44 @@ def set_rates(
     return config.lr * share
 
 
-# --------------------------------------------------------------------------------------- optimizers
-
-
 def decay_groups(
     model: nn.Module, weight_decay: float, apart: Iterable[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
     """Optimizer groups: decay for matrices and kernels, none for biases, norms and embeddings.
 
     A module names further exceptions in a class attribute `no_decay` (parts of parameter names).
-
-    Args:
-        apart: parameters that the caller puts elsewhere.
+    Parameters that stand `apart` are in neither group.
     """
     exceptions, elsewhere = getattr(model, "no_decay", ()), {id(p) for p in apart}
     decay, free = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in elsewhere:
-            plain = parameter.ndim < 2 or any(part in name for part in exceptions)
-            (free if plain else decay).append(parameter)
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in elsewhere:
+            exempt = p.ndim < 2 or any(part in name for part in exceptions)
+            (free if exempt else decay).append(p)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def make_optimizers(
-    model: nn.Module, lr: float, weight_decay: float, muon_lr: float = 0.0
-) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for everything (the paper's), or all but the blocks' matrices, which Muon then takes.
+    model: nn.Module, lr: float, weight_decay: float, muon_lr: float = 0.0, *,
+    matrices: Sequence[nn.Parameter] | None = None, own: Sequence[dict[str, Any]] = (),
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> dict[str, torch.optim.Optimizer]:  # fmt: skip
+    """AdamW for everything (the paper's), or all but some matrices, which Muon then takes.
 
     Muon steps along the momentum with all its singular values set to about 1 (Jordan et al. 2024).
 
     Args:
-        model: a transformer with its layers in `blocks`, if Muon is asked for.
         lr, muon_lr: peak learning rates; Muon's group carries its own. 0 leaves Muon out.
+        matrices: what Muon takes; None for those of `model.blocks`.
+        own: groups of AdamW's with settings of their own.
     """
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if muon_lr else []
-    groups = decay_groups(model, weight_decay, apart=matrices)
-    optimizers = {"optimizer": torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)}
+    if not muon_lr:
+        matrices = []
+    elif matrices is None:
+        matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    apart = [*matrices, *(p for group in own for p in group["params"])]
+    groups = [*decay_groups(model, weight_decay, apart), *own]
+    optimizers = {"optimizer": torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)}
     if matrices:
         group = {"params": matrices, "peak": muon_lr}
         optimizers["muon"] = Muon([group], lr=muon_lr, weight_decay=weight_decay)
@@ -109,8 +108,7 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool = F
     Args:
         recompute: keep no activations inside a block; backward computes them again (Chen et al.
             2016), which saves memory and costs one more forward pass.
-        compile: fuse each block with torch.compile, on a GPU and where the machine can; on a CPU
-            the forms written out by hand are quicker (results/bench/forms.csv).
+        compile: fuse each block, on a GPU; on a CPU our own forms are quicker (bench/forms.csv).
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -124,9 +122,6 @@ def blockwise(blocks: Iterable[nn.Module], *, recompute: bool, compile: bool = F
             block.forward = torch.compile(block.forward)
 
 
-# ------------------------------------------------------------------------------------------- update
-
-
 class Updater:
     """Clips the gradient and steps the optimizers; a step that is not finite is skipped.
 
@@ -138,12 +133,9 @@ class Updater:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizers: Collection[torch.optim.Optimizer],
-        clip: float = math.inf,
-        patience: int = 20,
-    ) -> None:
+        self, model: nn.Module, optimizers: Collection[torch.optim.Optimizer],
+        clip: float = math.inf, patience: int = 20,
+    ) -> None:  # fmt: skip
         self.model, self.optimizers, self.clip, self.patience = model, optimizers, clip, patience
         self.steps, self.in_a_row = 0, torch.zeros((), device=device())
         self.skipped = torch.zeros((), device=device())
@@ -158,8 +150,7 @@ class Updater:
             ValueError: after `patience` skipped steps in a row (on a GPU up to twice as many).
         """
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        if hasattr(norm, "full_tensor"):  # of FSDP2's shares
-            norm = norm.full_tensor()
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP2's shares
         finite = torch.isfinite(norm)
         if loss is not None:
             finite = finite & torch.isfinite(distributed.mean(loss.detach()))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from ..model.autoencoder import Downsample, NormSiLU, ResBlock, SpatialAttention, Upsample
 from ..model.scales import ScaleSchedule
-from ..model.tokenizer import TokenizerConfig
+from ..model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ..model.transformer import VARConfig
 from .flops import (
-    Layer,
+    VGG_FLOPS,
     computed_pairs,
     exact_parameters,
     lookup_flops,
-    tokenizer_layers,
     tokenizer_training_flops,
     var_parameters,
-    vgg_layers,
 )
 
 
@@ -25,12 +29,9 @@ class GPU:
     """A graphics card, by its data sheet."""
 
     name: str
-    peak: float
-    """FLOP/s of dense bf16 matrix products."""
-    memory: float
-    """Bytes."""
-    price: float
-    """USD an hour, a rough figure for renting one; prices differ several times over."""
+    peak: float  # FLOP/s of dense bf16 matrix products
+    memory: float  # bytes
+    price: float  # USD an hour, a rough figure for renting one; prices differ several times over
 
 
 GPUS = {
@@ -60,18 +61,21 @@ def gpu(name: str) -> GPU:
     return GPUS[name.lower()]
 
 
-# -------------------------------------------------------------------------------------- transformer
+def hours(flops: float, card: GPU, gpus: int, utilisation: float) -> float:
+    """Hours that `gpus` cards need for `flops`, at a share of their peak."""
+    return flops / (card.peak * utilisation * gpus) / 3600
+
+
+def _state(count: int, shards: int = 1) -> dict[str, float]:
+    """Bytes of so many parameters in float32, and of what training keeps of each beside them."""
+    each = 4 * count / shards
+    return {"weights": each, "gradients": each, "optimizer": 2 * each, "average": each}
 
 
 def var_memory(
-    config: VARConfig,
-    images: int,
-    *,
-    bf16: bool = True,
-    recompute: bool = False,
-    shards: int = 1,
-    cpu: bool = False,
-) -> dict[str, float]:
+    config: VARConfig, images: int, *, bf16: bool = True, recompute: bool = False,
+    shards: int = 1, cpu: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """Bytes that one process holds at the peak of a training step, by part.
 
     Args:
@@ -81,28 +85,20 @@ def var_memory(
         shards: processes that share weights, gradients, optimizer and average (FSDP); 1 for DDP.
         cpu: the CPU's attention, which keeps its probabilities, but queries and keys only once.
     """
-    c, w, e = config, config.width, 2 if bf16 else 4
-    schedule = ScaleSchedule(c.sizes)
+    c, w, e, schedule = config, config.width, 2 if bf16 else 4, ScaleSchedule(config.sizes)
     tokens, parts = schedule.num_tokens, var_parameters(c)
     count = sum(parts.values())
-    in_products = count - parts["embeddings"]
-    state = 4 * count / shards
+    copies = 2.0 * (count - parts["embeddings"]) if bf16 and shards == 1 else 0.0
     # In e bytes a number: input and output of both layer norms, 4 w; what products and gates read,
     # 12 w: 2 h, qkv, q^, s q^, k^, attention twice, both branches; fc1, gelu: 2 hidden.
     block = tokens * (w * (12 if cpu else 16) + 2 * round(w * c.mlp_ratio)) * e
     block += c.heads * computed_pairs(schedule) * e if cpu else 0
     kept = c.depth * 4 * tokens * w + block if recompute else c.depth * block
-    gathered = 0.0
-    if shards > 1:
-        # What lies outside the blocks (AdaLN above all) whole, and two blocks, weights and gradient
-        gathered = 2 * e * (count - parts["blocks"] + 2 * parts["blocks"] / c.depth)
-    return {
-        "weights": state,
-        "gradients": state,
-        "optimizer": 2 * state,
-        "average": state,
-        "bf16 copies": 2.0 * in_products if bf16 and shards == 1 else 0.0,
-        "gathered": gathered,
+    # What lies outside the blocks (AdaLN above all) whole, and two blocks, weights and gradient
+    gathered = 2 * e * (count - parts["blocks"] + 2 * parts["blocks"] / c.depth)
+    return _state(count, shards) | {
+        "bf16 copies": copies,
+        "gathered": gathered if shards > 1 else 0.0,
         "activations": float(images * (kept + tokens * w * 3 * e)),  # ... and of the head's norm
         # logits, log-softmax and the gradient of each, in float32
         "logits": 16.0 * images * tokens * c.vocab_size,
@@ -114,77 +110,6 @@ def cache_memory(config: VARConfig, images: int) -> int:
     tokens = ScaleSchedule(config.sizes).num_tokens
     # keys and values of 2 bytes a number; every image with and without its class
     return images * 2 * (2 * config.depth * tokens * config.width * 2)
-
-
-# ---------------------------------------------------------------------------------------- tokenizer
-
-
-def _kept(layer: Layer, e: int) -> int:
-    """Bytes that a layer keeps for its backward pass, for one image; e bytes a number in products.
-
-    Norm and SiLU keep their inputs in float32 (8 bytes), a convolution its input (e bytes).
-    """
-    a, b, n = layer.inputs, layer.outputs, layer.pixels
-    shortcut = e * a * n if a != b else 0
-    return {
-        "conv": e * a * n,
-        "norm conv": (8 + e) * a * n,
-        "down": 4 * e * a * n,
-        "up": e * a * n,
-        "block": (8 + e) * (a + b) * n + shortcut,
-        "attention": (4 + 6 * e) * a * n,
-    }[layer.kind]
-
-
-def tokenizer_memory(
-    config: TokenizerConfig, images: int, *, bf16: bool = True, recompute: bool = False
-) -> dict[str, float]:
-    """Bytes that one process holds at the peak of a step of stage 1, without the losses' networks.
-
-    Args:
-        images, bf16: as in `var_memory`.
-        recompute: of the layers inside encoder and decoder only the inputs are kept.
-    """
-    e, (encoder, decoder) = 2 if bf16 else 4, tokenizer_layers(config)
-    h, w = ScaleSchedule(config.sizes).grids[-1]
-    count, layers = exact_parameters(config), encoder + decoder
-    kept = sum(_kept(x, e) for x in layers)
-    if recompute:
-        read = {"block": 1, "attention": 1, "down": 4, "up": 1 / 4}  # positions, of those written
-        kept = max(_kept(x, e) for x in layers) + sum(
-            e * x.inputs * x.pixels * read[x.kind] if x.kind in read else _kept(x, e)
-            for x in layers
-        )
-    # The codes of every scale and their distance to f; the entropy term's distances and softmax
-    quantizer = 8 * (len(config.sizes) + 1) * config.code_channels * h * w
-    quantizer += 12 * ScaleSchedule(config.sizes).num_tokens * config.vocab_size
-    return {
-        "weights": 4.0 * count,
-        "gradients": 4.0 * count,
-        "optimizer": 8.0 * count,
-        "average": 4.0 * count,
-        "bf16 copies": 2.0 * count if bf16 else 0.0,
-        "activations": float(images * kept),
-        "quantizer": float(images * quantizer),
-    }
-
-
-def perceptual_memory(size: tuple[int, int], images: int) -> float:
-    """Bytes that LPIPS on VGG-16 keeps; an estimate, never measured.
-
-    bf16 outputs of 13 convolutions, and four float32 maps of the five that are compared.
-    """
-    layers = vgg_layers(size)
-    groups = {x.pixels: x.outputs * x.pixels for x in layers}
-    return images * (2.0 * sum(x.outputs * x.pixels for x in layers) + 16 * sum(groups.values()))
-
-
-# ----------------------------------------------------------------------------------- time and money
-
-
-def hours(flops: float, card: GPU, gpus: int, utilisation: float) -> float:
-    """Hours that `gpus` cards need for `flops`, at a share of their peak."""
-    return flops / (card.peak * utilisation * gpus) / 3600
 
 
 WAYS = (("ddp", False), ("ddp", True), ("fsdp", False), ("fsdp", True))
@@ -217,12 +142,10 @@ def way_memory(
 def find_fit(config: VARConfig, batch: int, gpus: int, card: GPU, fixed: float) -> Fit | None:
     """The first of `WAYS` that fits, whole batches before parts, this number of GPUs before more.
 
-    Returns:
-        None when no number of GPUs that shares the batch evenly is enough.
+    None when no number of GPUs that shares the batch evenly is enough.
     """
     while batch % gpus == 0:
-        per_gpu = batch // gpus
-        powers = [2**i for i in range(int(math.log2(per_gpu)) + 1)]
+        powers = [2**i for i in range(int(math.log2(batch // gpus)) + 1)]
         # A batch cut in a few parts costs nothing, recomputing a third, so parts come first.
         for ways, cuts in ((WAYS[:1], powers[:3]), (WAYS, powers[:3]), (WAYS, powers)):
             for way in ways:
@@ -234,6 +157,65 @@ def find_fit(config: VARConfig, batch: int, gpus: int, card: GPU, fixed: float) 
     return None
 
 
+KEPT = {NormSiLU: (8, 0), nn.GroupNorm: (4, 0), SpatialAttention: (0, 4), nn.Conv2d: (0, 1)}
+"""What a layer keeps of each number that it reads: bytes in float32 (the inputs of the norm and of
+SiLU), and numbers in the type of products (q, k, v and their mixture; a convolution's input)."""
+
+
+def _activations(config: TokenizerConfig, e: int, recompute: bool) -> int:
+    """Bytes that encoder and decoder keep of one image for their backward pass, e a number in
+    products: added up by hooks, in a forward pass on the meta device."""
+    with torch.device("meta"):
+        tok = MultiScaleVQVAE(config)
+        images = torch.empty(1, config.image_channels, *tok.image_size)
+    kept: dict[str, int] = defaultdict(int)
+    inputs: dict[str, int] = {}
+
+    def note(unit: str, layer: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
+        exact, products = KEPT.get(type(layer), (0, 0))
+        kept[unit] += (exact + e * products) * x[0].numel()
+        if isinstance(layer, ResBlock | SpatialAttention | Downsample | Upsample):
+            inputs[unit] = e * x[0].numel()
+
+    for name, layer in tok.named_modules():
+        unit = ".".join(name.split(".")[:3])  # such as encoder.levels.4, or conv_in outside of them
+        layer.register_forward_hook(functools.partial(note, unit))
+    tok.decode_features(tok.features(images))
+    if recompute:  # of one unit everything is there, of the others the input
+        return max(kept.values()) + sum((kept | inputs).values())
+    return sum(kept.values())
+
+
+def tokenizer_memory(
+    config: TokenizerConfig, images: int, *, bf16: bool = True, recompute: bool = False
+) -> dict[str, float]:
+    """Bytes that one process holds at the peak of a step of stage 1, without the losses' networks.
+
+    Args:
+        images, bf16: as in `var_memory`.
+        recompute: of the layers inside encoder and decoder only the inputs are kept.
+    """
+    count, schedule = exact_parameters(config), ScaleSchedule(config.sizes)
+    h, w = schedule.grids[-1]
+    # The codes of every scale and their distance to f; the entropy term's distances and softmax
+    quantizer = 8 * (len(schedule) + 1) * config.code_channels * h * w
+    quantizer += 12 * schedule.num_tokens * config.vocab_size
+    return _state(count) | {
+        "bf16 copies": 2.0 * count if bf16 else 0.0,
+        "activations": float(images * _activations(config, 2 if bf16 else 4, recompute)),
+        "quantizer": float(images * quantizer),
+    }
+
+
+def perceptual_memory(size: tuple[int, int], images: int) -> float:
+    """Bytes that LPIPS on VGG-16 keeps for images of `size` pixels; an estimate, never measured.
+
+    270 channels a pixel leave its 13 convolutions in bf16; the five maps that are compared, 122
+    channels a pixel, are kept four times in float32.
+    """
+    return images * size[0] * size[1] * (2.0 * 270 + 16 * 122)
+
+
 def stage1_flops(
     config: TokenizerConfig, size: tuple[int, int], lpips: bool, recompute: bool
 ) -> int:
@@ -241,9 +223,9 @@ def stage1_flops(
 
     Args:
         size: (H, W) of the images in pixels.
-        lpips: with that loss: two images forward, one backward to the pixels, for the loss and,
-            for the adversary's adaptive weight, once more.
+        lpips: two images forward and one backward to the pixels, for the loss and once more for
+            the adversary's adaptive weight.
     """
     step = tokenizer_training_flops(config, recompute=recompute)
     step += 2 * lookup_flops(config)  # the entropy term: forward, and backward to z
-    return step + (4 * sum(layer.flops for layer in vgg_layers(size)) if lpips else 0)
+    return step + (4 * VGG_FLOPS * size[0] * size[1] if lpips else 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
 from .configs import ClassifierConfig, ClassifierTraining, Preset, TokenizerTraining, VARTraining
@@ -10,123 +12,60 @@ IMAGENET_IMAGES = 1_281_167
 """Training images of ImageNet-1k: an epoch."""
 
 
+def imagenet_tokenizer(large: bool) -> TokenizerTraining:
+    """Stage 1 for the paper's models, one for all depths: 256 pixels, or 512 (`large`).
+
+    The official recipe is not published: lengths, learning rate and adversary follow LlamaGen's
+    tokenizer, the other weights the same authors' single-scale one (docs/imagenet.md).
+    """
+    sizes = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    return TokenizerTraining(
+        data="imagenet", model=TokenizerConfig(sizes=sizes), images=40 * IMAGENET_IMAGES,
+        batch_size=128 if large else 256, lr=5e-5 if large else 1e-4, ema=0.9999,
+        perceptual=0.5, perceptual_network="lpips",
+        adversarial=0.5, adversarial_start=0.05, discriminator_layers=3,
+        recompute=True, workers=8, log_every=500, checkpoint_every=5000,
+    )  # fmt: skip
+
+
 def imagenet(
-    depth: int,
-    *,
-    epochs: int,
-    init_gamma: float,
-    final: float,
-    batch_size: int = 768,
-    lr_per_256: float = 1e-4,
-    final_weight_decay: float | None = None,
-    accumulate: int = 1,
-    large: bool = False,
-) -> Preset:
+    depth: int, *, epochs: int, init_gamma: float, final: float, batch_size: int = 768,
+    lr_per_256: float = 1e-4, large: bool = False, **others: Any,
+) -> Preset:  # fmt: skip
     """A model of the paper by its one dial: width 64 d, d heads, drop path 0.1 d / 24.
 
     Stage 2 is the official recipe: the training commands in FoundationVision/VAR's README at
-    78b9539, its `utils/arg_util.py` and `utils/lr_control.py`; the averaged weights are ours. The
-    recipe of the official tokenizer is not published: lengths, learning rate and adversary follow
-    LlamaGen's tokenizer, the other weights the same authors' single-scale one (docs/imagenet.md).
+    78b9539, its `utils/arg_util.py` and `utils/lr_control.py`; the averaged weights are ours.
 
     Args:
         epochs: passes over the 1,281,167 training images in stage 2.
         init_gamma: as in `VARConfig`.
-        final, batch_size, final_weight_decay, accumulate: as in `VARTraining`.
+        final, batch_size, others: as in `VARTraining`.
         lr_per_256: peak learning rate for every 256 images of a batch.
         large: 512 pixels, and one AdaLN layer for all blocks, instead of 256 pixels.
     """
-    sizes = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    warmup = 1 / 50
-    return Preset(
-        tokenizer=TokenizerTraining(
-            data="imagenet", model=TokenizerConfig(sizes=sizes), images=40 * IMAGENET_IMAGES,
-            batch_size=128 if large else 256, lr=5e-5 if large else 1e-4, ema=0.9999,
-            perceptual=0.5, perceptual_network="lpips",
-            adversarial=0.5, adversarial_start=0.05, discriminator_layers=3,
-            recompute=True, workers=8, log_every=500, checkpoint_every=5000,
-        ),
-        var=VARTraining(
-            data="imagenet",
-            # One tokenizer serves all depths.
-            tokenizer=f"runs/{'imagenet512-d36' if large else 'imagenet256-d16'}/tokenizer",
-            model=VARConfig(
-                depth=depth, width=64 * depth, heads=depth, sizes=sizes, shared_adaln=large,
-                drop_path=0.1 * depth / 24, label_dropout=0.1, init_gamma=init_gamma,
-            ),
-            images=epochs * IMAGENET_IMAGES,
-            batch_size=batch_size,
-            # What eight GPUs of 80 GB need: `varmini plan`
-            accumulate=accumulate,
-            recompute=depth >= 20,
-            parallel="fsdp" if depth >= 24 else "ddp",
-            lr=lr_per_256 * batch_size / 256,
-            warmup=warmup,
-            decay=0.95 * (1 - warmup),  # after 5 % of what follows the warm-up
-            final=final,
-            weight_decay=0.05,
-            final_weight_decay=final_weight_decay,
-            clip=2.0,
-            ema=0.9999,
-            flip=False,
-            workers=8,
-            compile=True,
-            log_every=500,
-            checkpoint_every=5000,
-        ),
+    first, warmup = imagenet_tokenizer(large), 1 / 50
+    model = VARConfig(
+        depth=depth, width=64 * depth, heads=depth, sizes=first.model.sizes, shared_adaln=large,
+        drop_path=0.1 * depth / 24, label_dropout=0.1, init_gamma=init_gamma,
     )  # fmt: skip
+    second = VARTraining(
+        data="imagenet", model=model, images=epochs * IMAGENET_IMAGES, batch_size=batch_size,
+        tokenizer=f"runs/{'imagenet512-d36' if large else 'imagenet256-d16'}/tokenizer",
+        lr=lr_per_256 * batch_size / 256, warmup=warmup, final=final,
+        decay=0.95 * (1 - warmup),  # after 5 % of what follows the warm-up
+        weight_decay=0.05, clip=2.0, ema=0.9999, flip=False,
+        # what eight GPUs of 80 GB need, with `accumulate` (`varmini plan`)
+        recompute=depth >= 20, parallel="fsdp" if depth >= 24 else "ddp",
+        workers=8, compile=True, log_every=500, checkpoint_every=5000, **others,
+    )  # fmt: skip
+    return Preset(tokenizer=first, var=second)
 
 
 PRESETS: dict[str, Preset] = {
+    # The live bed: both stages in five minutes on two AVX2 cores in float32
+    # (results/live_bed.csv).
     "fashion": Preset(
-        tokenizer=TokenizerTraining(
-            data="fashion-subset",
-            images=64_000,
-            batch_size=32,
-            lr=2e-3,
-            quantizer_lr=5.0,
-            vq=0.25,
-            diversity=0.001,
-            perceptual=0.15,
-            perceptual_network="fashion",
-            ema=0.99,
-            log_every=250,
-            checkpoint_every=1000,
-            model=TokenizerConfig(
-                sizes=(1, 2, 4, 8),
-                image_channels=1,
-                vocab_size=256,
-                code_channels=16,
-                width=32,
-                multipliers=(1, 2),
-                norm_groups=8,
-                patch=2,
-                num_res_blocks=1,
-                attention=False,
-            ),
-        ),
-        var=VARTraining(
-            data="fashion-subset",
-            tokenizer="fashion",
-            images=28_800,
-            batch_size=32,
-            lr=2e-3,
-            muon_lr=0.03,
-            ema=0.99,
-            held_out=250,
-            log_every=200,
-            model=VARConfig(depth=4, width=192, heads=6, init_gamma=0.1),
-        ),
-        classifier=ClassifierTraining(
-            data="fashion",
-            model=ClassifierConfig(image_channels=1, widths=(24, 48, 96)),
-            epochs=5,
-            seed=1,
-        ),
-    ),
-    # Fits a lesson on two AVX2 cores in float32: five minutes (results/live_bed.csv, where it is
-    # called fashion and this preset `fashion` "until e1db90b").
-    "lesson": Preset(
         tokenizer=TokenizerTraining(
             data="fashion-subset",
             images=31_200,
@@ -156,7 +95,7 @@ PRESETS: dict[str, Preset] = {
         ),
         var=VARTraining(
             data="fashion-subset",
-            tokenizer="runs/lesson/tokenizer",
+            tokenizer="fashion",
             images=44_000,
             batch_size=64,
             lr=3e-3,
@@ -167,43 +106,29 @@ PRESETS: dict[str, Preset] = {
             log_every=100,
             model=VARConfig(depth=4, width=128, heads=4, init_gamma=0.1),
         ),
+        classifier=ClassifierTraining(
+            data="fashion",
+            model=ClassifierConfig(image_channels=1, widths=(24, 48, 96)),
+            epochs=5,
+            seed=1,
+        ),
     ),
     "cifar10": Preset(
         tokenizer=TokenizerTraining(
             data="cifar10",
-            images=300_000,
-            batch_size=32,
-            lr=1e-3,
-            quantizer_lr=5.0,
-            vq=0.25,
-            diversity=0.01,
-            perceptual=0.1,
-            ema=0.998,
-            log_every=500,
-            checkpoint_every=1000,
+            images=300_000, batch_size=32, lr=1e-3, quantizer_lr=5.0,
+            vq=0.25, diversity=0.01, perceptual=0.1,
+            ema=0.998, log_every=500, checkpoint_every=1000,
             model=TokenizerConfig(
-                sizes=(1, 2, 3, 5, 8),
-                vocab_size=1024,
-                code_channels=8,
-                width=64,
-                multipliers=(1, 2),
-                norm_groups=8,
-                patch=2,
-                num_res_blocks=1,
-                attention=False,
+                sizes=(1, 2, 3, 5, 8), vocab_size=1024, code_channels=8, width=64,
+                multipliers=(1, 2), norm_groups=8, patch=2, num_res_blocks=1, attention=False,
             ),
         ),
         var=VARTraining(
             data="cifar10",
             tokenizer="cifar10",
-            images=240_000,
-            batch_size=64,
-            lr=1.5e-3,
-            muon_lr=0.03,
-            decay=0.4,
-            ema=0.998,
-            log_every=125,
-            compile=True,
+            images=240_000, batch_size=64, lr=1.5e-3, muon_lr=0.03, decay=0.4,
+            ema=0.998, log_every=125, compile=True,
             model=VARConfig(depth=8, width=192, heads=6, init_gamma=0.1),
         ),
         classifier=ClassifierTraining(),

@@ -7,12 +7,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..runtime import distributed
-from ..runtime.files import read_json, write_atomic
+from ..runtime.files import check_writable, read_json, write_atomic
 from ..runtime.machine import provenance
 from ..runtime.tables import read_rows, write_rows
 
@@ -24,19 +23,14 @@ FREE_ON_RESUME = {
 
 
 def check_folder(out: str | os.PathLike, config: Any, *, overwrite: bool, resume: bool) -> Path:
-    """Checks that a run may use the folder `out`; touches nothing.
+    """Checks that a run may use the folder `out`; leaves nothing.
 
     Raises:
-        ValueError: when `out` is a file or cannot be written, when it holds files and neither
-            `overwrite` nor `resume` is set, when no run wrote it, or when there is no run to
-            resume or it had another configuration.
+        ValueError: when `out` cannot be written, holds a run and neither `overwrite` nor `resume`
+            is set, or holds what no run, or a run with another configuration, wrote.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file, expected a folder for the run: choose another --out")
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{existing} cannot be written: choose another --out")
+    check_writable(out / "run.json")
     # A first start that was killed may have left an empty folder or a half-written hidden file.
     if not out.is_dir() or all(p.match(".*.tmp") for p in out.iterdir()):
         if resume:
@@ -52,29 +46,24 @@ def check_folder(out: str | os.PathLike, config: Any, *, overwrite: bool, resume
             f"{out} is not a folder that a varmini run wrote (no run.json in it), "
             f"so it is left alone: choose another --out"
         )
-    before = read_json(out / "run.json").get("config") if resume else dataclasses.asdict(config)
-    for name, old, new in _changes(config, before):
-        if name not in FREE_ON_RESUME:
+    before = _settings(read_json(out / "run.json").get("config")) if resume else {}
+    for name, new in _settings(json.loads(json.dumps(dataclasses.asdict(config)))).items():
+        # A run that is older than a setting knows nothing of it.
+        if name not in FREE_ON_RESUME and before.get(name, new) != new:
             raise ValueError(
-                f"{out} was started with {name}={old}, not {new}: "
+                f"{out} was started with {name}={before[name]}, not {new}: "
                 f"resume with the same, or choose another --out"
             )
     return out
 
 
-def _changes(config: Any, before: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(name, old, new) of the settings in which a run's run.json differs from `config`."""
-    before = before if isinstance(before, dict) else {}
-    for field in dataclasses.fields(config):
-        name, new = path + field.name, getattr(config, field.name)
-        if dataclasses.is_dataclass(new):
-            yield from _changes(new, before.get(field.name), f"{name}.")
-            continue
-        # A run that is older than a setting had what is the default now.
-        usual = None if field.default is dataclasses.MISSING else field.default
-        old, new = json.loads(json.dumps([before.get(field.name, usual), new]))
-        if old != new:
-            yield name, old, new
+def _settings(config: Any, path: str = "") -> dict[str, Any]:
+    """The values of a configuration by name, such as model.width."""
+    found: dict[str, Any] = {}
+    for name, value in config.items() if isinstance(config, dict) else ():
+        nested = isinstance(value, dict)
+        found |= _settings(value, f"{path}{name}.") if nested else {path + name: value}
+    return found
 
 
 def make_folder(out: Path, *, clear: bool = False) -> Path:
@@ -85,7 +74,7 @@ def make_folder(out: Path, *, clear: bool = False) -> Path:
             crash in between leaves a folder that can still be overwritten.
 
     Raises:
-        ValueError: when it cannot be made.
+        OSError: when it cannot be made.
     """
     with distributed.together():
         if distributed.is_main():
@@ -95,19 +84,12 @@ def make_folder(out: Path, *, clear: bool = False) -> Path:
                 for folder in (out / "state", out / "tokens"):
                     if folder.is_dir():
                         shutil.rmtree(folder)
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ValueError(
-                    f"{out} cannot be made ({error.strerror}): choose another --out"
-                ) from None
+            out.mkdir(parents=True, exist_ok=True)
     return out
 
 
 class Run:
-    """The folder of one training run: `run.json` (config and provenance) and `log.csv`.
-
-    Under torchrun the first process writes them.
+    """What the first process writes of a run: `run.json` (config and provenance) and `log.csv`.
 
     Args:
         start_step: rows after this step are dropped from an earlier log, as they will come again.

@@ -27,15 +27,9 @@ class TokenSet:
 
     shards: Sequence[Tensor]
     """Each (M, n, L) int32: M = 2 with the mirror images, else 1. All but the last of one n.
-    They are mapped from their files: what is read of them comes into memory, shared by all
-    processes of a machine."""
+    They are mapped from their files: only what is read of them comes into memory."""
     labels: Tensor
     """(N,) int64."""
-
-    @property
-    def kinds(self) -> int:
-        """M."""
-        return self.shards[0].shape[0]
 
     def rows(self, rows: Tensor, kind: Tensor | int = 0) -> Tensor:
         """The token maps (B, L) int64 of images `rows` (B,); kind 1 (B,) for the mirror image."""
@@ -49,17 +43,9 @@ class TokenSet:
 
 
 def token_set(
-    tok: MultiScaleVQVAE,
-    checksum: str,
-    dataset: ImageSet | LazyImages,
-    folder: Path,
-    split: str,
-    *,
-    flip: bool,
-    workers: int = 0,
-    batch_size: int | None = None,
-    shard: int = SHARD,
-) -> TokenSet:
+    tok: MultiScaleVQVAE, checksum: str, dataset: ImageSet | LazyImages, folder: Path, split: str,
+    *, flip: bool, workers: int = 0, batch_size: int | None = None, shard: int = SHARD,
+) -> TokenSet:  # fmt: skip
     """Encodes a data set once, and again only what is damaged or was made of something else.
 
     The files are `{split}-00000-of-0000N.safetensors` in `folder`; each holds the tokens and labels
@@ -68,14 +54,11 @@ def token_set(
 
     Args:
         checksum: of the tokenizer's weights.
-        split: what the files' names begin with.
         flip: also encode the mirror images.
-        workers: processes that decode images.
-        batch_size: images encoded at a time; None takes what is four million pixels, at most 250.
-
-    Raises:
-        ValueError: when the images do not fit the tokenizer.
+        batch_size: images encoded at a time; None takes what suits their size.
     """
+    from safetensors.torch import save
+
     key = {"tokenizer": checksum, "data": dataset.name, "fingerprint": dataset.fingerprint}
     key |= {"flip": str(flip), "precision": str(precision()), "images": str(len(dataset))}
     batch_size = batch_size or batch_for(tok.image_size)
@@ -85,36 +68,29 @@ def token_set(
     for i, rows in parts[distributed.rank() :: distributed.world()]:
         if not _intact(paths[i], key):
             stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
-            batches = range(0, len(rows), batch_size)
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
-            bar = distributed.progress(batches, name)
-            encoded = (_encode(tok, *next(stream), flip) for _ in bar)
-            _write(paths[i], key, *zip(*encoded))
+            bar = distributed.progress(range(0, len(rows), batch_size), name)
+            content = _encode(tok, (next(stream) for _ in bar), flip)
+            crc = {"crc32": _crc(*content.values())}
+            write_atomic(paths[i], save(content, metadata=key | crc))
     distributed.wait()
     if distributed.is_main():
-        for old in folder.glob(f"{split}-*.safetensors"):
-            if old not in paths:
-                old.unlink()
+        for old in set(folder.glob(f"{split}-*.safetensors")) - set(paths):
+            old.unlink()
     shards, labels = zip(*map(_read, paths))
     return TokenSet(shards, torch.cat(labels))
 
 
-def _encode(
-    tok: MultiScaleVQVAE, images: Tensor, labels: Tensor, flip: bool
-) -> tuple[Tensor, Tensor]:
-    images = to_device(images)
-    kinds = [images, images.flip(3)] if flip else [images]
-    with autocast():
-        return torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu(), labels
-
-
-def _write(
-    path: Path, key: dict[str, str], maps: Sequence[Tensor], labels: Sequence[Tensor]
-) -> None:
-    from safetensors.torch import save
-
-    content = {"tokens": torch.cat(maps, dim=1).to(torch.int32), "labels": torch.cat(labels)}
-    write_atomic(path, save(content, metadata=key | {"crc32": _crc(*content.values())}))
+def _encode(tok: MultiScaleVQVAE, batches: Iterator, flip: bool) -> dict[str, Tensor]:
+    """The content of a shard: tokens (M, n, L) and labels (n,)."""
+    maps, labels = [], []
+    for images, part in batches:
+        images = to_device(images)
+        kinds = [images, images.flip(3)] if flip else [images]
+        with autocast():
+            maps.append(torch.stack([tok.schedule.flatten(tok.encode(x)) for x in kinds]).cpu())
+        labels.append(part)
+    return {"tokens": torch.cat(maps, dim=1).to(torch.int32), "labels": torch.cat(labels)}
 
 
 def _crc(tokens: Tensor, labels: Tensor) -> str:
@@ -141,12 +117,8 @@ def token_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (tokens (B, L) int64, labels (B,)), in an order that seed and step alone decide.
 
-    Args:
-        part: the rows of each batch that are wanted; the order does not depend on it.
-
-    Raises:
-        ValueError: when a batch is larger than the set.
+    Of each batch only the rows in `part` are read; the order does not depend on it.
     """
     for rows, mirrored, _ in batch_order(len(data.labels), batch_size, seed, start_step):
-        kinds = mirrored[part] if data.kinds == 2 else 0
+        kinds = mirrored[part] if len(data.shards[0]) == 2 else 0
         yield data.rows(rows[part], kinds), data.labels[rows[part]]

@@ -21,8 +21,7 @@ from .codebook import CodeRevival, code_diversity
 from .configs import TokenizerTraining
 from .loop import Loop
 from .losses import Adversary, adaptive_weight, perceptual_network
-from .muon import Muon
-from .optim import Updater, averaged, blockwise, decay_groups, set_rates
+from .optim import Updater, averaged, blockwise, make_optimizers, set_rates
 from .run_folder import check_folder
 
 
@@ -37,11 +36,10 @@ def train(
     Args:
         config: what to train, on what, for how long.
         out: the run's folder.
-        overwrite: replace an earlier run in `out`.
-        resume: go on exactly where the run in `out` stopped.
+        overwrite, resume: replace an earlier run in `out`, or go on exactly where it stopped.
 
     Returns:
-        The folder, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
+        `out`, which `MultiScaleVQVAE.from_pretrained` loads (averaged weights).
 
     Raises:
         ValueError: on a folder in use, unknown data, or a schedule that does not fit the images.
@@ -61,7 +59,7 @@ def train(
     stage = Stage1(config, model, perceptual, held_out)
     total = max(1, config.images // config.batch_size)
     logged = range(config.log_every, total + 1, config.log_every)
-    loop = Loop("tokenizer", config, out, stage.state(), total=total, log_at=logged, resume=resume,
+    loop = Loop("tokenizer", config, out, stage.state, total=total, log_at=logged, resume=resume,
                 clear=overwrite)  # fmt: skip
     stream = batches(
         train_set, config.batch_size, seed=config.seed, start_step=loop.start, flip=config.flip,
@@ -70,8 +68,7 @@ def train(
     with loop:
         for step in loop:
             images = next(stream)[0]
-            optimizers = *stage.optimizers.values(), stage.adversary.optimizer
-            lr = set_rates(optimizers, config, step, total)
+            lr = set_rates(stage.all_optimizers, config, step, total)
             if step == 0 and not config.decoder_of:
                 stage.move_codes(images, stage.revival.start)
             terms = stage.step(images, with_adversary=step >= int(config.adversarial_start * total))
@@ -87,52 +84,30 @@ def train(
 
 
 class Stage1:
-    """The networks of stage 1, and one step of their training.
-
-    Args:
-        perceptual: distance of two batches of images, or None.
-        held_out: (N, C, H, W) images that are not trained on.
-    """
+    """The networks of stage 1 and one step of their training; images held out: (N, C, H, W)."""
 
     def __init__(
-        self,
-        config: TokenizerTraining,
-        model: MultiScaleVQVAE,
-        perceptual: Callable[[Tensor, Tensor], Tensor] | None,
-        held_out: Tensor,
-    ) -> None:
+        self, config: TokenizerTraining, model: MultiScaleVQVAE,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None, held_out: Tensor,
+    ) -> None:  # fmt: skip
         self.config, self.model, self.perceptual = config, model, perceptual
-        self.held_out = held_out
+        self.held_out, self.revival = held_out, CodeRevival(model.quantizer)
         self.adversary = Adversary(config)
-        codes = list(model.quantizer.parameters())
-        quick = {"params": codes, "scale": config.quantizer_lr, "weight_decay": 0.0}
-        kernels = muon_kernels(model) if config.muon_lr else []
-        groups = decay_groups(model, config.weight_decay, apart=[*codes, *kernels])
-        adamw = torch.optim.AdamW([*groups, quick], lr=config.lr, betas=(0.9, 0.99), fused=True)
-        self.optimizers = {"optimizer": adamw}
-        if kernels:
-            group = {"params": kernels, "peak": config.muon_lr}
-            self.optimizers["muon"] = Muon(
-                [group], lr=config.muon_lr, weight_decay=config.weight_decay
-            )
-        self.updater = Updater(model, list(self.optimizers.values()), config.clip)
+        codes = {"params": list(model.quantizer.parameters()), "weight_decay": 0.0}
+        optimizers = make_optimizers(
+            model, config.lr, config.weight_decay, config.muon_lr, matrices=muon_kernels(model),
+            own=[codes | {"scale": config.quantizer_lr}], betas=(0.9, 0.99),
+        )  # fmt: skip
+        self.all_optimizers = [*optimizers.values(), self.adversary.optimizer]
+        self.updater = Updater(model, optimizers.values(), config.clip)
         self.ema = averaged(model, config.ema)
-        self.revival = CodeRevival(model.quantizer)
+        self.state = {"model": model, "ema": self.ema, "discriminator": self.adversary.network}
+        self.state |= optimizers
+        self.state |= {"adversary": self.adversary.optimizer, "revival": self.revival}
         coders = model.encoder, model.decoder
         layers = [layer for coder in coders for layer in (*coder.levels, *coder.middle)]
         blockwise(layers, recompute=config.recompute)
         self.network = distributed.replicate(model, some_unused=has_idle_phi(model.quantizer))
-
-    def state(self) -> dict[str, Any]:
-        """All that a step changes, for the checkpoint."""
-        return {
-            "model": self.model,
-            "ema": self.ema,
-            "discriminator": self.adversary.network,
-            **self.optimizers,
-            "adversary": self.adversary.optimizer,
-            "revival": self.revival,
-        }
 
     def step(self, images: Tensor, *, with_adversary: bool) -> dict[str, Tensor]:
         """One update on images (B, C, H, W) in [-1, 1]; returns the losses, scalars."""
@@ -142,11 +117,8 @@ class Stage1:
             result = self.network(images)
             far = self.perceptual(result.images, images) if self.perceptual else nothing
         # L_rec: |x - x_hat|, |x - x_hat|^2, and their distance in a network's features
-        reconstruction = (
-            c.l1 * F.l1_loss(result.images, images)
-            + c.l2 * F.mse_loss(result.images, images)
-            + c.perceptual * far
-        )
+        l1, l2 = F.l1_loss(result.images, images), F.mse_loss(result.images, images)
+        reconstruction = c.l1 * l1 + c.l2 * l2 + c.perceptual * far
         # L = L_rec + lambda_P L_P + L_VQ + w lambda L_G   (VQGAN's objective, VAR section 3.1)
         loss = reconstruction + c.vq * result.loss
         if c.diversity > 0 and not c.decoder_of:  # ours, not the paper's
@@ -164,13 +136,9 @@ class Stage1:
         if with_adversary:
             self.adversary.learn(images, result.images.detach())
         self.revival.update(result.tokens)
-        return {
-            "loss": loss.detach(),
-            "reconstruction": reconstruction.detach(),
-            "vq": result.loss.detach(),
-            "perceptual": far.detach(),
-            "adversarial": fooled.detach(),
-        }
+        terms = {"loss": loss, "reconstruction": reconstruction, "vq": result.loss}
+        terms |= {"perceptual": far, "adversarial": fooled}
+        return {name: term.detach() for name, term in terms.items()}
 
     @torch.no_grad()
     def move_codes(self, images: Tensor, move: Callable[[Tensor], Any]) -> None:
@@ -206,9 +174,9 @@ def held_out_psnr(model: MultiScaleVQVAE, images: Tensor) -> float:
     model.eval()
     total = torch.zeros((), device=device())
     own = images[distributed.rank() :: distributed.world()]
-    for rows in torch.arange(len(own)).split(batch_for(model.image_size)):
-        if len(rows):
-            part = to_device(own[rows])
+    for part in own.split(batch_for(model.image_size)):
+        if len(part):
+            part = to_device(part)
             with autocast():
                 drawn = model.decode(model.encode(part))
             error = (drawn - part).square().mean((1, 2, 3)).clamp(min=1e-10)
@@ -226,7 +194,7 @@ def image_sets(config: TokenizerTraining, model: MultiScaleVQVAE) -> tuple[Datas
     size = tuple(held_out.shape[2:])
     if size != model.image_size:
         raise ValueError(
-            f"{model.schedule} times {model.factor} pixels a feature makes images of "
+            f"{model.schedule} at {model.factor} pixels a feature makes images of "
             f"{model.image_size}, but those of {config.data} have {size}: end the schedule at "
             f"{[n // model.factor for n in size]}"
         )
@@ -249,16 +217,10 @@ def muon_kernels(model: MultiScaleVQVAE) -> list[nn.Parameter]:
 
 
 def keep_tokens(model: MultiScaleVQVAE, name: str) -> None:
-    """Starts from a finished tokenizer and freezes all that decides its tokens.
-
-    Raises:
-        ValueError: when there is no such tokenizer, or it has another shape.
-    """
+    """Starts from a finished tokenizer, of the same shape; freezes all that decides its tokens."""
     finished = MultiScaleVQVAE.from_pretrained(name)
     if finished.config != model.config:
-        raise ValueError(
-            f"tokenizer {name} is {finished.config}, but the run asks for {model.config}"
-        )
+        raise ValueError(f"tokenizer {name} is {finished.config}, expected {model.config}")
     model.load_state_dict(finished.state_dict())
     for part in (model.encoder, model.pre_quant, model.quantizer):
         part.requires_grad_(False)

@@ -43,9 +43,8 @@ def train(
     Args:
         config: what to train, on what, for how long. The transformer's schedule, vocabulary and
             code length follow the tokenizer, its classes the data.
-        out: the run's folder.
+        out, overwrite, resume: as in `train_tokenizer.train`.
         tokenizer: a shipped name or folder; None takes the configuration's.
-        overwrite, resume: replace an earlier run in `out`, or go on exactly where it stopped.
 
     Returns:
         The folder, which `VAR.from_pretrained` loads (averaged weights).
@@ -122,14 +121,9 @@ def backward(
 
 
 def loss_terms(logits: Tensor, targets: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
-    """Cross-entropy and token accuracy: over all tokens, over the last scale, and a scale.
+    """Cross-entropy and token accuracy of logits (B, L, V) and targets (B, L), each (B,).
 
-    Args:
-        logits: (B, L, V).
-        targets: (B, L).
-
-    Returns:
-        (B,) each: a mean for every image.
+    Means for every image: over all tokens, over the last scale, and over each scale.
     """
     each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     right = (logits.argmax(2) == targets).float()
@@ -172,17 +166,13 @@ def held_out_terms(
     return dict(zip(terms, (distributed.total(sums) / count).tolist()))
 
 
-# ---------------------------------------------------------------------------- before the first step
-
-
 def prepare(
     config: VARTraining, out: str | Path, tokenizer: str | Path, overwrite: bool, resume: bool
 ) -> tuple[MultiScaleVQVAE, dict[str, Dataset], VARTraining]:
-    """Loads the tokenizer and the images, and checks that all of it fits.
+    """The tokenizer, the images by split, and the configuration with the shape that follows.
 
-    Returns:
-        Tokenizer, images by split, and the configuration with the shape that follows from both; it
-        names the tokenizer by its checksum, so that a run never goes on with another one.
+    All is checked to fit. The configuration names the tokenizer by its checksum, so that a run
+    never goes on with another one.
     """
     with distributed.together():
         source = resolve_folder(tokenizer, MultiScaleVQVAE.kind)
@@ -200,12 +190,9 @@ def prepare(
                 f"cuts them: take --muon-lr 0 or --parallel ddp"
             )
         shape = dataclasses.replace(
-            config.model,
-            sizes=tok.config.sizes,
-            vocab_size=tok.vocab_size,
-            code_channels=tok.config.code_channels,
-            num_classes=len(images["train"].classes),
-        )
+            config.model, sizes=tok.config.sizes, vocab_size=tok.vocab_size,
+            code_channels=tok.config.code_channels, num_classes=len(images["train"].classes),
+        )  # fmt: skip
         checksum = file_checksum(source / "model.safetensors")
         config = dataclasses.replace(config, tokenizer=checksum, model=shape)
         check_folder(out, config, overwrite=overwrite, resume=resume)

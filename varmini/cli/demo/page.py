@@ -1,10 +1,10 @@
-"""The demo's web page: `page.html` filled with pictures, the words of `texts.toml` and numbers."""
+"""The demo's web page: `page.html` filled with pictures, the words of `texts.toml` and numbers.
 
-from __future__ import annotations
+Words and numbers are plain text, and are escaped here.
+"""
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -17,126 +17,47 @@ FIGURE = Template("""<figure class="$kind">
 <a class="card" href="$file"><img src="$file" alt="$heading" loading="lazy"
  width="$width" height="$height" style="--pixels: ${width}px"></a>
 </figure>""")
+SECTION = Template('<section id="$name">\n<h2>$heading</h2>\n<p>$text</p>\n$figures\n</section>')
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image file beside the page, and what there is to see."""
-
-    file: str
-    """Path relative to the page."""
-    size: tuple[int, int]
-    """Width and height in pixels."""
-    heading: str
-    text: str
-    chart: bool = False
-    """A drawing on white, whose colours may be turned over on a dark page."""
-
-    def html(self) -> str:
-        values = {"heading": self.heading, "text": self.text, "file": self.file}
-        kind, (width, height) = "chart" if self.chart else "sheet", self.size
-        escaped = {name: escape(value) for name, value in values.items()}
-        return FIGURE.substitute(escaped, kind=kind, width=width, height=height)
+def figure(name: str, values: Mapping[str, Any], file: str, size: tuple[int, int]) -> str:
+    """HTML of a picture file of that size (width, height), with its words filled in."""
+    # A drawing on white, whose colours may be turned over on a dark page, or photographs.
+    kind = "chart" if TEXTS["pictures"][name].get("chart") else "sheet"
+    place = dict(file=escape(file), width=size[0], height=size[1])
+    return FIGURE.substitute(_words("pictures", name, values), kind=kind, **place)
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """A part of the page: a heading, a paragraph and pictures."""
-
-    name: str
-    """Anchor, letters only."""
-    heading: str
-    text: str
-    pictures: Sequence[Picture] = ()
-
-    def html(self) -> str:
-        figures = "\n".join(picture.html() for picture in self.pictures)
-        return (
-            f'<section id="{escape(self.name)}">\n<h2>{escape(self.heading)}</h2>\n'
-            f"<p>{escape(self.text)}</p>\n{figures}\n</section>"
-        )
+def section(name: str, values: Mapping[str, Any], figures: Sequence[str]) -> str:
+    """HTML of a chapter: its heading, its paragraph and its pictures."""
+    words = _words("chapters", name, values)
+    return SECTION.substitute(words, name=name, figures="\n".join(figures))
 
 
-def words(kind: str, name: str, values: Mapping[str, object]) -> dict[str, str]:
-    """Heading and text of a chapter or picture in `texts.toml`, filled in."""
+def _words(kind: str, name: str, values: Mapping[str, Any]) -> dict[str, str]:
     found = TEXTS[kind][name]
-    return {"heading": found["heading"], "text": found["text"].strip().format(**values)}
+    text = found["text"].strip().format(**values)
+    return {"heading": escape(found["heading"]), "text": escape(text)}
 
 
-def render(
-    chapters: Sequence[Chapter],
-    facts: Sequence[tuple[str, str]],
-    table: Sequence[tuple[str, str]],
-    code: str,
-) -> str:
-    """The whole page as HTML. Every argument is plain text and is escaped here.
+def render(sections: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """The whole page as HTML."""
 
-    facts: (what, number) tiles below the title; table: (what, value) rows at the end; code: Python
-    that loads the models.
-    """
+    def rows(pattern: str, pairs: Mapping[str, str]) -> str:
+        filled = ((escape(name), escape(text.format(**facts))) for name, text in pairs.items())
+        return "\n".join(pattern.format(*pair) for pair in filled)
 
-    def lines(pattern: str, pairs: Sequence[tuple[str, str]]) -> str:
-        return "\n".join(pattern.format(escape(a), escape(b)) for a, b in pairs)
-
+    headings = {name: chapter["heading"] for name, chapter in TEXTS["chapters"].items()}
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        links=lines('<a href="#{}">{}</a>', [(c.name, c.heading) for c in chapters]),
-        facts=lines("<div><dt>{}</dt><dd>{}</dd></div>", facts),
-        chapters="\n".join(chapter.html() for chapter in chapters),
-        table=lines("<tr><th>{}</th><td>{}</td></tr>", table),
-        code=escape(code),
-    )
-
-
-# -------------------------------------------------------------------------------- the run's numbers
-
-
-def tiles(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers at the top of the page."""
-    bed = facts["fashion"]
-    return [
-        ("Tokenizer trained in", duration(facts["tokenizer"]["seconds"])),
-        ("Transformer trained in", duration(facts["var"]["seconds"])),
-        ("A picture is", f"{bed['tokens']} tokens"),
-        ("Steps a picture", str(bed["steps"])),
-        ("Drawn in a second", f"{bed['samples_per_second']:,.0f} pictures"),
-        ("Peak memory", memory(facts)),
-    ]
-
-
-def account(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The run's account: costs, final losses, machine, versions."""
-    rows = [("Whole demo", duration(facts["total_seconds"]))]
-    for name, stage in (("Tokenizer", facts["tokenizer"]), ("Transformer", facts["var"])):
-        cost = f"{duration(stage['seconds'])} for {stage['images']:,} pictures"
-        rows.append((f"{name} training", f"{cost}, {stage['images_per_second']:,.0f} a second"))
-    end = facts["tokenizer"]["final"]
-    rows.append(("Tokenizer's end", f"loss {end['loss']:.4f}, held-out PSNR {end['psnr']:.2f} dB"))
-    end = facts["var"]["final"]
-    losses = f"loss {end['loss']:.3f}, held out {end['val_loss']:.3f}"
-    losses += f"; last map {end['loss_last']:.3f}, held out {end['val_loss_last']:.3f}"
-    rows += [("Transformer's end", f"{losses} (nats a token)"), ("Peak memory", memory(facts))]
-    for key in ("hardware", "threads", "precision", "torch", "python", "seed", "commit", "date"):
-        rows.append((key.capitalize(), str(facts[key])))
-    return [*rows, ("Command", facts["command"])]
-
-
-def code(folder: str, label: int, name: str) -> str:
-    """Python that goes on with the trained models."""
-    return (
-        "from varmini import VAR, MultiScaleVQVAE, sample\n\n"
-        f'tok = MultiScaleVQVAE.from_pretrained("{folder}/tokenizer")\n'
-        f'var = VAR.from_pretrained("{folder}/var")\n'
-        f"images = sample(var, tok, [{label}] * 8, seed=1)  # eight times {name}, in [-1, 1]"
+        links=rows('<a href="#{}">{}</a>', headings),
+        facts=rows("<div><dt>{}</dt><dd>{}</dd></div>", TEXTS["tiles"]),
+        chapters="\n".join(sections),
+        table=rows("<tr><th>{}</th><td>{}</td></tr>", TEXTS["table"]),
+        code=escape(TEXTS["code"].strip().format(**facts)),
     )
 
 
 def duration(seconds: float) -> str:
     """Seconds as "2 min 05 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def memory(facts: Mapping[str, Any]) -> str:
-    """The peak memory in GB."""
-    peak = facts["peak_memory_mb"]
-    return "unknown" if peak is None else f"{peak / 1000:.1f} GB"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

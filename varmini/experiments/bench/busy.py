@@ -13,9 +13,9 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from ... import WAITING
+from ...runtime import WAITING
 from ...runtime.tables import Row
 from .measure import seconds_of, short
 
@@ -27,24 +27,19 @@ COUNTS = (0, 1, 2)
 """Busy processes beside it."""
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """Keeps a core busy until killed, or until its parent is gone."""
-
 CHILD = "import torch; from varmini.experiments.bench import busy; busy.child({threads}, {rounds})"
 
 
 def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Row]:
     """Milliseconds of a training step of the live bed, each policy in a process of its own.
 
-    Args:
-        threads: of the training.
-        rounds: steps that count.
-        counts: busy processes beside it.
+    threads: of the training; rounds: steps that count; counts: of busy processes beside it.
     """
     for policy, variables in POLICIES.items():
         quiet: dict[str, float] = {}
         for count in counts:
             for what, measured in _measured(variables, count, threads, rounds).items():
                 middle = statistics.median(measured)
-                quiet.setdefault(what, middle)
                 yield {
                     "what": what,
                     "waiting": policy,
@@ -52,7 +47,7 @@ def busy_rows(threads: int, rounds: int, counts: tuple[int, ...] = COUNTS) -> It
                     "ms": short(1e3 * middle),
                     "ms_low": short(1e3 * min(measured)),
                     "ms_high": short(1e3 * max(measured)),
-                    "times_quiet": short(middle / quiet[what]),
+                    "times_quiet": short(middle / quiet.setdefault(what, middle)),
                     "rounds": len(measured),
                 }
 
@@ -62,8 +57,7 @@ def _measured(variables: dict, count: int, threads: int, rounds: int) -> dict[st
     own = {k: v for k, v in os.environ.items() if k not in WAITING} | variables
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-c", LOOP])
-            stack.callback(process.wait)
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", LOOP]))
             stack.callback(process.kill)
         command = [sys.executable, "-c", CHILD.format(threads=threads, rounds=rounds)]
         told = subprocess.run(command, env=own, check=True, stdout=subprocess.PIPE, text=True)
@@ -82,7 +76,7 @@ def child(threads: int, rounds: int) -> None:
     print(json.dumps(found))
 
 
-def steps() -> Iterator[tuple[str, object]]:
+def steps() -> Iterator[tuple[str, Callable[[], object]]]:
     """One training step of each stage of the preset `fashion`, on random images."""
     import torch
 
@@ -103,18 +97,11 @@ def steps() -> Iterator[tuple[str, object]]:
     stage = Stage1(first, tok, perceptual_network(first.perceptual_network), images)
     yield "tokenizer", lambda: stage.step(images, with_adversary=True)
 
-    sizes, codes = tok.config.sizes, tok.vocab_size
-    c = dataclasses.replace(
-        second.model, sizes=sizes, vocab_size=codes, code_channels=first.model.code_channels
-    )
+    same = {name: getattr(tok.config, name) for name in ("sizes", "vocab_size", "code_channels")}
+    c = dataclasses.replace(second.model, **same)
     b, var = second.batch_size, quicken(VAR(c).to(device()))
     updater = Updater(var, make_optimizers(var, 1e-3, 0.05, second.muon_lr).values(), second.clip)
     tokens = torch.randint(c.vocab_size, (b, var.schedule.num_tokens), device=device())
     labels = torch.randint(c.num_classes, (b,), device=device())
     batch = tokens, labels, torch.rand(b, 1 + 2 * c.depth, device=device())
-
-    def step() -> None:
-        loss, *_ = backward(var, tok.eval(), batch, 1, False)
-        updater.step(loss)
-
-    yield "transformer", step
+    yield "transformer", lambda: updater.step(backward(var, tok.eval(), batch, 1, False)[0])

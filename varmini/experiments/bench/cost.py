@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -21,7 +20,7 @@ from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
 from ...model.transformer import VAR, VARConfig
 from ...runtime.machine import autocast, device, precision
 from ...runtime.tables import Row
-from ...training import flops as scaling
+from ...training.flops import visible_pairs
 from ...zoo.generators.raster_ar import RasterAR, RasterARConfig
 from ..scaling.fits import fit_power_law
 from .measure import Run, in_turn, peak_memory, short
@@ -41,126 +40,92 @@ def sizes_for(side: int) -> tuple[int, ...]:
     return tuple(sorted({1, *(max(1, round(side * s / PAPER[-1])) for s in PAPER)}))
 
 
-@dataclass(frozen=True)
-class Case:
-    """One point of the plot."""
-
-    method: str
-    side: int
-    depth: int
-    batch: int
-
-    def steps(self) -> int:
-        """Sequential passes through the network."""
-        return len(sizes_for(self.side)) if self.method == "VAR" else self.side**2
-
-    def pairs(self) -> int:
-        """Query-key pairs of one image in one head of one block, over all steps."""
-        n = self.side**2
-        if self.method == "VAR":
-            return scaling.visible_pairs(ScaleSchedule(sizes_for(self.side)))
-        # Step i attends from one token to i, or anew from i tokens to i.
-        return sum(i if self.method == METHODS[1] else i * i for i in range(1, n + 1))
-
-    def tokens(self) -> int:
-        """Tokens that pass through the network for one image, over all steps."""
-        n = self.side**2
-        if self.method == "VAR":
-            return ScaleSchedule(sizes_for(self.side)).num_tokens
-        return n if self.method == METHODS[1] else n * (n + 1) // 2
-
-    def cache_bytes(self) -> int:
-        """Keys and values of all tokens of both guidance halves."""
-        if self.method == METHODS[2]:
-            return 0
-        # Raster AR keeps its cache in float32.
-        size = precision(device().type).itemsize if self.method == "VAR" else 4
-        return 2 * 2 * self.batch * self.depth * WIDTH * size * self.tokens()
-
-    def run(self) -> Run:
-        """Draws the tokens of a batch, guided; models have random weights."""
-        torch.manual_seed(0)
-        where = device()
-        labels = torch.arange(self.batch, device=where) % CLASSES
-        heads = WIDTH // 32
-        if self.method == "VAR":
-            common = {"sizes": sizes_for(self.side), "vocab_size": CODES}
-            config = VARConfig(self.depth, WIDTH, heads, **common, num_classes=CLASSES)
-            var = VAR(config).eval().to(where)
-            tok = MultiScaleVQVAE(TokenizerConfig(**common, width=32)).eval().to(where)
-
-            def draw() -> None:
-                noise = Noise(0, 0, self.batch, where)
-                with torch.no_grad(), autocast():
-                    for _ in quick_generate(var, tok, labels, noise, cfg=1.5, top_k=0, top_p=0.96):
-                        pass
-
-            return draw
-        raster = RasterAR(RasterARConfig(self.depth, WIDTH, heads, self.side, CODES, CLASSES))
-        raster, cached = raster.eval().to(where), self.method == METHODS[1]
-
-        def draw_raster() -> None:
-            with torch.no_grad(), autocast():
-                raster.generate(labels, guidance=2.5, top_p=0.96, cached=cached)
-
-        return draw_raster
+def counts(method: str, side: int) -> dict[str, int]:
+    """Of one image: sequential steps, tokens that pass through the network in all of them, and
+    query-key pairs in one head of one block."""
+    if method == "VAR":
+        schedule = ScaleSchedule(sizes_for(side))
+        return {"steps": len(schedule), "tokens": schedule.num_tokens,
+                "pairs": visible_pairs(schedule)}  # fmt: skip
+    n, cached = side**2, method == METHODS[1]
+    # Step i attends from one token to i, or anew from i tokens to i.
+    return {"steps": n, "tokens": n if cached else n * (n + 1) // 2,
+            "pairs": sum(i if cached else i * i for i in range(1, n + 1))}  # fmt: skip
 
 
-def cases(
-    sides: Sequence[int] = SIDES, depths: Sequence[int] = DEPTHS, batches: Sequence[int] = BATCHES
-) -> Iterator[tuple[str, list[Case]]]:
-    """What is measured: along which axis, and the methods that run in turn."""
-    for side in sides:
-        methods = METHODS[: 3 if side <= LARGEST_UNCACHED else 2]
-        yield "side", [Case(m, side, DEPTH, 1) for m in methods]
-    for depth in depths:
-        yield "depth", [Case(m, SIDE, depth, 1) for m in METHODS[:2]]
-    for batch in batches:
-        yield "batch", [Case(m, SIDE, DEPTH, batch) for m in METHODS[:2]]
+def cache_bytes(method: str, side: int, depth: int, batch: int) -> int:
+    """Keys and values of all tokens of both guidance halves."""
+    if method == METHODS[2]:
+        return 0
+    # Raster AR keeps its cache in float32.
+    size = precision(device().type).itemsize if method == "VAR" else 4
+    return 2 * 2 * batch * depth * WIDTH * size * counts(method, side)["tokens"]
 
 
-def cost_rows(rounds: int, limit: float = 20, **axes: Sequence[int]) -> Iterator[Row]:
-    """Seconds and memory of every case.
+def drawing(method: str, side: int, depth: int, batch: int) -> Run:
+    """Draws the tokens of a batch, guided; models have random weights."""
+    torch.manual_seed(0)
+    where, shape = device(), (depth, WIDTH, WIDTH // 32)
+    labels = torch.arange(batch, device=where) % CLASSES
+    common = {"sizes": sizes_for(side), "vocab_size": CODES}
+    if method == "VAR":
+        var = VAR(VARConfig(*shape, **common, num_classes=CLASSES)).eval().to(where)
+        tok = MultiScaleVQVAE(TokenizerConfig(**common, width=32)).eval().to(where)
+    else:
+        raster = RasterAR(RasterARConfig(*shape, side, CODES, CLASSES)).eval().to(where)
 
-    Args:
-        rounds, limit: as in `measure.in_turn`.
-        axes: as `cases` takes them.
+    @torch.no_grad()
+    def draw() -> None:
+        with autocast():
+            if method == "VAR":
+                noise = Noise(0, 0, batch, where)
+                for _ in quick_generate(var, tok, labels, noise, cfg=1.5, top_k=0, top_p=0.96):
+                    pass
+            else:
+                raster.generate(labels, guidance=2.5, top_p=0.96, cached=method == METHODS[1])
+
+    return draw
+
+
+def cost_rows(
+    rounds: int,
+    limit: float = 20,
+    sides: Sequence[int] = SIDES,
+    depths: Sequence[int] = DEPTHS,
+    batches: Sequence[int] = BATCHES,
+) -> Iterator[Row]:
+    """Seconds and memory along the three axes, the methods in turn.
+
+    rounds, limit: as in `measure.in_turn`.
     """
-    for axis, together in cases(**axes):
-        runs = {case.method: case.run() for case in together}
-        memory = {name: peak_memory(run) for name, run in runs.items()}
-        seconds = in_turn(runs, rounds, limit)
-        for case in together:
-            measured = seconds[case.method]
+    points = [("side", side, DEPTH, 1) for side in sides]
+    points += [("depth", SIDE, depth, 1) for depth in depths]
+    points += [("batch", SIDE, DEPTH, batch) for batch in batches]
+    for axis, *point in points:
+        many = 3 if axis == "side" and point[0] <= LARGEST_UNCACHED else 2
+        runs = {method: drawing(method, *point) for method in METHODS[:many]}
+        memory = {method: peak_memory(run) for method, run in runs.items()}
+        for method, measured in in_turn(runs, rounds, limit).items():
             yield {
                 "axis": axis,
-                "method": case.method,
-                "side": case.side,
-                "depth": case.depth,
-                "batch": case.batch,
-                "steps": case.steps(),
-                "tokens": case.tokens(),
-                "pairs": case.pairs(),
+                "method": method,
+                **dict(zip(("side", "depth", "batch"), point)),
+                **counts(method, point[0]),
                 "seconds": short(statistics.median(measured)),
                 "seconds_low": short(min(measured)),
                 "seconds_high": short(max(measured)),
                 "rounds": len(measured),
-                "peak_mib": short(memory[case.method]),
-                "cache_mib": short(case.cache_bytes() / 2**20),
+                "peak_mib": short(memory[method]),
+                "cache_mib": short(cache_bytes(method, *point) / 2**20),
             }
 
 
 def exponents(rows: Sequence[Row], axis: str, largest: int = 3) -> list[Row]:
     """How cost grows along an axis: b of cost = a x^b, fitted on log values, a row a method.
 
-    Args:
-        rows: of `cost_rows`.
-        axis: "side", "depth" or "batch".
-        largest: the fit takes the so many largest x that the method was run at, because a call has
-            a price of its own that hides the growth at small x.
-
-    Returns:
-        Rows with method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
+    rows: of `cost_rows`; axis: "side", "depth" or "batch". The fit takes the so many `largest` x
+    that the method was run at, because a call has a price of its own that hides the growth at small
+    x. Returns method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
     """
     found = []
     for method in METHODS:

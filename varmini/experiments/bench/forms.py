@@ -23,8 +23,6 @@ from .measure import Run, arithmetic, in_pairs, name_of, precisions
 from .shapes import SHAPES, Shape, models
 
 Function = Callable[..., Tensor]
-LAST = torch.channels_last
-"""How quick layers get their maps."""
 
 
 @dataclass(frozen=True)
@@ -34,50 +32,45 @@ class Form:
     name: str
     quick: Function
     plain: Function
-    inputs: tuple[Tensor | None, ...]
+    inputs: tuple[Tensor, ...]
     train: bool = False
     """Forward and backward; else forward alone, with weights laid out ahead."""
 
     def run(self, function: Function) -> Run:
         """A call of one of them in the surrounding arithmetic."""
-        inputs = self.inputs
-        if self.train:
-            inputs = [leaf(x) for x in inputs]
-            weights = list(function.parameters()) if isinstance(function, nn.Module) else []
-            asked = [x for x in (*inputs, *weights) if x is not None and x.requires_grad]
-        elif function is self.quick:
-            inputs = [x.contiguous(memory_format=LAST) if x.ndim == 4 else x for x in inputs]
-            function = laid_out(function)
+        return self._training(function) if self.train else self._drawing(function)
+
+    def _training(self, function: Function) -> Run:
+        inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in self.inputs]
+        weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+        asked = [x for x in (*inputs, *weights) if x.requires_grad]
 
         def step() -> None:
             with autocast():
                 out = function(*inputs)
             torch.autograd.grad(out.float().sum(), asked, allow_unused=True)
 
-        @torch.no_grad()
+        return step
+
+    def _drawing(self, function: Function) -> Run:
+        inputs, last = self.inputs, torch.channels_last
+        if function is self.quick and isinstance(function, nn.Module):
+            # Maps come to quick layers laid out, as weights are.
+            inputs = [x.contiguous(memory_format=last) if x.ndim == 4 else x for x in inputs]
+            with torch.no_grad(), autocast():
+                function = ready(function.eval())
+
         def draw() -> None:
-            with autocast():
+            with torch.no_grad(), autocast():
                 function(*inputs)
 
-        return step if self.train else draw
+        return draw
 
 
-def leaf(x: Tensor | None) -> Tensor | None:
-    """A copy that asks for a gradient; masks and what is not there stay as they are."""
-    return x.clone().requires_grad_() if x is not None and x.is_floating_point() else x
-
-
-@torch.no_grad()
-def laid_out(function: Function) -> Function:
-    """The copy of a quick layer for drawing, in the surrounding arithmetic."""
-    with autocast():
-        return ready(function.eval()) if isinstance(function, nn.Module) else function
-
-
-def layer(name: str, plain: nn.Module, *inputs: Tensor | None, train: bool = False) -> Form:
+def layer(name: str, plain: nn.Module, x: Tensor) -> Form:
     """The form of a layer: `quicken` of the same."""
     plain = plain.to(device())
-    return Form(name, quicken(copy.deepcopy(plain)), plain, inputs, train)
+    return Form(name, quicken(copy.deepcopy(plain)), plain, (x,))
 
 
 def forms(shape: Shape) -> Iterator[Form]:
@@ -90,7 +83,6 @@ def forms(shape: Shape) -> Iterator[Form]:
     own, theirs = quick.blocks[0], var.blocks[0]
     yield Form("attention", own.attention, theirs.attention, (x, mask), train=True)
     yield Form("block", own, theirs, (x, six, mask), train=True)
-    yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (x,), train=True)
     last = torch.randn(2, side * side, width, device=where)  # the last scale, guided
     yield layer("linear layer", nn.Linear(width, 4 * width), last)
     yield Form("linear layer and GELU", WithGELU(own.fc1), WithGELU(theirs.fc1), (last,))
@@ -119,21 +111,18 @@ class WithGELU(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
-        self.together = type(linear) is not nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if self.together:
-            return self.linear(x, gelu=True)
-        return F.gelu(self.linear(x), approximate="tanh")
+        if type(self.linear) is nn.Linear:
+            return F.gelu(self.linear(x), approximate="tanh")
+        return self.linear(x, gelu=True)
 
 
 def form_rows(shapes: tuple[str, ...], rounds: int, limit: float) -> Iterator[Row]:
     """A row a form and precision: milliseconds of both, how many times as fast the quick one is.
 
-    Args:
-        shapes: names of `SHAPES`.
-        rounds, limit: as in `measure.in_turn`.
+    shapes: names of `SHAPES`. rounds, limit: as in `measure.in_turn`.
     """
     for name in shapes:
         for form in forms(SHAPES[name]):

@@ -9,14 +9,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
 from ...fast.layers import QuickLinear
 from ...runtime.machine import device, precision, quick_at_bfloat16
+from ...runtime.tables import Row
 
 Run = Callable[[], Any]
 
@@ -45,16 +48,14 @@ def _wait() -> None:
         getattr(torch, device().type).synchronize()
 
 
-def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[Any, Run], rounds: int, limit: float) -> dict[Any, list[float]]:
     """Seconds of every run, one after the other, round after round.
 
     A busy moment then hits all alike. One round that does not count has to be over before.
 
-    Args:
-        rounds: at most so many, and at least one.
-        limit: no further round begins when this many seconds have passed.
+    rounds: at most so many, and at least one; none begins when `limit` seconds have passed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     for done in range(rounds):
         if done and time.perf_counter() - begin > limit * done / (done + 1):
@@ -62,6 +63,23 @@ def in_turn(runs: Mapping[str, Run], rounds: int, limit: float) -> dict[str, lis
         for name, run in runs.items():
             seconds[name].append(seconds_of(run))
     return seconds
+
+
+def in_pairs(runs: Mapping[str, Run], rounds: int, limit: float) -> Row:
+    """Columns of a row: milliseconds of two runs, and how many times as fast the first one is.
+
+    Times are medians. rounds, limit: as in `in_turn`.
+    """
+    in_turn(runs, 1, 0)  # warms up
+    seconds = in_turn(runs, rounds, limit)
+    ratios = [slow / fast for fast, slow in zip(*seconds.values())]
+    return {
+        **{f"{name}_ms": short(1e3 * statistics.median(each)) for name, each in seconds.items()},
+        "times_as_fast": short(statistics.median(ratios)),
+        "ratio_low": short(min(ratios)),
+        "ratio_high": short(max(ratios)),
+        "rounds": len(ratios),
+    }
 
 
 def peak_memory(run: Run) -> float | None:
@@ -80,36 +98,14 @@ def peak_memory(run: Run) -> float | None:
         Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is held
         before = _status("VmRSS")
     except (OSError, AttributeError):
-        run()
-        return None
+        before = None
     run()
-    return max(0, _status("VmHWM") - before) / 2**10
+    return None if before is None else max(0, _status("VmHWM") - before) / 2**10
 
 
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
-
-
-def in_pairs(
-    runs: Mapping[str, Run], rounds: int, limit: float
-) -> dict[str, str | int]:
-    """Columns of a row: milliseconds of two runs, and how many times as fast the first one is.
-
-    Args:
-        runs: two by name; the times are medians.
-        rounds, limit: as in `in_turn`.
-    """
-    in_turn(runs, 1, 0)  # warms up
-    seconds = in_turn(runs, rounds, limit)
-    ratios = [slow / fast for fast, slow in zip(*seconds.values())]
-    return {
-        **{f"{name}_ms": short(1e3 * statistics.median(each)) for name, each in seconds.items()},
-        "times_as_fast": short(statistics.median(ratios)),
-        "ratio_low": short(min(ratios)),
-        "ratio_high": short(max(ratios)),
-        "rounds": len(ratios),
-    }
 
 
 def precisions() -> list[torch.dtype]:
@@ -120,42 +116,36 @@ def precisions() -> list[torch.dtype]:
 @contextlib.contextmanager
 def arithmetic(dtype: torch.dtype) -> Iterator[None]:
     """Inside, `machine.precision` is `dtype`, and `machine.autocast` follows it."""
-    before = os.environ.get("VARMINI_PRECISION")
-    os.environ["VARMINI_PRECISION"] = name_of(dtype)
-    precision.cache_clear()
-    try:
-        yield
-    finally:
-        del os.environ["VARMINI_PRECISION"]
-        os.environ |= {} if before is None else {"VARMINI_PRECISION": before}
+    with mock.patch.dict(os.environ, VARMINI_PRECISION=name_of(dtype)):
         precision.cache_clear()
+        try:
+            yield
+        finally:
+            precision.cache_clear()
 
 
 @torch.no_grad()
 def ceilings(side: int = 2048, rounds: int = 5) -> dict[str, float]:
     """What the machine does at most, by the best of a few rounds.
 
-    Returns:
-        By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the
-        packed one of `QuickLinear`, whichever is quicker. "bandwidth": bytes a second, by a copy
-        or by a sum of 256 MiB.
+    By name of a type: FLOP/s of a matrix product of `side`, by torch's own product or by the packed
+    one of `QuickLinear`, whichever is quicker. "bandwidth": bytes a second, by a copy or a sum of
+    256 MiB.
     """
     found, where = {}, device()
+
+    def least(**runs: Run) -> dict[str, float]:
+        in_turn(runs, 1, 0)  # warms up
+        return {name: min(each) for name, each in in_turn(runs, rounds, 60).items()}
+
     for dtype in precisions():
         a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
-        runs: dict[str, Run] = {"torch": lambda a=a, b=b: F.linear(a, b)}
         layer = QuickLinear(side, side).to(where)
         layer.lay_out(where.type, dtype)  # where oneDNN's product works, weights in its order
-        runs["packed"] = lambda a=a, layer=layer: layer(a)
-        in_turn(runs, 1, 0)
-        seconds = in_turn(runs, rounds, 60)
-        found[name_of(dtype)] = 2 * side**3 / min(min(s) for s in seconds.values())
+        seconds = least(torch=partial(F.linear, a, b), packed=partial(layer, a))
+        found[name_of(dtype)] = 2 * side**3 / min(seconds.values())
     block = torch.zeros(2**26, device=where)
     into = torch.empty_like(block)
-    copy, total = {"copy": lambda: into.copy_(block)}, {"sum": lambda: block.sum()}
-    in_turn(copy | total, 1, 0)
-    seconds = in_turn(copy | total, rounds, 60)
-    found["bandwidth"] = max(
-        8 * block.numel() / min(seconds["copy"]), 4 * block.numel() / min(seconds["sum"])
-    )
-    return found
+    seconds = least(copy=lambda: into.copy_(block), sum=block.sum)
+    size = 4 * block.numel()
+    return found | {"bandwidth": max(2 * size / seconds["copy"], size / seconds["sum"])}

@@ -61,8 +61,7 @@ class Traffic(TorchDispatchMode):
         self.bytes: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        kind = OTHER if func.is_view else kind_of(func.name().split(".")[0])
+        out, kind = func(*args, **(kwargs or {})), kind_of(func.name().split(".")[0])
         if not func.is_view:
             self.calls[kind] += 1
             self.flops[kind] += _flops(func, args, kwargs or {}, out)
@@ -98,22 +97,19 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
 def profile_run(run: Run, rounds: int) -> list[Row]:
     """Time, calls, FLOPs and bytes of a run, a row a kind of operation, largest time first.
 
-    Args:
-        run: what to profile; it is run once before.
-        rounds: profiles, of which the median time of each kind counts.
+    rounds: profiles, of which the median time of each kind counts.
     """
     run()  # weights are laid out, kernels compiled
     with Traffic() as traffic:
         run()
     found = [_profiled(run) for _ in range(rounds)]
     ms = {kind: median(each.get(kind, 0.0) for each in found) for kind in found[0]}
-    total = sum(ms.values())
     return [
         {
             "kind": kind,
             "calls": traffic.calls[kind],
-            "ms": short(ms[kind]),
-            "share": short(ms[kind] / total),
+            "ms": ms[kind],
+            "share": short(ms[kind] / sum(ms.values())),
             "flops": traffic.flops[kind],
             "bytes": traffic.bytes[kind],
         }
@@ -140,22 +136,18 @@ def _profiled(run: Run) -> dict[str, float]:
 def profile_rows(shape: str, batches: Sequence[int], rounds: int) -> Iterator[Row]:
     """Profiles a training step and a sample with decoding: rows by kind, and one of all kinds.
 
-    Args:
-        shape: a name of `SHAPES`.
-        batches: images in the step, and drawn together.
-        rounds: as in `profile_run`.
+    shape: a name of `SHAPES`. batches: images in the step, and drawn together.
     """
     most, dtype = ceilings(), name_of(precision(device().type))
     var, tok = models(SHAPES[shape])
     for batch in batches:
         for task in (training(var, batch), drawing_of(var, tok, batch)):
             rows = profile_run(task.runs["quick"], rounds)
-            total = sum(float(row["ms"]) for row in rows)
-            whole: Row = {"kind": "all", "ms": short(total), "share": 1}
-            whole |= {name: sum(r[name] for r in rows) for name in ("calls", "flops", "bytes")}
-            for row in (*rows, whole):
-                flops, moved, seconds = row["flops"], row["bytes"], float(row["ms"]) / 1e3
+            whole = {name: sum(r[name] for r in rows) for name in ("calls", "ms", "flops", "bytes")}
+            for row in (*rows, {"kind": "all", "share": 1} | whole):
+                flops, moved, seconds = row["flops"], row["bytes"], row["ms"] / 1e3
                 yield {"shape": shape, "what": task.what, "batch": batch} | row | {
+                    "ms": short(row["ms"]),
                     "flop_per_byte": short(flops / moved) if moved else "",
                     "share_of_products": short(flops / most[dtype] / seconds),
                     "ceiling_flop_per_byte": short(most[dtype] / most["bandwidth"]),

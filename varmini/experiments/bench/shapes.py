@@ -18,18 +18,12 @@ PAPER = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 class Shape:
     """Sizes of a transformer and its tokenizer."""
 
-    depth: int
-    """Blocks; the width is 64 times as much."""
-    sizes: tuple[Size, ...]
-    """Sizes of the token maps."""
-    vocab_size: int
-    """Codes."""
-    decoder: int
-    """Channels of the tokenizer's first level; the paper's has 160."""
-    train: int
-    """Images in a training step."""
-    batches: tuple[int, ...]
-    """Images drawn, encoded and decoded together, by default."""
+    depth: int  # blocks; the width is 64 times as much
+    sizes: tuple[Size, ...]  # sizes of the token maps
+    vocab_size: int  # codes
+    decoder: int  # channels of the tokenizer's first level; the paper's has 160
+    train: int  # images in a training step
+    batches: tuple[int, ...]  # images drawn, encoded and decoded together, by default
 
 
 SHAPES = {

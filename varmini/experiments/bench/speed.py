@@ -29,9 +29,8 @@ class Task:
     what: str
     batch: int
     unit: str
-    """What comes out: "tokens" or "images"."""
+    """What comes out: "tokens" or "images"; `units` of them a run."""
     units: int
-    """How many of them, a run."""
     flops: int
     """Of a run, by the formulas of `training.flops`."""
     runs: dict[str, Run]
@@ -83,10 +82,8 @@ def speed_rows(
 ) -> Iterator[Row]:
     """Rows of all shapes, directions and precisions as they are done.
 
-    Args:
-        shapes: names of `SHAPES`.
-        batches: images drawn together; none for each shape's own.
-        rounds: at most so many, fewer where they would take longer than `limit` seconds.
+    shapes: names of `SHAPES`. batches: images drawn together; none for each shape's own. rounds,
+    limit: as in `measure.in_turn`.
     """
     most = ceilings()
     for name in shapes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ... import quicken, sample
-from ...data import in_order
+from ... import quicken
+from ...data import batch_order, in_order
 from ...evaluation.evaluators import Evaluator
 from ...evaluation.fid import reference_of
 from ...evaluation.metrics import check_samples, frechet_between, precision_recall, psnr
@@ -21,6 +20,7 @@ from ...model.transformer import VAR
 from ...runtime.files import file_checksum
 from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, read_rows
+from ..bench.measure import Run, in_turn
 from .bed import KINDS, Codes
 from .methods import (
     DRAWINGS,
@@ -32,34 +32,38 @@ from .methods import (
     held_out_loss,
     training_loss,
 )
-from .training import Training, shuffled, train
+from .training import Training, finished, train
 
-# ----------------------------------------------------------------------------------------- training
+Measure = Callable[[Tensor, Tensor], Row]
+"""images (n, C, H, W) in [-1, 1] and labels (n,) -> figures, each with its `_se`."""
 
 
-def train_method(
-    codes: Codes, name: str, out: Path, lr: float, images: int, seed: int, points: int
-) -> list[Row]:
+def train_method(codes: Codes, name: str, out: Path, training: Training) -> list[Row]:
     """Trains a method, or goes on, or finds it finished; returns the rows of its log."""
-    bed, method = codes.bed, METHODS[name]
-    data, held_out = codes.load(method.kind, "train"), codes.load(method.kind, "test")
-    tok = codes.autoencoder(method.kind)
-    checksum = file_checksum(codes.folder(method.kind) / "model.safetensors")
+    if finished(out, training):
+        return read_rows(out / "log.csv")
+    bed, kind = codes.bed, METHODS[name].kind
+    (x, y), held_out = codes.load(kind, "train"), codes.load(kind, "test")
+    tok = codes.autoencoder(kind).model
+    checksum = file_checksum(codes.folder(kind) / "model.safetensors")
 
     def build() -> nn.Module:
-        model = method.build(bed, codes.num_classes)
-        if method.kind == "kl":
-            model.latent_std.copy_(data[0].std())
+        model = METHODS[name].build(bed, codes.num_classes)
+        if kind == "kl":
+            model.latent_std.copy_(x.std())
         return model
 
-    training = Training(images=images, batch_size=bed.batch_size, lr=lr, seed=seed, points=points)
+    def stream(start: int):
+        order = batch_order(len(x), training.batch_size, training.seed, start)
+        return ((x[rows], y[rows]) for rows, *_ in order)
+
     train(
         build,
         lambda model, x, y: training_loss(model, x, y, tok),
-        lambda start: shuffled(data, bed.batch_size, seed, start),
+        stream,
         training,
         out,
-        data=f"{bed.data}, {method.kind} {checksum}",
+        data=f"{bed.data}, {kind} {checksum}",
         held_out=lambda model: held_out_loss(model, *held_out, tok),
     )
     return read_rows(out / "log.csv")
@@ -70,22 +74,18 @@ def train_all(
 ) -> tuple[list[Row], list[Row]]:
     """Every method: short runs over the grid of learning rates, then the best one at full length.
 
-    Returns:
-        Rows of the grid, and of the full runs.
+    Returns the rows of the grid, and of the full runs.
     """
-    bed, tried, rows = codes.bed, [], []
+    tried, rows, size = [], [], codes.bed.batch_size
     for name in METHODS:
-        final = {}
         for lr in grid:
-            folder = codes.out / f"grid-{name}-{lr:g}"
-            last = train_method(codes, name, folder, lr, grid_images, 0, 1)[-1]
-            final[lr] = last["val_loss"]
-            tried.append({"method": name, "lr": lr, "images": last["images"],
-                          "val_loss": last["val_loss"]})  # fmt: skip
-        best = min(final, key=final.get)
+            training = Training(grid_images, size, lr, points=1)
+            last = train_method(codes, name, codes.out / f"grid-{name}-{lr:g}", training)[-1]
+            tried.append({"method": name, "lr": lr} | {k: last[k] for k in ("images", "val_loss")})
+        best = min(tried[-len(grid) :], key=lambda row: row["val_loss"])["lr"]
         for seed in seeds:
-            folder = codes.out / f"{name}-s{seed}"
-            log = train_method(codes, name, folder, best, bed.images, seed, 4)
+            training = Training(codes.bed.images, size, best, points=4, seed=seed)
+            log = train_method(codes, name, codes.out / f"{name}-s{seed}", training)
             rows += [{"method": name, "seed": seed, **row, "lr": best} for row in log]
     return tried, rows
 
@@ -99,11 +99,8 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
     se^2 = (g - 1) / g sum_i (theta_i - mean theta)^2. Unlike a bootstrap it repeats no sample,
     which distances between sets would take for a narrower distribution.
 
-    Args:
-        measure: rows (LongTensor of sample numbers) -> {name: number}.
-
-    Returns:
-        {name: of all samples, name_se: standard error} for every name.
+    measure: numbers of samples (LongTensor) -> {name: figure}. Returns {name: of all samples,
+    name_se: standard error} for every name.
     """
     group = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % groups
     left_out = [measure((group != i).nonzero()[:, 0]) for i in range(groups)]
@@ -113,10 +110,6 @@ def jackknife(measure: Callable[[Tensor], Row], count: int, groups: int = 10) ->
         row[name] = value
         row[f"{name}_se"] = math.sqrt((groups - 1) * values.var(correction=0).item())
     return row
-
-
-Measure = Callable[[Tensor, Tensor], Row]
-"""images (n, C, H, W) in [-1, 1] and labels (n,) -> figures, each with its `_se`."""
 
 
 def measure_against(evaluator: Evaluator, dataset: Any) -> Measure:
@@ -153,48 +146,47 @@ def measure_against(evaluator: Evaluator, dataset: Any) -> Measure:
 
 def autoencoder_rows(codes: Codes, measure: Measure, n: int) -> list[Row]:
     """Reconstructions of n test images by each autoencoder: the bound of every generator on it."""
-    test, rows = codes.images["test"], []
+    test = codes.images["test"]
     pairs = [test[i] for i in torch.linspace(0, len(test) - 1, n).long().tolist()]
     images, labels = torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-    rows.append({"autoencoder": "none (real images)", **measure(images, labels)})
+    rows = [{"autoencoder": "none (real images)", **measure(images, labels)}]
     for kind in KINDS:
-        encode, decode, drawn = codes.encoder(kind), codes.decoder(kind), []
-        for part in images.split(100):
-            with torch.no_grad(), autocast():
-                drawn.append(decode(encode(part.to(device()))).cpu())
+        own = codes.autoencoder(kind)
+        with torch.no_grad(), autocast():
+            drawn = [own.decode(own.encode(x.to(device()))).cpu() for x in images.split(100)]
         result = torch.cat(drawn).float().clamp(-1, 1)
-        size = sum(p.numel() for p in codes.autoencoder(kind).parameters())
-        rows.append({"autoencoder": kind, "parameters": size,
+        rows.append({"autoencoder": kind,
+                     "parameters": sum(p.numel() for p in own.model.parameters()),
                      "images": codes.bed.autoencoder_images,
                      "psnr": psnr(result, images).mean().item(),
                      **measure(result, labels)})  # fmt: skip
     return rows
 
 
-def quick(model: nn.Module) -> nn.Module:
-    """With quick forms, but for VAR, where `sample` sees to it: no method has quicker products."""
+def network(codes: Codes, name: str, seed: int | None = None) -> nn.Module:
+    """A method's network in evaluation mode: of a finished run, or with random weights.
+
+    Quickened, but for VAR, where `sample` sees to it: no method has quicker products.
+    """
+    torch.manual_seed(0)
+    model = METHODS[name].build(codes.bed, codes.num_classes)
+    if seed is not None:
+        model = type(model).from_pretrained(codes.out / f"{name}-s{seed}")
+    model = model.to(device()).eval()
     return model if isinstance(model, VAR) else quicken(model)
-
-
-def load_method(codes: Codes, name: str, seed: int) -> nn.Module:
-    """A finished network of the comparison, in evaluation mode."""
-    built = METHODS[name].build(codes.bed, codes.num_classes)
-    return quick(type(built).from_pretrained(codes.out / f"{name}-s{seed}").to(device()))
 
 
 def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
     """Pictures (B, C, H, W) of labels (B,), on the CPU, drawn by a finished run in parts of 100."""
-    kind = METHODS[setting.method].kind
-    model, tok = load_method(codes, setting.method, seed), codes.autoencoder(kind)
-    options = next((d.options for d in DRAWINGS if d.method == setting.method
-                    and d.name == (setting.drawing or d.name)), {})  # fmt: skip
-    drawn, decode = [], codes.decoder(kind)
+    own = codes.autoencoder(METHODS[setting.method].kind)
+    model, options = network(codes, setting.method, seed), {"filtered": setting.filtered}
+    options |= next((d.options for d in DRAWINGS if d.method == setting.method
+                     and d.name == (setting.drawing or d.name)), {})  # fmt: skip
+    drawn = []
     for i, part in enumerate(labels.split(100)):
         with torch.no_grad(), autocast():
-            images = draw_images(
-                model, tok, decode, part.to(device()), bed=codes.bed, guidance=setting.guidance,
-                filtered=setting.filtered, seed=1000 * seed + i, **options,
-            )  # fmt: skip
+            images = draw_images(model, own, part.to(device()), bed=codes.bed, seed=1000 * seed + i,
+                                 guidance=setting.guidance, **options)  # fmt: skip
         drawn.append(images.float().cpu().clamp(-1, 1))
     return torch.cat(drawn)
 
@@ -204,8 +196,7 @@ def quality_row(
 ) -> Row:
     """Draws per_class pictures of each class from a finished run and measures them."""
     labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
-    name = setting.drawing or setting.method
-    row = {"method": name, "guidance": setting.guidance, "filtered": setting.filtered}
+    row = dict(zip(("method", "guidance", "filtered"), setting.key))
     row |= {"seed": seed, "images": codes.bed.images}
     return row | measure(drawn_by(codes, setting, seed, labels), labels)
 
@@ -213,82 +204,60 @@ def quality_row(
 # --------------------------------------------------------------------------------------------- cost
 
 
-def _counted(call: Callable[[], Any]) -> int:
+def _counted(train: bool, call: Callable[..., Tensor], *args: Any, **options: Any) -> int:
+    """FLOPs of a call; with `train` of a loss and its backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with without_copies(), FlopCounterMode(display=False) as counter:
-        call()
+        result = call(*args, **options)
+        if train:
+            result.backward()
     return counter.get_total_flops()
 
 
-def cost_rows(codes: Codes, guidance: float = 2.5) -> list[Row]:
+def cost_rows(codes: Codes) -> list[Row]:
     """Parameters, sequential steps and FLOPs, counted while the calls run; weights do not matter.
 
     FLOPs of an image are those of the guided generator at batch 1, without the decoder, which has
     its own column; of training, forward and backward of one image.
     """
-    return [_cost(codes, d, guidance) for d in DRAWINGS]
+    rows, label = [], torch.zeros(1, dtype=torch.long, device=device())
+    for d in DRAWINGS:
+        kind = METHODS[d.method].kind
+        model, own = network(codes, d.method), codes.autoencoder(kind)
+        x = codes.load(kind, "test")[0][:4].to(device())
+        decoder = _counted(False, own.decode, x[:1])
+        options = {"bed": codes.bed, "guidance": 2.5, "seed": 0, **d.options}
+        flops = _counted(False, draw_images, model, own, label, **options) - decoder
+        model.train()
+        training = _counted(True, training_loss, model, x, label.expand(4), own.model)
+        rows.append({"method": d.method, "drawing": d.name, "steps": d.steps(codes.bed),
+                     "parameters": sum(p.numel() for p in model.parameters()), "flops": flops,
+                     "decoder_flops": decoder, "training_flops": training // 4})  # fmt: skip
+    return rows
 
 
-def _cost(codes: Codes, d: Drawing, guidance: float) -> Row:
-    kind, bed = METHODS[d.method].kind, codes.bed
-    model, tok, decode = network(codes, d.method), codes.autoencoder(kind), codes.decoder(kind)
-    label = torch.zeros(1, dtype=torch.long, device=device())
-    x = codes.load(kind, "test")[0][:4].to(device())
-    decoder = _counted(lambda: decode(x[:1]))
-
-    def draw() -> Tensor:
-        if isinstance(model, VAR):
-            return sample(model, tok, label, cfg=guidance - 1, top_k=1)
-        return draw_images(
-            model, tok, decode, label, bed=bed, guidance=guidance, seed=0, **d.options
-        )
-
-    whole = _counted(draw)
-    model.train()
-    training = _counted(lambda: training_loss(model, x, label.expand(4), tok).backward())
-    return {
-        "method": d.method,
-        "drawing": d.name,
-        "steps": d.steps(bed),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": whole - decoder,
-        "decoder_flops": decoder,
-        "training_flops": training // 4,
-    }
-
-
-def network(codes: Codes, name: str) -> nn.Module:
-    """A method's network with random weights, in evaluation mode: time does not depend on them."""
-    torch.manual_seed(0)
-    return quick(METHODS[name].build(codes.bed, codes.num_classes).to(device()).eval())
-
-
-def speed_rows(
-    codes: Codes, rounds: int, batches: Sequence[int] = (1, 16), guidance: float = 2.5
-) -> list[Row]:
+def speed_rows(codes: Codes, rounds: int, batches: Sequence[int] = (1, 16)) -> list[Row]:
     """Milliseconds an image, decoder and guidance counted: all drawings in turn, round after round.
 
     Interleaving spreads whatever else the machine does over all of them.
     """
-    calls = []
-    for d in DRAWINGS:
-        kind = METHODS[d.method].kind
-        calls.append((d, network(codes, d.method), codes.autoencoder(kind), codes.decoder(kind)))
-    rows = []
-    for number in range(-1, rounds):  # round -1 warms up
-        for batch in batches:
-            labels = torch.arange(batch, device=device()) % codes.num_classes
-            for d, model, tok, decode in calls:
-                begin = time.perf_counter()
-                with torch.no_grad(), autocast():
-                    images = draw_images(
-                        model, tok, decode, labels, bed=codes.bed, guidance=guidance,
-                        seed=number + 1, **d.options,
-                    )  # fmt: skip
-                images.sum().item()  # waits for a GPU
-                seconds = time.perf_counter() - begin
-                if number >= 0:
-                    rows.append({"drawing": d.name, "batch": batch, "round": number,
-                                 "ms_an_image": 1000 * seconds / batch})  # fmt: skip
-    return rows
+
+    def run(d: Drawing, batch: int) -> Run:
+        model, own = network(codes, d.method), codes.autoencoder(METHODS[d.method].kind)
+        labels = torch.arange(batch, device=device()) % codes.num_classes
+        options = {"bed": codes.bed, "guidance": 2.5, "seed": 0, **d.options}
+
+        @torch.no_grad()
+        def draw() -> None:
+            with autocast():
+                draw_images(model, own, labels, **options)
+
+        return draw
+
+    runs = {(d.name, batch): run(d, batch) for batch in batches for d in DRAWINGS}
+    in_turn(runs, 1, 0)  # warms up
+    seconds = in_turn(runs, rounds, math.inf)
+    return [{"drawing": name, "batch": batch, "round": number,
+             "ms_an_image": 1000 * seconds[name, batch][number] / batch}
+            for number in range(rounds) for name, batch in runs]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,50 +16,46 @@ from ...zoo.generators.dit import DiT, DiTConfig
 from ...zoo.generators.maskgit import MaskGIT, MaskGITConfig
 from ...zoo.generators.plain_var import PlainVAR
 from ...zoo.generators.raster_ar import RasterAR, RasterARConfig
-from .bed import Bed
+from .bed import Autoencoder, Bed
 
 GRID = (6e-4, 1e-3, 2e-3)
 """Learning rates that are tried for every method."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A trained system: its autoencoder's kind and its network."""
+class Method(NamedTuple):
+    """A trained system."""
 
-    name: str
     kind: str
     """Which autoencoder: "multi", "single" or "kl"."""
-    build: Callable[[Bed, int], nn.Module]
+    build: Callable[[Bed, int], Any]
     """(bed, number of classes) -> the network."""
 
 
-def _var(bed: Bed, classes: int, cls: type = VAR, **options) -> VAR:
-    values = dict(sizes=bed.sizes, vocab_size=bed.vocab_size, code_channels=bed.code_channels)
-    shape = dict(depth=bed.depth, width=bed.width, heads=bed.heads, init_gamma=0.1)
-    return cls(VARConfig(**values, **shape, num_classes=classes, **options))
+def _var(bed: Bed, classes: int, **options: Any) -> VARConfig:
+    names = ("sizes", "vocab_size", "code_channels", "depth", "width", "heads")
+    shape = {name: getattr(bed, name) for name in names}
+    return VARConfig(**shape, init_gamma=0.1, num_classes=classes, **options)
 
 
-def _shape(bed: Bed, classes: int, quarters: int) -> dict[str, int]:
+def _other(bed: Bed, classes: int, quarters: int) -> dict[str, int]:
     """Depth in quarters of VAR's, so that 12 or 18 depth width^2 come out alike."""
     return dict(depth=bed.depth * quarters // 4, width=bed.width, heads=bed.heads,
                 side=bed.side, num_classes=classes)  # fmt: skip
 
 
 METHODS = {
-    m.name: m
-    for m in (
-        Method("var", "multi", _var),
-        Method("raster-ar", "single", lambda bed, n: RasterAR(
-            RasterARConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size))),
-        Method("maskgit", "single", lambda bed, n: MaskGIT(
-            MaskGITConfig(**_shape(bed, n, 6), vocab_size=bed.vocab_size))),
-        Method("dit", "kl", lambda bed, n: DiT(
-            DiTConfig(**_shape(bed, n, 5), channels=bed.latent_channels))),
-        # For the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
-        Method("var-plain", "multi", lambda b, n: _var(b, n, PlainVAR, qk_norm=False)),
-        Method("var-adaln", "multi", lambda b, n: _var(b, n, qk_norm=False)),
-    )
+    "var": Method("multi", lambda b, n: VAR(_var(b, n))),
+    "raster-ar": Method("single", lambda b, n: RasterAR(
+        RasterARConfig(**_other(b, n, 6), vocab_size=b.vocab_size))),
+    "maskgit": Method("single", lambda b, n: MaskGIT(
+        MaskGITConfig(**_other(b, n, 6), vocab_size=b.vocab_size))),
+    "dit": Method("kl", lambda b, n: DiT(DiTConfig(**_other(b, n, 5), channels=b.latent_channels))),
+    # For the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
+    "var-plain": Method("multi", lambda b, n: PlainVAR(_var(b, n, qk_norm=False))),
+    "var-adaln": Method("multi", lambda b, n: VAR(_var(b, n, qk_norm=False))),
 }  # fmt: skip
+COMPARED = ("var", "raster-ar", "maskgit", "dit")
+"""Methods that are compared; the others serve the ablation alone."""
 
 
 def training_loss(model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module) -> Tensor:
@@ -71,18 +68,16 @@ def training_loss(model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Modul
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module, batch_size: int = 250
+    model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module
 ) -> dict[str, float]:
     """{"val_loss": the mean loss in evaluation mode}, with the same random masks and noises always.
 
     Comparable within a method alone: cross-entropy a token, or squared error of the noise.
     """
-    model.eval()
-    device, total = next(model.parameters()).device, 0.0
+    where, total = next(model.parameters()).device, 0.0
     torch.manual_seed(0)
-    for rows in torch.arange(len(labels)).split(batch_size):
-        value = training_loss(model, codes[rows].to(device), labels[rows].to(device), tok)
-        total += value.item() * len(rows)
+    for x, y in zip(codes.split(250), labels.split(250)):
+        total += training_loss(model.eval(), x.to(where), y.to(where), tok).item() * len(x)
     return {"val_loss": total / len(labels)}
 
 
@@ -98,11 +93,6 @@ class Drawing:
     """What the method's `generate` (or VAR's `sample`) is given."""
 
 
-def _top_k(bed: Bed) -> int:
-    """The paper's 900 of 4,096 codes, as a share of these."""
-    return round(bed.vocab_size * 900 / 4096)
-
-
 DRAWINGS = (
     Drawing("var", "VAR", lambda b: len(b.sizes), {}),
     Drawing("raster-ar", "raster AR, cache", lambda b: b.side**2, {}),
@@ -112,7 +102,6 @@ DRAWINGS = (
     Drawing("dit", "DiT, DDIM 250", lambda b: 250, {"steps": 250}),
 )
 """What is timed; quality is measured of the first drawing of each method, and of `LONG`."""
-
 LONG = "DiT, DDIM 250"
 """The paper's way to draw from DiT. It takes long, so it is measured at one guidance alone."""
 
@@ -127,9 +116,10 @@ class Setting:
     drawing: str = ""
     """Name of the drawing; empty: the method's first."""
 
-
-COMPARED = ("var", "raster-ar", "maskgit", "dit")
-"""Methods that are compared; the others serve the ablation alone."""
+    @property
+    def key(self) -> tuple[str, float, str]:
+        """Method, guidance and filtered as quality.csv has them."""
+        return self.drawing or self.method, self.guidance, str(self.filtered)
 
 
 ABLATION = (
@@ -152,26 +142,25 @@ def settings(guidance: tuple[float, ...]) -> list[Setting]:
 
 def draw_images(
     model: nn.Module,
-    tok: nn.Module,
-    decode: Callable[[Tensor], Tensor],
+    own: Autoencoder,
     labels: Tensor,
     *,
     bed: Bed,
     guidance: float,
     seed: int,
     filtered: bool = True,
-    **options,
+    **options: Any,
 ) -> Tensor:
     """Draws one batch, (B, C, H, W) in [-1, 1].
 
-    Args:
-        tok, decode: the method's autoencoder, and codes -> images as `Codes.decoder` gives it.
-        guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to it, t = s - 1 at the end.
-        filtered: the paper's top-k (as a share of the codes) and top-p, for VAR and raster AR.
+    own: the method's autoencoder. guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to
+    it, t = s - 1 at the end. filtered: the paper's top-k (900 of 4,096, as a share) and top-p, for
+    VAR and raster AR.
     """
-    some = {"top_k": _top_k(bed), "top_p": 0.96} if filtered else {"top_k": 0, "top_p": 0.0}
+    top = {"top_k": round(bed.vocab_size * 900 / 4096), "top_p": 0.96}
+    top = top if filtered else {"top_k": 0, "top_p": 0.0}
     if isinstance(model, VAR):
-        return sample(model, tok, labels, cfg=guidance - 1, seed=seed, **some)
+        return sample(model, own.model, labels, cfg=guidance - 1, seed=seed, **top)
     if isinstance(model, RasterAR):
-        options |= some
-    return decode(model.generate(labels, guidance=guidance, seed=seed, **options))
+        options |= top
+    return own.decode(model.generate(labels, guidance=guidance, seed=seed, **options))

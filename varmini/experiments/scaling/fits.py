@@ -3,17 +3,35 @@
 A law is a straight line through (log x, log L). Two points always lie on one, so every fit here
 comes with Pearson's correlation, residuals, bootstrap intervals, a curvature, and the miss of a law
 fitted without the largest size. Source: VAR, section 5.2, equations 9 and 10 (of Kaplan et al.
-2020). Only numpy is needed.
+2020).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
+from ...runtime.tables import Row
+from ..comparison.training import Training
+
 Numbers = Sequence[float] | np.ndarray
+BILLION, PFLOP = 1e9, 1e15
+"""The paper's units of N and C."""
+PAPER = {
+    "n": {"loss_last": (2.0, -0.23), "loss": (2.5, -0.20),
+          "error_last": (490.0, -0.016), "error": (650.0, -0.010)},
+    "c": {"loss_last": (2.2e-5, -0.13), "loss": (1.5e-5, -0.16),
+          "error_last": (0.081, -0.0067), "error": (0.044, -0.011)},
+}  # fmt: skip
+"""a and b of the published laws over N and over C, of the losses and the shares of wrong tokens.
+
+VAR, section 5.2, figures 5 and 6: twelve sizes from 18M to 2B on ImageNet at 256 pixels.
+"""
+MEASURES = tuple(PAPER["n"])
 
 
 @dataclass(frozen=True)
@@ -42,14 +60,10 @@ class PowerLaw:
 
 def _logs(x: Numbers, y: Numbers, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x and y have shapes {x.shape} and {y.shape}, expected two equal (n,)")
-    for name, values in (("x", x), ("y", y)):
-        bad = values[~(np.isfinite(values) & (values > 0))]
-        if len(bad):
-            raise ValueError(f"{name} holds {bad[0]}, expected positive finite numbers for a log")
-    if (sizes := len(np.unique(x))) < least:
-        raise ValueError(f"x holds {sizes} different values, expected at least {least}")
+    fits = x.ndim == 1 and x.shape == y.shape and len(np.unique(x)) >= least
+    if not (fits and (x > 0).all() and (y > 0).all()):
+        raise ValueError(f"x is {x.tolist()} and y {y.tolist()}, expected as many positive numbers "
+                         f"each, and at least {least} different x")  # fmt: skip
     return np.log(x), np.log(y)
 
 
@@ -98,12 +112,8 @@ def bootstrap(
     replacement, and from each as many of its runs, with replacement (a cluster bootstrap); draws
     that show fewer than two sizes are drawn again.
 
-    Args:
-        draws: resampled fits.
-        level: share of them inside the interval (percentiles).
-
-    Returns:
-        {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
+    draws: resampled fits; level: share of them inside the interval (percentiles). Returns
+    {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
     """
     u, v = _logs(x, y)
     centre = u.mean()
@@ -128,39 +138,28 @@ def bootstrap(
             pearson = np.clip(uv / np.sqrt(uu * np.maximum(vv, 0)), -1, 1)
         found = np.concatenate([found, np.stack([a, b, pearson], axis=1)])
     tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(found[:draws], [tail, 100 - tail], axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(("a", "b", "pearson"))}
+    bounds = np.nanpercentile(found[:draws], [tail, 100 - tail], axis=0).T.tolist()
+    return {name: tuple(pair) for name, pair in zip(("a", "b", "pearson"), bounds)}
 
 
 def predict_largest(x: Numbers, y: Numbers) -> dict[str, float]:
     """A law fitted to all but the largest x, asked for the largest.
 
-    Returns:
-        {"x", "predicted", "measured" (geometric mean over its runs), "miss" = predicted / measured
-        - 1}.
+    Returns predicted; measured, the geometric mean of its runs; miss = predicted / measured - 1.
     """
     _logs(x, y)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     largest = x == x.max()
     predicted = float(fit_power_law(x[~largest], y[~largest])(x.max()))
     measured = float(np.exp(np.log(y[largest]).mean()))
-    return {
-        "x": float(x.max()),
-        "predicted": predicted,
-        "measured": measured,
-        "miss": predicted / measured - 1,
-    }
+    return {"predicted": predicted, "measured": measured, "miss": predicted / measured - 1}
 
 
 def envelope(compute: Numbers, loss: Numbers) -> np.ndarray:
     """The compute-optimal frontier: indices of points that no cheaper or equal point beats.
 
-    Args:
-        compute: (n,) positive, of all sizes and all moments of their training.
-        loss: (n,) positive.
-
-    Returns:
-        (m,) indices in the order of rising compute, with strictly falling loss.
+    compute, loss: (n,) positive, of all sizes and all moments of their training. Returns (m,)
+    indices in the order of rising compute, with strictly falling loss.
     """
     u, v = _logs(compute, loss)
     order = np.lexsort((v, u))
@@ -169,29 +168,75 @@ def envelope(compute: Numbers, loss: Numbers) -> np.ndarray:
     return order[first]
 
 
-@dataclass(frozen=True)
-class Law:
-    """A law as published."""
-
-    measure: str
-    """Column: loss, loss_last, error or error_last."""
-    over: str
-    """"n" for parameters in billions, "c" for compute in PFlops."""
-    a: float
-    b: float
+# --------------------------------------------------------------------------------- rows of a sweep
 
 
-PAPER = (
-    Law("loss_last", "n", 2.0, -0.23),
-    Law("loss", "n", 2.5, -0.20),
-    Law("error_last", "n", 490.0, -0.016),
-    Law("error", "n", 650.0, -0.010),
-    Law("loss_last", "c", 2.2e-5, -0.13),
-    Law("loss", "c", 1.5e-5, -0.16),
-    Law("error_last", "c", 0.081, -0.0067),
-    Law("error", "c", 0.044, -0.011),
-)
-"""VAR, section 5.2, figures 5 and 6: twelve sizes from 18M to 2B on ImageNet at 256 pixels."""
+def ends_of(rows: Sequence[Row]) -> list[Row]:
+    """The last row of every run of a sweep."""
+    last = max(row["images"] for row in rows)
+    return [row for row in rows if row["images"] == last]
 
-BILLION, PFLOP = 1e9, 1e15
-"""The paper's units of N and C."""
+
+def frontier(rows: Sequence[Row], measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Compute in PFlops and the best value of `measure` that was reached with it: (m,), (m,).
+
+    Of all sizes at all moments, without the start of each run: its warm-up, and as long as a tenth
+    of the first weights is left in the average (decay^step > 0.1). Such a point is no run that
+    ended there, and the cheapest of them would always lie on the frontier.
+    """
+    training = Training()
+    begin = max(training.warmup * max(row["step"] for row in rows),
+                math.log(0.1) / math.log(training.ema))  # fmt: skip
+    rows = [row for row in rows if row["step"] >= begin]
+    if len({row["flops"] for row in rows}) < 2:
+        return np.empty(0), np.empty(0)
+    x, y = np.array([row["flops"] for row in rows]) / PFLOP, np.array([r[measure] for r in rows])
+    keep = envelope(x, y)
+    return x[keep], y[keep]
+
+
+def second_half(rows: Sequence[Row]) -> dict[int, float]:
+    """{n: the share of the loss of all scales that the second half of a run takes off}.
+
+    A run that has learned what its size allows gains nothing; the mean over seeds.
+    """
+    half, last = sorted({row["images"] for row in rows})[-2:]
+
+    def loss(n: int, images: int) -> float:
+        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
+
+    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
+
+
+def laws(rows: list[Row], *, draws: int = 2000) -> list[Row]:
+    """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
+
+    One row a law, none where the frontier has fewer than three points: a (in the paper's units: N
+    in billions, C in PFlops), b, their intervals, Pearson's correlation, curvature, largest
+    residual, `bend`, what the law fitted without the largest size says about it, the value at the
+    next largest (the prediction of one who knows no law), how many times flatter the law is than
+    the paper's, and how many of its points are ends of runs. ValueError on fewer than three sizes.
+    """
+    end, found = ends_of(rows), []
+    for over, measure in product(PAPER, MEASURES):
+        if over == "n":
+            ends = x = np.array([row["n"] / BILLION for row in end])
+            y = np.array([row[measure] for row in end])
+        else:
+            ends = [row["flops"] / PFLOP for row in end]
+            x, y = frontier(rows, measure)
+            if len(x) < 3:  # more compute did not help: there is no frontier to fit
+                continue
+        law, asked = fit_power_law(x, y), predict_largest(x, y)
+        row = {"measure": measure, "over": over, "points": len(x),
+               "ends": int(np.isin(x, ends).sum()), "images": end[0]["images"]}  # fmt: skip
+        for name, (low, high) in bootstrap(x, y, draws=draws).items():
+            row |= {name: getattr(law, name), f"{name}_low": low, f"{name}_high": high}
+        row |= {"curvature": curvature(x, y), "bend": bend(x, y),
+                "largest_residual": max(map(abs, law.residuals)), **asked}  # fmt: skip
+        nearest = float(np.exp(np.log(y[x == np.unique(x)[-2]]).mean()))
+        a, b = PAPER[over][measure]
+        row |= {"next_largest": nearest, "next_miss": nearest / asked["measured"] - 1,
+                "flatter": b / law.b, "paper_a": a, "paper_b": b}  # fmt: skip
+        found.append(row)
+    return found

@@ -42,38 +42,30 @@ def measure_pictures(
 ) -> Path:
     """Draws from every finished run of a sweep and measures the pictures.
 
-    Writes `csv` anew after each run, with a row for every run, and beside it a sheet of pictures of
-    the first seed.
+    Writes `csv`, with a row for every run, and beside it a sheet of pictures of the first seed.
 
-    Args:
-        out: the folder of the runs.
-        per_class: pictures of each class from each run.
-        classifier: what evaluates, a shipped name or folder.
-
-    Raises:
-        ValueError: when there is no finished run, or too few pictures for a distance.
+    out: the folder of the runs. per_class: pictures of each class from each run. classifier: what
+    evaluates, a shipped name or folder. ValueError when there is no finished run, or too few
+    pictures for a distance.
     """
     tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(device())
     test = fitted(sweep.data, "test", tok.image_size, tok.config.image_channels)
     measure, classes = measure_against(classifier_evaluator(classifier), test), len(test.classes)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    labels, two = (torch.arange(classes).repeat_interleave(n) for n in (per_class, 2))
     about: Row = {"per_class": per_class, **SAMPLING, "classifier": classifier} | origin()
-    rows, shown, names = [], [], []
-    pairs = [(depth, seed) for depth in sorted(sweep.depths) for seed in sweep.seeds]
-    for depth, seed in progress(pairs, "pictures"):
-        folder = out / f"d{depth}-s{seed}"
-        if not finished(folder, sweep.training(depth, seed)):
-            continue
+    rows, sheet = [], {}
+    runs = [run for run in sweep.runs(out) if finished(*run[2:])]
+    if not runs:
+        raise ValueError(f"{out} holds no finished run of this sweep: run `varmini scaling` first")
+    for depth, seed, folder, _ in progress(runs, "pictures"):
         var = VAR.from_pretrained(folder).to(device())
         row = {"depth": depth, "seed": seed, "images": sweep.images}
         rows.append(row | measure(draw(var, tok, labels), labels) | about)
         if seed == sweep.seeds[0]:
-            shown.append(draw(var, tok, torch.arange(classes).repeat_interleave(2)))
-            names.append(f"d = {depth}")
-    if not rows:
-        raise ValueError(f"{out} holds no finished run of this sweep: run `varmini scaling` first")
-    headings = [name for name in test.classes for _ in range(2)]
+            sheet[f"d = {depth}"] = draw(var, tok, two)
     title = f"The same random seeds at every size, {sweep.images:,} training images"
-    sheet = image_grid(torch.cat(shown), len(headings), headings, title, rows=names)
-    save(sheet, csv.with_suffix(".png"))
+    headings = [test.classes[label] for label in two.tolist()]
+    figure = image_grid(torch.cat(list(sheet.values())), len(headings), headings, title,
+                        rows=list(sheet))  # fmt: skip
+    save(figure, csv.with_suffix(".png"))
     return write_rows(csv, rows)

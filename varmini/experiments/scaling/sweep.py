@@ -7,9 +7,9 @@ every point on the way stands for a run that ended there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,17 +20,15 @@ from ...model.transformer import VAR, VARConfig
 from ...runtime.files import file_checksum, read_json
 from ...runtime.machine import device
 from ...runtime.pretrained import resolve_folder
-from ...runtime.tables import read_rows, write_rows
+from ...runtime.tables import Row, read_rows, write_rows
 from ...training.flops import var_parameters, var_training_flops
 from ...training.run_folder import make_folder
 from ...training.token_sets import token_batches, token_set
 from ...training.train_var import held_out_terms
 from ..comparison.training import Training, finished, train
-from .laws import MEASURES, frontier, laws, second_half
+from .fits import MEASURES, frontier, laws
 
-__all__ = [
-    "MEASURES", "Sweep", "collect", "frontier", "laws", "run_sweep", "second_half", "var_loss",
-]  # fmt: skip
+__all__ = ["MEASURES", "Sweep", "collect", "frontier", "laws", "run_sweep", "var_loss"]
 
 
 @dataclass(frozen=True)
@@ -61,51 +59,39 @@ class Sweep:
     """A shipped tokenizer's name, or a run's folder."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty, expected at least one")
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name} are {getattr(self, name)}, expected each only once")
-        for name, least in (("depths", min(self.depths)), ("unit", self.unit),
-                            ("held_out", self.held_out)):  # fmt: skip
-            if least < 1:
-                raise ValueError(f"{name} holds {least}, expected at least 1")
-        for depth in self.depths:
-            self.training(depth, 0)  # checks the rest
+        for name, values in (("depths", self.depths), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} are {values}, expected at least one, each only once")
+        if min(*self.depths, self.unit, self.held_out) < 1:
+            raise ValueError(f"depths are {self.depths}, unit {self.unit} and held_out "
+                             f"{self.held_out}, expected at least 1")  # fmt: skip
+        self.training(min(self.depths), 0)  # checks the rest at the largest learning rate
 
     def training(self, depth: int, seed: int) -> Training:
         """The run of one size: lr = lr_4 sqrt(4 / d), no decay."""
-        return Training(
-            images=self.images,
-            batch_size=self.batch_size,
-            lr=self.lr * (4 / depth) ** 0.5,
-            muon_lr=self.muon_lr,
-            warmup=0.05,
-            decay=0.0,
-            points=self.points,
-            seed=seed,
-        )
+        return Training(self.images, self.batch_size, self.lr * (4 / depth) ** 0.5, self.muon_lr,
+                        decay=0.0, points=self.points, seed=seed)  # fmt: skip
 
     def model(self, depth: int, tok: MultiScaleVQVAE, num_classes: int) -> VARConfig:
         """The transformer of one size: width unit d, d heads (the paper's unit is 64)."""
-        return VARConfig(
-            depth=depth,
-            width=self.unit * depth,
-            heads=depth,
-            sizes=tok.config.sizes,
-            vocab_size=tok.vocab_size,
-            code_channels=tok.config.code_channels,
-            num_classes=num_classes,
-            init_gamma=0.1,
-        )
+        shape = {n: getattr(tok.config, n) for n in ("sizes", "vocab_size", "code_channels")}
+        return VARConfig(depth, self.unit * depth, depth, **shape, num_classes=num_classes,
+                         init_gamma=0.1)  # fmt: skip
+
+    def runs(self, out: Path) -> Iterator[tuple[int, int, Path, Training]]:
+        """(depth, seed, folder, training) of every run, small sizes first.
+
+        A sweep that is stopped early then still holds all seeds of some.
+        """
+        for depth in sorted(self.depths):
+            for seed in self.seeds:
+                yield depth, seed, out / f"d{depth}-s{seed}", self.training(depth, seed)
 
 
 def var_loss(model: VAR, tok: MultiScaleVQVAE, tokens: Tensor, labels: Tensor) -> Tensor:
     """Teacher-forced cross-entropy, -1/L sum_k log p(r_k | r_1, ..., r_{k-1}, class).
 
-    Args:
-        tokens: (B, L) flat pyramids.
-        labels: (B,).
+    tokens: (B, L) flat pyramids; labels: (B,).
     """
     inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(tokens))
     return F.cross_entropy(model(labels, inputs).flatten(0, 1), tokens.flatten())
@@ -116,15 +102,9 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path) -> Path:
 
     Killed at any moment, the same call goes on where it stopped.
 
-    Args:
-        out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0.
-        csv: the table: a row for every run and moment.
-
-    Returns:
-        The CSV file.
-
-    Raises:
-        ValueError: on data or a tokenizer that is not there, or a folder with another sweep.
+    out: the folder of all runs, one folder each: d3-s0 is depth 3, seed 0. csv: the table, a row
+    for every run and moment; it is returned. ValueError on data or a tokenizer that is not there,
+    or a folder with another sweep.
     """
     out, csv = make_folder(Path(out), clear=False), Path(csv)
     source = resolve_folder(sweep.tokenizer, MultiScaleVQVAE.kind)
@@ -132,56 +112,46 @@ def run_sweep(sweep: Sweep, out: str | Path, csv: str | Path) -> Path:
     tok = MultiScaleVQVAE.from_pretrained(source).to(device())
     images = {split: fitted(sweep.data, split, tok.image_size, tok.config.image_channels)
               for split in ("train", "test")}  # fmt: skip
-    classes, folder, sets = len(images["train"].classes), out / "tokens", {}
-    runs = [(out / f"d{d}-s{s}", sweep.training(d, s)) for d in sweep.depths for s in sweep.seeds]
+    classes, sets = len(images["train"].classes), {}
     # A sweep that is finished encodes nothing.
-    for split in () if all(finished(*run) for run in runs) else images:
+    done = all(finished(folder, training) for *_, folder, training in sweep.runs(out))
+    for split in () if done else images:
         flip = split == "train"
-        sets[split] = token_set(tok, checksum, images[split], folder, split, flip=flip)
-
-    def loss(model: VAR, batch: Tensor, labels: Tensor) -> Tensor:
-        return var_loss(model, tok, batch, labels)
+        sets[split] = token_set(tok, checksum, images[split], out / "tokens", split, flip=flip)
 
     def held_out(model: VAR) -> dict[str, float]:
         terms = held_out_terms(model, tok, sets["test"], sweep.held_out)
         return {f"val_{name}": value for name, value in terms.items()}
 
-    # Small sizes first: a sweep that is stopped early still holds both seeds of some.
-    for depth in sorted(sweep.depths):
+    for depth, seed, folder, training in sweep.runs(out):
         config = sweep.model(depth, tok, classes)
-        for seed in sweep.seeds:
-            training = sweep.training(depth, seed)
-
-            def stream(start: int, training: Training = training):
-                return token_batches(sets["train"], training.batch_size, training.seed, start)
-
-            train(
-                lambda config=config: VAR(config),
-                loss,
-                stream,
-                training,
-                out / f"d{depth}-s{seed}",
-                data=f"{sweep.data}, tokenizer {checksum}, {sweep.held_out} held out",
-                held_out=held_out,
-            )
-            rows = collect(sweep, out, tok, classes)
-            write_rows(csv, [row | {"data_images": len(images["train"])} for row in rows])
+        train(
+            lambda config=config: VAR(config),
+            lambda model, tokens, labels: var_loss(model, tok, tokens, labels),
+            lambda start, seed=seed: token_batches(sets["train"], sweep.batch_size, seed, start),
+            training,
+            folder,
+            data=f"{sweep.data}, tokenizer {checksum}, {sweep.held_out} held out",
+            held_out=held_out,
+        )
+        rows = collect(sweep, out, tok, classes)
+        write_rows(csv, [row | {"data_images": len(images["train"])} for row in rows])
     return csv
 
 
-def collect(
-    sweep: Sweep, out: Path, tok: MultiScaleVQVAE, num_classes: int
-) -> list[dict[str, Any]]:
+def collect(sweep: Sweep, out: Path, tok: MultiScaleVQVAE, num_classes: int) -> list[Row]:
     """The rows of all finished runs: size, seed, images, FLOPs, loss and token error.
 
     `n` counts the matrices of the blocks (with their biases), as the paper's 18 d w^2 does;
-    `parameters` counts all.
-    `flops` are those of the training so far, by the formula of `varmini.training.flops`.
+    `parameters` counts all. `flops` are those of the training so far, by `varmini.training.flops`.
     """
-    rows: list[dict[str, Any]] = []
-    for depth in sorted(sweep.depths):
+    rows: list[Row] = []
+    for depth, seed, folder, training in sweep.runs(out):
+        if not finished(folder, training):
+            continue
         config = sweep.model(depth, tok, num_classes)
         sizes, flops = var_parameters(config), var_training_flops(config)
+        session = read_json(folder / "run.json")["sessions"][-1]
         about = {
             "depth": depth,
             "width": config.width,
@@ -189,33 +159,21 @@ def collect(
             "n": sizes["blocks"] + sizes["AdaLN"],
             "parameters": sum(sizes.values()),
             "held_out": sweep.held_out,
+            "seed": seed,
         }
-        for seed in sweep.seeds:
-            folder = out / f"d{depth}-s{seed}"
-            if not finished(folder, sweep.training(depth, seed)):
-                continue
-            rows += [about | {"seed": seed} | row for row in _measured(folder, flops, sweep)]
+        origin = {"arithmetic": session["precision"]}
+        origin |= {k: session[k] for k in ("threads", "date", "hardware", "command", "commit")}
+        for row in read_rows(folder / "log.csv"):
+            rows.append(about | {
+                "step": row["step"],
+                "images": row["images"],
+                "flops": row["images"] * flops,
+                "lr": row["lr"],
+                "muon_lr": sweep.muon_lr,
+                "loss": row["val_loss"],
+                "loss_last": row["val_loss_last"],
+                "error": 1 - row["val_accuracy"],
+                "error_last": 1 - row["val_accuracy_last"],
+                "seconds": row["seconds"],
+            } | origin)  # fmt: skip
     return rows
-
-
-def _measured(folder: Path, flops: float, sweep: Sweep) -> list[dict[str, Any]]:
-    """The rows of one finished run, and where they come from."""
-    session = read_json(folder / "run.json")["sessions"][-1]
-    origin = ("threads", "date", "hardware", "command", "commit")
-    return [
-        {
-            "step": row["step"],
-            "images": row["images"],
-            "flops": row["images"] * flops,
-            "lr": row["lr"],
-            "muon_lr": sweep.muon_lr,
-            "loss": row["val_loss"],
-            "loss_last": row["val_loss_last"],
-            "error": 1 - row["val_accuracy"],
-            "error_last": 1 - row["val_accuracy_last"],
-            "seconds": row["seconds"],
-            "arithmetic": session["precision"],
-        }
-        | {name: session[name] for name in origin}
-        for row in read_rows(folder / "log.csv")
-    ]

@@ -2,7 +2,7 @@
 
 All of them force some of an image's own tokens and let the model draw the others (VAR, section
 5.2). Errors are mean squares of images in [-1, 1]; a mean comes with its standard error over
-images.
+images. Everywhere images are (B, C, H, W) in [-1, 1], held out, and labels (B,) their classes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from torch import Tensor, nn
 
 from ... import inpaint, sample
 from ...fast.drawing import quick_generate
-from ...model.checks import as_pyramid
 from ...model.sampler import Noise
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
+from ...runtime.tables import Row
 
 TASKS = ("in-painting", "out-painting", "editing")
+DRAWN = {"cfg": 1.5, "top_k": 0, "top_p": 0.96, "seed": 0}
+"""How maps are drawn after forced ones, unless said otherwise."""
 
 
 def task_mask(task: str, size: tuple[int, int]) -> Tensor:
-    """(H, W) bool, True where a task draws: the middle half of each side, or all around it.
-
-    Raises:
-        ValueError: on an unknown task.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}, expected one of: {', '.join(TASKS)}")
+    """(H, W) bool, True where one of `TASKS` draws: the middle half of each side, or around it."""
     h, w = size
     middle = torch.zeros(h, w, dtype=torch.bool)
     middle[h // 4 : h - h // 4, w // 4 : w - w // 4] = True
@@ -43,17 +39,12 @@ def kept_error(images: Tensor, originals: Tensor, mask: Tensor) -> Tensor:
 
 
 def seam_error(images: Tensor, mask: Tensor) -> Tensor:
-    """How far neighbouring pixels differ across the mask's edge.
+    """How far neighbouring pixels differ across the mask's edge, in units of the pixels: (B,).
 
     The mean absolute difference of all pairs of pixels, side by side or one above the other, of
     which one was drawn and one kept.
 
-    Args:
-        images: (B, C, H, W).
-        mask: (H, W) bool, with an edge.
-
-    Returns:
-        (B,), in units of the pixels.
+    images: (B, C, H, W). mask: (H, W) bool, with an edge.
     """
     across = mask[:, 1:] != mask[:, :-1]
     down = mask[1:] != mask[:-1]
@@ -64,16 +55,21 @@ def seam_error(images: Tensor, mask: Tensor) -> Tensor:
     return torch.cat(steps, dim=1).mean(1)
 
 
-def mean_and_error(values: Tensor, name: str) -> dict[str, float]:
-    """{name: mean, name_se: standard error of the mean} of one value an image, (n,)."""
-    values = values.double()
-    spread = values.std().item() if len(values) > 1 else float("nan")
-    return {name: values.mean().item(), f"{name}_se": spread / math.sqrt(max(1, len(values)))}
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error an image, (B, ...) twice -> (B,)."""
+    return (a - b).square().flatten(1).mean(1)
 
 
 def right(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """1.0 where the classifier gives the image its label, else 0.0: (B,)."""
     return (classifier(images).argmax(1) == labels).float()
+
+
+def mean_and_error(values: Tensor, name: str) -> dict[str, float]:
+    """{name: mean, name_se: standard error of the mean} of one value an image, (n,)."""
+    values = values.double()
+    spread = values.std().item() if len(values) > 1 else float("nan")
+    return {name: values.mean().item(), f"{name}_se": spread / math.sqrt(max(1, len(values)))}
 
 
 @torch.no_grad()
@@ -85,47 +81,32 @@ def painting(
     classifier: nn.Module,
     task: str,
     *,
-    cfg: float = 3.0,
-    top_k: int = 0,
-    top_p: float = 0.95,
-    smooth: bool = True,
-    seed: int = 0,
     batch_size: int = 50,
-) -> tuple[dict[str, Any], Tensor]:
+    **options: Any,
+) -> tuple[Row, Tensor]:
     """In-painting, out-painting or class editing of images by the paper's protocol.
 
     In- and out-painting use the null class; editing draws the middle as another class than the
     image's own (the next but two). "Pasted" is the control: a picture drawn without a look at the
     image (of the null or the target class), set into the tokenizer's reconstruction.
 
-    Args:
-        images: (B, C, H, W) in [-1, 1], held out.
-        labels: (B,) their classes.
-        task: one of `TASKS`.
-        cfg, top_k, top_p, smooth, seed: as in `varmini.inpaint`; the paper's demonstration has 3,
-            900 of 4,096 codes, 0.95 and True.
+    options: cfg, top_k, top_p, smooth, seed as in `varmini.inpaint`; the paper's demonstration has
+    3, 900 of 4,096 codes, 0.95 and True.
 
-    Returns:
-        The measures (kept: error in the kept area; seam: see `seam_error`; accuracy_target and
-        accuracy_own: share that the classifier gives the class drawn, and the image's own), each
-        for painted, reconstructed and pasted images; and the painted images.
-
-    Raises:
-        ValueError: on an unknown task, and as `varmini.inpaint` does.
+    Returns the measures (kept: error in the kept area; seam: see `seam_error`; accuracy_target and
+    accuracy_own: share that the classifier gives the class drawn, and the image's own), each for
+    painted, reconstructed and pasted images; and the painted images.
     """
-    classes = var.config.num_classes
-    mask = task_mask(task, tok.image_size).to(images.device)
-    target = (labels + 3) % classes if task == "editing" else None
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth, "seed": seed,
-               "batch_size": batch_size}  # fmt: skip
+    mask, null = task_mask(task, tok.image_size).to(images.device), var.config.num_classes
+    target = (labels + 3) % null if task == "editing" else None
+    options = {"cfg": 3.0, "top_k": 0, "top_p": 0.95, "smooth": True, "seed": 0} | options
+    row: Row = {"task": task, "n": len(images), **options}
+    row |= mean_and_error(seam_error(images, mask), "seam_original")
+    options["batch_size"] = batch_size
     painted = inpaint(var, tok, images, mask, target, **options)
     own = torch.cat([tok.decode(tok.encode(part)) for part in images.split(batch_size)])
-    drawn_as = torch.full_like(labels, classes) if target is None else target
-    blind = sample(var, tok, drawn_as, **options)
-    pasted = torch.where(mask, blind, own)
-    row: dict[str, Any] = {"task": task, "n": len(images), "cfg": cfg, "top_k": top_k,
-                           "top_p": top_p, "smooth": smooth, "seed": seed}  # fmt: skip
-    row |= mean_and_error(seam_error(images, mask), "seam_original")
+    drawn_as = torch.full_like(labels, null) if target is None else target
+    pasted = torch.where(mask, sample(var, tok, drawn_as, **options), own)
     for name, result in (("painted", painted), ("tokenizer", own), ("pasted", pasted)):
         row |= mean_and_error(kept_error(result, images, mask), f"kept_{name}")
         row |= mean_and_error(seam_error(result, mask), f"seam_{name}")
@@ -156,10 +137,9 @@ def draw_with(
     labels: Tensor,
     forced: list[Tensor],
     *,
-    cfg: float,
-    top_k: int,
-    top_p: float,
     seed: int,
+    batch_size: int | None = None,
+    **options: Any,
 ) -> list[Tensor]:
     """Token pyramid whose first maps are `forced`; the model draws the others after them.
 
@@ -169,38 +149,20 @@ def draw_with(
     Args:
         labels: (B,).
         forced: the first maps, LongTensors (B, h_k, w_k); none or all of them, too.
-
-    Raises:
-        ValueError: on maps that do not fit.
+        batch_size: images drawn together, all by default; each part has its own seed.
+        options: cfg, top_k and top_p, as in `varmini.sample`.
     """
-    if forced:
-        forced = as_pyramid(forced, tok.schedule, tok.vocab_size, len(forced))
+    parts, size = [], batch_size or len(labels)
+    for first in range(0, len(labels), size):
+        rows = slice(first, first + size)
+        known = [t[rows] for t in forced]
 
-    def force(k: int, codes: Tensor, f_hat: Tensor) -> Tensor:
-        return tok.quantizer.embed(forced[k]) if k < len(forced) else codes
+        def force(k: int, codes: Tensor, f_hat: Tensor, known: list[Tensor] = known) -> Tensor:
+            return tok.quantizer.embed(known[k]) if k < len(known) else codes
 
-    noise = Noise(seed, 0, len(labels), labels.device)
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "replace": force}
-    drawn = [tokens for tokens, _ in quick_generate(var, tok, labels, noise, **options)]
-    return [*forced, *drawn[len(forced) :]]
-
-
-def draw_in_parts(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    labels: Tensor,
-    forced: list[Tensor],
-    *,
-    batch_size: int,
-    seed: int,
-    **options: Any,
-) -> list[Tensor]:
-    """`draw_with` for so many images at a time, put together again; each part has its own seed."""
-    parts = []
-    for first in range(0, len(labels), batch_size):
-        rows = slice(first, first + batch_size)
-        part = [t[rows] for t in forced]
-        parts.append(draw_with(var, tok, labels[rows], part, seed=seed + first, **options))
+        noise = Noise(seed + first, 0, len(labels[rows]), labels.device)
+        drawn = quick_generate(var, tok, labels[rows], noise, replace=force, **options)
+        parts.append(known + [tokens for tokens, _ in drawn][len(known) :])
     return [torch.cat(maps) for maps in zip(*parts)]
 
 
@@ -213,37 +175,30 @@ def super_resolution(
     classifier: nn.Module,
     known: int,
     *,
-    cfg: float = 1.5,
-    top_k: int = 0,
-    top_p: float = 0.96,
-    seed: int = 0,
     batch_size: int = 50,
-) -> tuple[dict[str, Any], Tensor]:
-    """Forces the first `known` maps of an image and draws the others.
+    **options: Any,
+) -> tuple[Row, Tensor]:
+    """Forces the first `known` maps of an image and draws the others. options: unlike `DRAWN`.
 
-    Returns:
-        Error and class accuracy of the drawn images, of the decoder on the known maps alone, and
-        of the tokenizer with all maps; and the drawn images.
+    Returns error and class accuracy of the drawn images, of the decoder on the known maps alone,
+    and of the tokenizer with all maps; and the drawn images.
     """
-    tokens = tok.encode(images)
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}
-    maps = draw_in_parts(var, tok, labels, tokens[:known], batch_size=batch_size, **options)
-    drawn = tok.decode(maps)
-    row: dict[str, Any] = {"known": known, "n": len(images), **options}
-    arms = {"drawn": drawn, "tokenizer": tok.decode(tokens)}
+    tokens, options = tok.encode(images), DRAWN | options
+    maps = draw_with(var, tok, labels, tokens[:known], batch_size=batch_size, **options)
+    row: Row = {"known": known, "n": len(images), **options}
+    arms = {"drawn": tok.decode(maps), "tokenizer": tok.decode(tokens)}
     if known:
         arms["coarse"] = tok.decode(tokens, num_scales=known)
     for name, result in arms.items():
-        row |= mean_and_error((result - images).square().flatten(1).mean(1), f"mse_{name}")
+        row |= mean_and_error(squared_error(result, images), f"mse_{name}")
         row |= mean_and_error(right(classifier, result, labels), f"accuracy_{name}")
-    return row, drawn
+    return row, arms["drawn"]
 
 
 def corrupt(tokens: Tensor, share: float, vocab_size: int, generator: torch.Generator) -> Tensor:
     """Puts a wrong code, uniformly drawn, in ceil(share n) positions of each map (B, h, w).
 
-    Raises:
-        ValueError: when the share is outside (0, 1].
+    ValueError when the share is outside (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected a share of the tokens in (0, 1]")

@@ -9,7 +9,7 @@ Maps before `scale` are the image's own in all arms, and the random numbers are 
 And what later maps could mend, by one who knows the image:
   own        all maps are the image's own
   stored     that map is corrupted; the later ones are the image's own
-  oracle     that map is corrupted; the tokenizer codes the rest anew
+  oracle     that map is corrupted; the tokenizer codes the later ones anew
 
 Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
 pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
-from .painting import corrupt, draw_in_parts, mean_and_error, right
+from ...runtime.tables import Row
+from .painting import DRAWN, corrupt, draw_with, mean_and_error, right, squared_error
 
 
 @torch.no_grad()
@@ -58,28 +59,20 @@ def repair(
     scale: int,
     share: float,
     *,
-    cfg: float = 1.5,
-    top_k: int = 0,
-    top_p: float = 0.96,
-    seed: int = 0,
     batch_size: int = 50,
-) -> dict[str, Any]:
+    **options: Any,
+) -> Row:
     """Corrupts a share of one map of each image and measures all arms (see the module).
 
-    Args:
-        scale: the map to corrupt, from 1 to K - 1.
-        share: of its tokens, rounded up.
-
-    Raises:
-        ValueError: on a share out of range.
+    scale: the map to corrupt, from 1 to K - 1. share: of its tokens, in (0, 1], rounded up.
+    options: what differs from `painting.DRAWN`.
     """
-    features, own = tok.features(images), tok.encode(images)
-    generator = torch.Generator().manual_seed(seed)
+    features, own, options = tok.features(images), tok.encode(images), DRAWN | options
+    generator = torch.Generator().manual_seed(options["seed"])
     wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
     damaged = [*own[: scale - 1], wrong]
-    options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "seed": seed}
     clean, corrected = (
-        draw_in_parts(var, tok, labels, forced, batch_size=batch_size, **options)
+        draw_with(var, tok, labels, forced, batch_size=batch_size, **options)
         for forced in (own[:scale], damaged)
     )
     arms = {
@@ -91,15 +84,14 @@ def repair(
         "oracle": reencode(tok, features, damaged),
     }
     changed = (wrong != own[scale - 1]).float().mean().item()
-    row: dict[str, Any] = {"scale": scale, "share": share, "changed": changed, "n": len(images)}
-    row |= options
+    row: Row = {"scale": scale, "share": share, "changed": changed, "n": len(images)} | options
     errors: dict[str, dict[str, Tensor]] = {"features": {}, "pixels": {}}
     for name, tokens in arms.items():
-        f_hat, drawn = tok.quantizer.decode(tokens), tok.decode(tokens)
-        errors["features"][name] = (f_hat - features).square().flatten(1).mean(1)
-        errors["pixels"][name] = (drawn - images).square().flatten(1).mean(1)
-        row |= mean_and_error(errors["features"][name], f"features_{name}")
-        row |= mean_and_error(errors["pixels"][name], f"pixels_{name}")
+        drawn = tok.decode(tokens)
+        errors["features"][name] = squared_error(tok.quantizer.decode(tokens), features)
+        errors["pixels"][name] = squared_error(drawn, images)
+        for space, values in errors.items():
+            row |= mean_and_error(values[name], f"{space}_{name}")
         row |= mean_and_error(right(classifier, drawn, labels), f"accuracy_{name}")
     for space, values in errors.items():
         for best, worst, arm in (("clean", "ignored", "corrected"), ("own", "stored", "oracle")):
@@ -110,8 +102,7 @@ def repair(
 def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> dict[str, float]:
     """1 - sum(corrected - clean) / sum(ignored - clean) with its standard error (delta method).
 
-    Args:
-        clean, ignored, corrected: (n,) errors of the same images.
+    clean, ignored, corrected: (n,) errors of the same images.
     """
     damage, left = (ignored - clean).double(), (corrected - clean).double()
     ratio = (left.mean() / damage.mean()).item()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.pretrained import Pretrained
-from ..parts import SelfAttention, check_shape, guidance_labels, guided, shown_labels
+from ..parts import SelfAttention, drop_labels, guided
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module, Pretrained):
-    """Predicts the noise epsilon in z_t = sqrt(abar_t) z + sqrt(1 - abar_t) epsilon.
-
-    Raises:
-        ValueError: when the configuration contradicts itself.
-    """
+    """Predicts the noise epsilon in z_t = sqrt(abar_t) z + sqrt(1 - abar_t) epsilon."""
 
     config_class = DiTConfig
     kind = "dit"
@@ -91,10 +88,6 @@ class DiT(nn.Module, Pretrained):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        names = ("depth", "width", "heads", "side", "channels", "num_classes", "timesteps")
-        check_shape(config, names)
-        if config.width % 4:
-            raise ValueError(f"width is {config.width}, expected a multiple of 4 for its positions")
         self.config, w = config, config.width
         self.word = nn.Linear(config.channels, w)
         self.time = nn.Sequential(nn.Linear(256, w), nn.SiLU(), nn.Linear(w, w))
@@ -136,21 +129,11 @@ class DiT(nn.Module, Pretrained):
     def training_loss(self, latents: Tensor, labels: Tensor) -> Tensor:
         """|epsilon - epsilon_theta(z_t, t, class)|^2, t uniform, averaged over everything.
 
-        Args:
-            latents: (B, C, side, side), as the autoencoder gives them.
-            labels: (B,).
-
-        Raises:
-            ValueError: on latents or labels of another shape, type or range.
+        latents: (B, C, side, side), as the autoencoder gives them; labels: (B,).
         """
         c = self.config
-        expected = (c.channels, c.side, c.side)
-        if tuple(latents.shape[1:]) != expected or not latents.is_floating_point():
-            raise ValueError(
-                f"latents are {latents.dtype} of shape {tuple(latents.shape)}, expected floats "
-                f"(B, {c.channels}, {c.side}, {c.side})"
-            )
-        labels = shown_labels(self, labels)
+        if self.training:
+            labels = drop_labels(labels, c.label_dropout, c.num_classes)
         z = latents.float() / self.latent_std
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)
@@ -170,22 +153,17 @@ class DiT(nn.Module, Pretrained):
 
         Returns:
             (B, C, side, side), in the autoencoder's units.
-
-        Raises:
-            ValueError: on labels, guidance or steps out of range.
         """
-        c = self.config
-        both = guidance_labels(labels, c.num_classes, guidance)
-        if not 1 <= steps <= c.timesteps:
-            raise ValueError(f"steps is {steps}, expected 1 to {c.timesteps}")
-        generator = torch.Generator().manual_seed(seed)
+        c, generator = self.config, torch.Generator().manual_seed(seed)
         shape = (len(labels), c.channels, c.side, c.side)
         z = torch.randn(shape, generator=generator).to(labels.device)
         levels = torch.linspace(c.timesteps - 1, 0, steps).round().long().tolist()
+
+        def noise_in(t: int, z: Tensor, labels: Tensor) -> Tensor:
+            return self(z, torch.full_like(labels, t), labels)
+
         for now, following in zip(levels, [*levels[1:], None]):
-            doubled = z.repeat(len(both) // max(1, len(labels)), 1, 1, 1)
-            t = torch.full((len(both),), now, device=labels.device)
-            epsilon = guided(self(doubled, t, both), guidance)
+            epsilon = guided(partial(noise_in, now), z, labels, c.num_classes, guidance)
             abar = self.abar[now]
             # z_0 = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)
             z0 = (z - (1 - abar).sqrt() * epsilon) / abar.sqrt()

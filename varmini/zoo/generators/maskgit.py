@@ -15,14 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.pretrained import Pretrained
-from ..parts import (
-    SelfAttention,
-    check_grid,
-    check_shape,
-    guidance_labels,
-    guided,
-    shown_labels,
-)
+from ..parts import SelfAttention, drop_labels, guided
 
 
 @dataclass(frozen=True)
@@ -75,9 +68,6 @@ class MaskGIT(nn.Module, Pretrained):
     """Masked token modelling: predicts all hidden tokens of a map from the visible ones.
 
     Ids of the one embedding table: V codes, then num_classes + 1 classes, then [MASK].
-
-    Raises:
-        ValueError: when the configuration contradicts itself.
     """
 
     config_class = MaskGITConfig
@@ -86,7 +76,6 @@ class MaskGIT(nn.Module, Pretrained):
 
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
-        check_shape(config, ("depth", "width", "heads", "side", "vocab_size", "num_classes"))
         self.config, w = config, config.width
         self.mask_id = config.vocab_size + config.num_classes + 1
         self.embedding = nn.Embedding(self.mask_id + 1, w)
@@ -99,11 +88,6 @@ class MaskGIT(nn.Module, Pretrained):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-
-    @property
-    def num_tokens(self) -> int:
-        """N = side^2."""
-        return self.config.side**2
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
         """Logits of every position, hidden or not.
@@ -122,19 +106,20 @@ class MaskGIT(nn.Module, Pretrained):
 
     def hide(self, count: int) -> Tensor:
         """(count, N) bool: ceil(cos(pi r / 2) N) random positions of each image, r uniform."""
-        device = self.position.device
+        device, n = self.position.device, self.config.side**2
         r = torch.rand(count, 1, device=device)
-        number = torch.ceil(torch.cos(math.pi / 2 * r) * self.num_tokens)
-        order = torch.rand(count, self.num_tokens, device=device).argsort(1).argsort(1)
+        number = torch.ceil(torch.cos(math.pi / 2 * r) * n)
+        order = torch.rand(count, n, device=device).argsort(1).argsort(1)
         return order < number
 
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the hidden tokens, with label smoothing in training.
 
-        tokens: (B, side, side); labels: (B,). ValueError on another shape, type or range.
+        tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
-        c = self.config
-        flat, labels = check_grid(tokens, c.side, c.vocab_size), shown_labels(self, labels)
+        c, flat = self.config, tokens.flatten(1)
+        if self.training:
+            labels = drop_labels(labels, c.label_dropout, c.num_classes)
         hidden = self.hide(len(flat))
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
@@ -150,7 +135,7 @@ class MaskGIT(nn.Module, Pretrained):
         temperature: float = 4.5,
         seed: int = 0,
     ) -> Tensor:
-        """Fills a map in `rounds` sequential steps, keeping the most confident guesses.
+        """Fills maps (B, side, side) in `rounds` sequential steps, keeping the surest guesses.
 
         confidence = log p(id) + temperature (1 - t / T) Gumbel; the noise is on the confidence, not
         on the ids, and gone in the last round.
@@ -161,37 +146,25 @@ class MaskGIT(nn.Module, Pretrained):
             guidance: s of u + s (c - u); 1 is none.
             temperature: strength of the noise in the first round.
             seed: the same seed and batch give the same tokens.
-
-        Returns:
-            (B, side, side) LongTensor.
-
-        Raises:
-            ValueError: on labels, guidance, temperature or rounds out of range.
         """
-        c = self.config
-        both = guidance_labels(labels, c.num_classes, guidance)
-        if not 1 <= rounds <= self.num_tokens:
-            raise ValueError(f"rounds is {rounds}, expected 1 to {self.num_tokens}")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature is {temperature}, expected 0 or more")
-        generator = torch.Generator().manual_seed(seed)
+        c, generator = self.config, torch.Generator().manual_seed(seed)
 
         def gumbel(*shape: int) -> Tensor:
             u = torch.rand(shape, generator=generator).clamp(min=1e-20)
             return -(-u.log()).clamp(min=1e-20).log().to(labels.device)
 
-        tokens = labels.new_full((len(labels), self.num_tokens), self.mask_id)
-        left = self.num_tokens
+        tokens = labels.new_full((len(labels), c.side**2), self.mask_id)
+        left = c.side**2
         for t in range(1, rounds + 1):
-            logits = self(both, tokens.repeat(len(both) // max(1, len(labels)), 1))
-            logp = guided(logits, guidance).log_softmax(-1)
+            logits = guided(lambda x, y: self(y, x), tokens, labels, c.num_classes, guidance)
+            logp = logits.log_softmax(-1)
             drawn = (logp + gumbel(*logp.shape)).argmax(-1)  # Gumbel-max: a sample of softmax
             hidden = tokens == self.mask_id
             tokens = torch.where(hidden, drawn, tokens)
             confidence = logp.gather(2, tokens[..., None])[..., 0]
             confidence = confidence + temperature * (1 - t / rounds) * gumbel(*tokens.shape)
             confidence = confidence.masked_fill(~hidden, float("inf"))
-            left = hidden_after(t, rounds, self.num_tokens, left)
+            left = hidden_after(t, rounds, c.side**2, left)
             if left:
                 least = confidence.topk(left, dim=1, largest=False).indices
                 tokens = tokens.scatter(1, least, self.mask_id)

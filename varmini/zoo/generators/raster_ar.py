@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...model.filters import draw, filter_logits
 from ...runtime.pretrained import Pretrained
-from ..parts import check_grid, check_shape, guidance_labels, guided, shown_labels
+from ..parts import drop_labels, guided
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,6 @@ class RasterAR(nn.Module, Pretrained):
     """Next-token prediction: p(x_1, ..., x_N | class) = prod_i p(x_i | x_1, ..., x_{i-1}, class).
 
     Position 0 reads the class and predicts x_1; position i reads x_i and predicts x_{i+1}.
-
-    Raises:
-        ValueError: when the configuration contradicts itself.
     """
 
     config_class = RasterARConfig
@@ -101,12 +98,6 @@ class RasterAR(nn.Module, Pretrained):
 
     def __init__(self, config: RasterARConfig) -> None:
         super().__init__()
-        check_shape(config, ("depth", "width", "heads", "side", "vocab_size", "num_classes"))
-        if config.width // config.heads % 4:
-            raise ValueError(
-                f"width {config.width} / heads {config.heads} is not a multiple of 4, which rows "
-                f"and columns need for their pairs"
-            )
         self.config, w = config, config.width
         self.class_embedding = nn.Embedding(config.num_classes + 1, w)
         self.token_embedding = nn.Embedding(config.vocab_size, w)
@@ -122,11 +113,6 @@ class RasterAR(nn.Module, Pretrained):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.head.weight)
-
-    @property
-    def num_tokens(self) -> int:
-        """N = side^2."""
-        return self.config.side**2
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
         """Logits of all tokens that follow from the class and the tokens before them.
@@ -144,10 +130,11 @@ class RasterAR(nn.Module, Pretrained):
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """-1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class), averaged over the batch.
 
-        tokens: (B, side, side); labels: (B,). ValueError on another shape, type or range.
+        tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
-        c = self.config
-        flat, labels = check_grid(tokens, c.side, c.vocab_size), shown_labels(self, labels)
+        c, flat = self.config, tokens.flatten(1)
+        if self.training:
+            labels = drop_labels(labels, c.label_dropout, c.num_classes)
         return F.cross_entropy(self(labels, flat[:, :-1]).flatten(0, 1), flat.flatten())
 
     @torch.no_grad()
@@ -169,20 +156,19 @@ class RasterAR(nn.Module, Pretrained):
             top_k, top_p: as in `varmini.model.filters.filter_logits`.
             seed: the same seed and batch give the same tokens.
             cached: keep keys and values; otherwise every step computes all positions anew.
-
-        Raises:
-            ValueError: on labels or guidance out of range.
         """
-        c = self.config
-        both = guidance_labels(labels, c.num_classes, guidance)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(len(labels), self.num_tokens, generator=generator).to(labels.device)
+        c, generator = self.config, torch.Generator().manual_seed(seed)
+        noise = torch.rand(len(labels), c.side**2, generator=generator).to(labels.device)
         cache = [[] for _ in self.blocks]  # of each block: keys and values so far
+
+        def following(shown: Tensor, classes: Tensor) -> Tensor:
+            """Logits (n, V) of the token after those shown, (n, i)."""
+            return self.step(classes, shown, cache) if cached else self(classes, shown)[:, -1]
+
         tokens = labels.new_empty(len(labels), 0)
-        for i in range(self.num_tokens):
-            shown = tokens.repeat(len(both) // max(1, len(labels)), 1)  # (2 B, i) with guidance
-            logits = self.step(both, shown, cache) if cached else self(both, shown)[:, -1]
-            logits = filter_logits(guided(logits, guidance), top_k, top_p)
+        for i in range(c.side**2):
+            logits = guided(following, tokens, labels, c.num_classes, guidance)
+            logits = filter_logits(logits, top_k, top_p)
             tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
         return tokens.unflatten(1, (c.side, c.side))
 

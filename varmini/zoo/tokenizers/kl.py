@@ -54,38 +54,20 @@ class KLConfig:
 
 
 class KLAutoencoder(nn.Module, Pretrained):
-    """Images (B, C, H, W) in [-1, 1] to Gaussian latents N(mean, std^2) and back.
-
-    Raises:
-        ValueError: when the latent has no channel or no position.
-    """
+    """Images (B, C, H, W) in [-1, 1] to Gaussian latents N(mean, std^2) and back."""
 
     config_class = KLConfig
     kind = "kl"
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
-        for name in ("side", "latent_channels"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name} is {getattr(config, name)}, expected at least 1")
         self.config = config
         network = config.network()
         self.encoder = Encoder(replace(network, code_channels=2 * config.latent_channels))
         self.decoder = Decoder(network)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, each (B, latent_channels, side, side).
-
-        Raises:
-            ValueError: on images of another shape.
-        """
-        c = self.config
-        size = c.side * c.patch * 2 ** (len(c.multipliers) - 1)
-        if tuple(images.shape[1:]) != (c.image_channels, size, size):
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, expected "
-                f"(B, {c.image_channels}, {size}, {size})"
-            )
+        """Mean and standard deviation of the latents, each (B, latent_channels, side, side)."""
         mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
         return mean, (log_variance.clamp(-30, 20) / 2).exp()
 

@@ -1,0 +1,179 @@
+"""Figures of results/README.md that no notebook shows: frontier, residuals, comparison, cost.
+
+Each takes rows as `varmini.runtime.tables.read_rows` gives them and returns a matplotlib figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from varmini.experiments.figures import (
+    COLOURS,
+    NAMES,
+    five_panels,
+    log_axes,
+    points,
+    round_numbers,
+    styled,
+    titled,
+)
+from varmini.experiments.scaling.fits import (
+    BILLION,
+    MEASURES,
+    PFLOP,
+    bend,
+    ends_of,
+    fit_power_law,
+    frontier,
+    second_half,
+)
+from varmini.plots.charts import ACCENT, BLUE, INK, MUTED, shades
+from varmini.runtime.tables import Row
+
+
+@styled
+def compute_frontier(rows: Sequence[Row]) -> Figure:
+    """Four measures over compute: every size on its way, the frontier, its law; and the paper's."""
+    depths, seeds = (sorted({row[name] for row in rows}) for name in ("depth", "seed"))
+    figure, grid = five_panels("c")
+    for measure in MEASURES:
+        axes = grid[measure]
+        for depth, seed in product(depths, seeds):
+            colour = shades(len(depths))[depths.index(depth)]
+            run = [r for r in rows if (r["depth"], r["seed"]) == (depth, seed)]
+            run.sort(key=lambda r: r["flops"])
+            axes.plot([r["flops"] / PFLOP for r in run], [r[measure] for r in run], "o-",
+                      color=colour, markersize=3, linewidth=1,
+                      label=f"d = {depth}" if seed == 0 else None)  # fmt: skip
+        c, y = frontier(rows, measure)
+        axes.set_title(NAMES[measure])
+        log_axes(axes)
+        if len(c) > 2:
+            law = fit_power_law(c, y)
+            axes.plot(c, law(c), "--", color=ACCENT, label="law of the frontier")
+            titled(axes, measure, "C", law)
+    grid[MEASURES[0]].legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
+    return figure
+
+
+@styled
+def law_residuals(rows: Sequence[Row]) -> Figure:
+    """Where the toy bends: how far each run lies off its law over N, and the parabola through that.
+
+    A last panel shows how much the second half of training brings, which is nothing where a run
+    has learned what its size allows.
+    """
+    end = ends_of(rows)
+    x = np.array([row["n"] / BILLION for row in end])
+    u, grid_x = np.log(x), np.geomspace(x.min(), x.max(), 50)
+    figure, grid = plt.subplots(1, 5, figsize=(12.5, 2.9), layout="constrained")
+    for axes, measure in zip(grid, MEASURES):
+        y = [row[measure] for row in end]
+        off = 100 * np.expm1(fit_power_law(x, y).residuals)
+        axes.axhline(0, color=ACCENT, linewidth=1)
+        axes.plot(x, off, "o", color=BLUE, markersize=4)
+        curve = np.polyfit(u - u.mean(), off, 2)
+        axes.plot(grid_x, np.polyval(curve, np.log(grid_x) - u.mean()), color=MUTED)
+        axes.set_xlabel(f"N, billions (bend {bend(x, y):.2f})")
+        axes.set_xscale("log")
+        axes.set_title(NAMES[measure], fontsize=11)
+    grid[0].set_ylabel("off the law, %")
+    gain = second_half(rows)
+    grid[4].plot([n / BILLION for n in gain], [100 * g for g in gain.values()], "o-", color=BLUE)
+    grid[4].set_xscale("log")
+    grid[4].set_ylim(0, None)
+    grid[4].set_title("second half's gain, %", fontsize=11)
+    grid[4].set_xlabel("N, billions")
+    return figure
+
+
+@styled
+def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
+    """All of the comparison: distance over time and FLOPs, the other measures, ratios to VAR.
+
+    rows: of results/comparison/table.csv. claims: {name: how many times VAR's time, as published}.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
+    for axes, batch in zip(grid[0], (1, 16)):
+        points(axes, rows, f"ms_{batch}", f"ms an image, batch {batch}")
+    gflops = [row | {"gflops": row["flops"] / 1e9} for row in rows]
+    points(grid[0, 2], gflops, "gflops", "GFLOPs an image")
+    for axes in grid[0, 1:]:
+        axes.sharey(grid[0, 0])
+    grid[0, 0].set_title("Frechet distance (down is better)")
+    # The two caches of a raster model draw the same pictures.
+    unlike = [row for row in rows if row["name"] != "raster AR, no cache"]
+    for i, row in enumerate(unlike):
+        grid[1, 0].barh(i, 100 * row["accuracy"], xerr=200 * row["accuracy_se"],
+                        color=COLOURS.get(row["name"], MUTED), ecolor=INK)  # fmt: skip
+    grid[1, 0].set_title("own class, %")
+    points(grid[1, 1], unlike, "recall", "recall", "precision")
+    grid[1, 1].set_title("precision over recall (upper right is best)")
+    for i, row in enumerate(rows[1:]):
+        for batch, mark in ((1, "o"), (16, "s")):
+            grid[1, 2].plot(row[f"ms_{batch}_ratio"], i, mark,
+                            color=COLOURS.get(row["name"], MUTED))  # fmt: skip
+        if row["name"] in claims:
+            grid[1, 2].plot(claims[row["name"]], i, "x", color=INK)
+    grid[1, 2].axvline(1, color=ACCENT, linewidth=1)
+    grid[1, 2].set_xscale("log")
+    grid[1, 2].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+    grid[1, 2].minorticks_off()
+    grid[1, 2].set_title("time, as a multiple of VAR's")
+    for axes, named in ((grid[1, 0], unlike), (grid[1, 2], rows[1:])):
+        axes.set_yticks(range(len(named)), [row["name"] for row in named], fontsize=9)
+        axes.invert_yaxis()
+    symbols = [
+        Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
+        for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
+    ]
+    handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
+    figure.legend(handles=handles, loc="outside lower center",
+                  ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
+@styled
+def cost_growth(rows: Sequence[Row]) -> Figure:
+    """How pairs, seconds and memory of drawing grow with image size, depth and batch.
+
+    rows: of `bench.cost.cost_rows`.
+    """
+    colours = {"VAR": ACCENT, "raster AR, cache": BLUE, "raster AR, no cache": MUTED}
+    memory = ("peak_mib", "peak memory, MiB (dots: cache)")
+    panels = (("side", "pairs", "query-key pairs of attention"), ("side", "seconds", "seconds"),
+              ("side", *memory), ("depth", "seconds", "seconds"),
+              ("batch", "seconds", "seconds a batch"), ("batch", *memory))  # fmt: skip
+    names = {"side": "side n of an n x n map", "depth": "blocks", "batch": "images at once"}
+    figure, grid = plt.subplots(2, 3, figsize=(12.5, 6.6), layout="constrained")
+    for axes, (axis, value, what) in zip(grid.flat, panels):
+        along = sorted((r for r in rows if r["axis"] == axis), key=lambda r: r[axis])
+        for method, colour in colours.items():
+            of = [r for r in along if r["method"] == method]
+            for name, line in ((value, "o-"), ("cache_mib", ":"))[: 1 + (value == "peak_mib")]:
+                if points := [(r[axis], r[name]) for r in of if r.get(name)]:
+                    axes.plot(*zip(*points), line, color=colour, markersize=4,
+                              label=method if line == "o-" else None)  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        if value == "pairs":
+            for power, start, x in ((4, 2.0, (4.0, 32.0)), (6, 0.35, (4.0, 16.0))):
+                y = [start * n**power for n in x]
+                axes.plot(x, y, ":", color=INK, linewidth=1)
+                axes.annotate(f"n$^{power}$", (x[1], y[1]), (4, 0), textcoords="offset points")
+        else:
+            round_numbers(axes.yaxis)
+        ticks = sorted({r[axis] for r in along})
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(names[axis])
+        axes.set_title(what)
+    handles = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
