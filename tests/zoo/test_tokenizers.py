@@ -191,7 +191,7 @@ def test_the_adversary_of_vqgan(images):
 @each
 def test_it_takes_the_live_beds_network(name):
     config_class = TOKENIZERS[name].config_class
-    network = preset("lesson").tokenizer.model
+    network = preset("fashion").tokenizer.model
     config = config_class.like(network)
     assert config.network(7).width == network.width and config.image_size == 32
     assert config.side == network.sizes[-1]
