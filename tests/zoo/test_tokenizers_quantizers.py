@@ -351,7 +351,7 @@ def test_dead_codes_are_revived(name):
     assert asleep(z).usage[0].item() == pytest.approx(1 / V)
 
 
-@pytest.mark.parametrize("name", ["vqvae", "vqgan", "vit-vqgan", "rq-vae", "ibq"])
+@pytest.mark.parametrize("name", ["vqvae", "vqgan", "vit-vqgan", "rq-vae"])
 @pytest.mark.parametrize("batch", [1, 30])
 def test_codes_start_on_vectors_of_the_first_batch(name, batch):
     quantizer, z = make(name), features(batch).detach()

@@ -34,7 +34,7 @@ class BSQConfig(GridConfig):
     """w, weight of the entropy terms."""
     balance: float = 1.0
     """g, weight of the entropy of the whole batch among them."""
-    sharpness: float = 10.0
+    sharpness: float = 100.0
     """t, the inverse temperature of p."""
     group: int = 1
     """Bits, a divisor of L, whose joint entropy the batch's is made of; the paper's code has 9."""
@@ -49,7 +49,7 @@ class BSQuantizer(Quantizer):
         *,
         entropy: float = 0.1,
         balance: float = 1.0,
-        sharpness: float = 10.0,
+        sharpness: float = 100.0,
         group: int = 1,
     ) -> None:
         super().__init__(2**bits)

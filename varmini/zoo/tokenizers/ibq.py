@@ -9,8 +9,8 @@ Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation
 The value of z_q is the chosen code; its gradient reaches all codes and, through p, the features, so
 the usual z + sg(q - z) must not be put on top. p_T = softmax(l / T) with T = 0.01, for the entropy
 terms of LFQ. With p at temperature 0 only the chosen codes learn, as in VQ. beta weighs the term of
-the codebook, as in the released code. Changed: the codes start on a first batch's vectors. Left
-out: the adversary with LeCam regularisation, and averages over processes.
+the codebook, as in the released code. Changed: the codes start normal, where that has a uniform
++-1/V. Left out: the adversary with LeCam regularisation, and averages over processes.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ class IBQuantizer(CodebookQuantizer):
             + self.entropy * self.entropy_terms(logits)
         )
         return z_q, tokens, loss
+
+    def start(self, z: Tensor) -> None:
+        """Nothing: of codes placed on vectors, the longest would win every inner product."""
 
     def entropy_terms(self, logits: Tensor) -> Tensor:
         """E[H(p_T)] - H(E[p_T]) in nats, of logits (N, V)."""

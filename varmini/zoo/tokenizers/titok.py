@@ -39,7 +39,7 @@ class TiTokConfig(VQVAEConfig):
     """K, tokens an image."""
     latent_vocab: int = 512
     """Codes for them."""
-    latent_channels: int = 8
+    latent_channels: int = 4
     """Length of their codes."""
     vit_patch: int = 4
     """Side of the encoder's patches in pixels."""

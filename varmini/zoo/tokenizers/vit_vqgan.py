@@ -28,8 +28,8 @@ class ViTVQGANConfig(CodebookConfig):
     """Shape of a `ViTVQGAN`; of the convolutional network's fields only the factor counts, which is
     the side of a patch."""
 
-    code_channels: int = 8
-    """C, length of a code."""
+    code_channels: int = 4
+    """C, length of a code; the more, the fewer codes are used."""
     vit_width: int = 64
     """Channels of the transformers."""
     depth: int = 4
