@@ -5,6 +5,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -142,11 +143,13 @@ for _ in range(50):  # what was decoded ahead still comes
 
 
 def test_a_decoding_process_that_dies_is_an_error(pictures):
-    """In a process of its own: torch raises from a signal's handler, wherever Python is then."""
+    """In a process of its own: torch raises from a signal's handler, wherever Python is then, even
+    while it prints the error."""
     done = subprocess.run(
         [sys.executable, "-c", DIES, str(pictures)], capture_output=True, text=True, cwd=ROOT
     )
-    assert done.returncode == 1 and "RuntimeError: DataLoader worker" in done.stderr, done.stderr
+    told = re.search(r"RuntimeError\W+DataLoader worker", done.stderr)
+    assert done.returncode == 1 and told, done.stderr
 
 
 def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):

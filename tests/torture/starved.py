@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from varmini.runtime import machine
 from varmini.runtime.files import read_json
 from varmini.runtime.pretrained import read_tensors
 from varmini.runtime.tables import read_cells
-from varmini.training import checkpoint, planner
+from varmini.training import checkpoint
 
 from . import kills
 from .kills import Task
@@ -168,32 +167,19 @@ def bare(line: Tried, tasks: list[Task], folder: Path, log: Path) -> Iterator[st
 
 
 def no_memory(line: Tried, tasks: list[Task], folder: Path, log: Path) -> Iterator[str]:
-    """A batch that is too large is refused with one that fits; what runs out anyway is one line."""
-
-    def poor() -> None:
-        def check(what: str, option: str, count: int, each: float, fixed: float) -> None:
-            machine.free_memory = lambda: fixed + 2.5 * each
-            machine.check_memory(what, option, count, each, fixed)
-
-        planner.check_memory = check
+    """Memory that runs out is one line, and leaves no damage."""
 
     def limited() -> None:
         # Optimizers import it, and an import without memory may fail in any way.
         importlib.import_module("torch._dynamo")
-        machine.free_memory = lambda: 1e15  # the forecast is wrong
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     for task in tasks[:2]:
-        out = folder / "poor" / task.name
-        line.tried += 2
-        end = run(task, out, log, poor)
-        if text := wrong_end(*end, "4 images a step need about", "--batch-size 2 would fit"):
-            yield f"{task.name}, forecast: {text}"
-        if out.exists():
-            yield f"{task.name}: a refused run left {out}"
+        line.tried += 1
+        out = folder / "limited" / task.name
         if text := wrong_end(*run(task, out, log, limited), "memory"):
-            yield f"{task.name}, limit: {text}"
+            yield f"{task.name}: {text}"
         if bad := damaged(out):
             yield f"{task.name}: {bad}"

@@ -212,6 +212,8 @@ def consolidate(run: Path) -> Path:
         ValueError: when there is no such run, no checkpoint, or none that is intact.
     """
     run = Path(run)
+    if not (run / "run.json").exists():
+        raise ValueError(f"{run} holds no run.json: give the folder of a training run")
     told, kinds = read_json(run / "run.json"), {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
     try:
         cls, values = kinds[told["kind"]], told["config"]["model"]

@@ -122,7 +122,7 @@ def _network_flops(config: TokenizerConfig) -> tuple[int, int, int]:
             work()
         return counter.get_total_flops()
 
-    with torch.device("meta"):
+    with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
         tok = MultiScaleVQVAE(config)
         images = torch.empty(1, config.image_channels, *tok.image_size)
         f_hat = torch.empty(1, config.code_channels, *tok.schedule.grids[-1])

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.pretrained import Pretrained
 from ..parts import SelfAttention, drop_labels, guided
+from .generator import Generator
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Block(nn.Module):
         return x + gate2 * self.fc2(h)
 
 
-class DiT(nn.Module, Pretrained):
+class DiT(Generator):
     """Predicts the noise epsilon in z_t = sqrt(abar_t) z + sqrt(1 - abar_t) epsilon."""
 
     config_class = DiTConfig
@@ -138,6 +138,10 @@ class DiT(nn.Module, Pretrained):
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)
         return F.mse_loss(self(self.noised(z, t, noise), t, labels), noise)
+
+    def steps(self, *, steps: int = 50, **options: object) -> int:
+        """Those of DDIM."""
+        return steps
 
     @torch.no_grad()
     def generate(

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.pretrained import Pretrained
 from ..parts import SelfAttention, drop_labels, guided
+from .generator import Generator
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,16 @@ class MaskGITConfig:
     """Chance that a training image is shown the null class, for guidance."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all codes."""
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of an image's tokens."""
+        return (self.side, self.side)
+
+    @property
+    def num_tokens(self) -> int:
+        """N, tokens an image."""
+        return math.prod(self.token_shape)
 
 
 class Block(nn.Module):
@@ -64,7 +74,7 @@ def hidden_after(round_: int, rounds: int, tokens: int, hidden: int) -> int:
     return max(1, min(hidden - 1, math.floor(tokens * math.cos(math.pi * round_ / rounds / 2))))
 
 
-class MaskGIT(nn.Module, Pretrained):
+class MaskGIT(Generator):
     """Masked token modelling: predicts all hidden tokens of a map from the visible ones.
 
     Ids of the one embedding table: V codes, then num_classes + 1 classes, then [MASK].
@@ -79,7 +89,7 @@ class MaskGIT(nn.Module, Pretrained):
         self.config, w = config, config.width
         self.mask_id = config.vocab_size + config.num_classes + 1
         self.embedding = nn.Embedding(self.mask_id + 1, w)
-        self.position = nn.Parameter(torch.empty(1, 1 + config.side**2, w))
+        self.position = nn.Parameter(torch.empty(1, 1 + config.num_tokens, w))
         self.norm_in = nn.LayerNorm(w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
         self.fc, self.norm_out = nn.Linear(w, w), nn.LayerNorm(w)
@@ -104,11 +114,16 @@ class MaskGIT(nn.Module, Pretrained):
         # The output layer is the embedding of the codes itself.
         return F.linear(x, self.embedding.weight[: self.config.vocab_size], self.bias).float()
 
+    @staticmethod
+    def share(r: Tensor) -> Tensor:
+        """gamma(r) = cos(pi r / 2): the share of tokens hidden in training, r uniform in [0, 1)."""
+        return torch.cos(math.pi / 2 * r)
+
     def hide(self, count: int) -> Tensor:
-        """(count, N) bool: ceil(cos(pi r / 2) N) random positions of each image, r uniform."""
-        device, n = self.position.device, self.config.side**2
+        """(count, N) bool: ceil(gamma(r) N) random positions of each image, r uniform."""
+        device, n = self.position.device, self.config.num_tokens
         r = torch.rand(count, 1, device=device)
-        number = torch.ceil(torch.cos(math.pi / 2 * r) * n)
+        number = torch.ceil(self.share(r) * n)
         order = torch.rand(count, n, device=device).argsort(1).argsort(1)
         return order < number
 
@@ -124,6 +139,10 @@ class MaskGIT(nn.Module, Pretrained):
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
         return F.cross_entropy(logits[hidden], flat[hidden], label_smoothing=smoothing)
+
+    def steps(self, *, rounds: int = 8, **options: object) -> int:
+        """The rounds."""
+        return rounds
 
     @torch.no_grad()
     def generate(
@@ -153,8 +172,8 @@ class MaskGIT(nn.Module, Pretrained):
             u = torch.rand(shape, generator=generator).clamp(min=1e-20)
             return -(-u.log()).clamp(min=1e-20).log().to(labels.device)
 
-        tokens = labels.new_full((len(labels), c.side**2), self.mask_id)
-        left = c.side**2
+        left = c.num_tokens
+        tokens = labels.new_full((len(labels), left), self.mask_id)
         for t in range(1, rounds + 1):
             logits = guided(lambda x, y: self(y, x), tokens, labels, c.num_classes, guidance)
             logp = logits.log_softmax(-1)
@@ -164,8 +183,8 @@ class MaskGIT(nn.Module, Pretrained):
             confidence = logp.gather(2, tokens[..., None])[..., 0]
             confidence = confidence + temperature * (1 - t / rounds) * gumbel(*tokens.shape)
             confidence = confidence.masked_fill(~hidden, float("inf"))
-            left = hidden_after(t, rounds, c.side**2, left)
+            left = hidden_after(t, rounds, c.num_tokens, left)
             if left:
                 least = confidence.topk(left, dim=1, largest=False).indices
                 tokens = tokens.scatter(1, least, self.mask_id)
-        return tokens.unflatten(1, (c.side, c.side))
+        return tokens.unflatten(1, c.token_shape)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.filters import draw, filter_logits
-from ...runtime.pretrained import Pretrained
 from ..parts import drop_labels, guided
+from .generator import Generator
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Block(nn.Module):
         return x + self.w2(F.silu(gate) * up)
 
 
-class RasterAR(nn.Module, Pretrained):
+class RasterAR(Generator):
     """Next-token prediction: p(x_1, ..., x_N | class) = prod_i p(x_i | x_1, ..., x_{i-1}, class).
 
     Position 0 reads the class and predicts x_1; position i reads x_i and predicts x_{i+1}.
@@ -136,6 +136,10 @@ class RasterAR(nn.Module, Pretrained):
         if self.training:
             labels = drop_labels(labels, c.label_dropout, c.num_classes)
         return F.cross_entropy(self(labels, flat[:, :-1]).flatten(0, 1), flat.flatten())
+
+    def steps(self, **options: object) -> int:
+        """One a token."""
+        return self.config.side**2
 
     @torch.no_grad()
     def generate(

@@ -1,0 +1,104 @@
+"""The protocol of the zoo's generators, so that one trainer and one evaluation run all of them.
+
+model.loss(batch, labels).backward()                # batch: what the tokenizer's encode gave
+images = tokenizer.decode(model.draw(labels, seed=0, cfg=1.5))
+model.steps(**options)                              # sequential steps of draw(**options)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model.checks import as_labels
+from ...runtime.pretrained import Pretrained
+from ..parts import drop_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConfig:
+    """What the configurations of class-conditional generators share."""
+
+    num_classes: int = 10
+    """Classes; the label after the last one is the null class."""
+    label_dropout: float = 0.1
+    """Chance that a training image is shown the null class, for guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(ClassConfig):
+    """What those with one width share."""
+
+    depth: int = 6
+    """Transformer blocks."""
+    width: int = 128
+    """Channels of the residual stream."""
+    heads: int = 4
+    """Attention heads."""
+
+
+class Generator(nn.Module, Pretrained):
+    """p(tokens | class). A subclass gives `training_loss`, `generate` and `steps`."""
+
+    no_decay: tuple[str, ...] = ()
+
+    def training_loss(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """The method's own loss, a scalar; in training mode some labels are dropped."""
+        raise NotImplementedError
+
+    def generate(self, labels: Tensor, *, guidance: float, seed: int, **options: Any) -> Tensor:
+        """Draws a batch; guidance is s of u + s (c - u)."""
+        raise NotImplementedError
+
+    def steps(self, **options: Any) -> int:
+        """Sequential calls of the innermost network an image, with these options of `draw`."""
+        raise NotImplementedError
+
+    def shown(self, labels: Tensor) -> Tensor:
+        """Labels (B,) as a training step shows them: in training mode some are the null class."""
+        c = self.config
+        return drop_labels(labels, c.label_dropout, c.num_classes) if self.training else labels
+
+    def loss(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """Training loss of a batch as the tokenizer encodes it, labels (B,) in [0, num_classes)."""
+        return self.training_loss(batch, labels)
+
+    @torch.no_grad()
+    def draw(self, labels: Tensor, *, seed: int = 0, cfg: float = 0.0, **options: Any) -> Tensor:
+        """Draws what the tokenizer decodes, one image a label.
+
+        Args:
+            labels: (B,) integers in [0, num_classes]; num_classes is the null class.
+            seed: the same seed and batch give the same result.
+            cfg: strength of the guidance, u + (1 + cfg) (c - u); 0 is none.
+            options: the method's own, as of its `generate`.
+
+        Raises:
+            ValueError: on labels out of range, or a cfg below 0.
+        """
+        if not cfg >= 0:
+            raise ValueError(f"cfg is {cfg}, expected 0 (no guidance) or more")
+        where = next(self.parameters()).device
+        labels = as_labels(labels, self.config.num_classes).to(where)
+        return self.generate(labels, guidance=1 + cfg, seed=seed, **options)
+
+
+def with_null(labels: Tensor, null: int, scale: float) -> Tensor:
+    """Labels (B,), and below them the null class as often where s = `scale` asks for guidance."""
+    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, null)])
+
+
+def both(x: Tensor, scale: float) -> Tensor:
+    """x (B, ...) once, or twice under guidance: what was drawn enters both halves."""
+    return x if scale == 1 else torch.cat([x, x])
+
+
+def combine(x: Tensor, scale: float) -> Tensor:
+    """u + s (c - u) of the two halves of x: (2 B, ...) -> (B, ...); x itself for s = 1."""
+    if scale == 1:
+        return x
+    conditional, unconditional = x.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
