@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from small_generators import LABELS, batch_of, make
 
+from varmini.zoo.generators import generator
 from varmini.zoo.generators.causal import CausalTransformer
 from varmini.zoo.generators.diffusion_head import DiffusionHead, cosine_levels
 from varmini.zoo.generators.fractal_ar import tamed, to_images, to_values
@@ -32,6 +33,7 @@ def drawing(monkeypatch):
 
     def run(model, **options):
         module, total = importlib.import_module(type(model).__module__), []
+        module = module if hasattr(module, "draw") else generator  # where `draw_in_order` is
         draw = module.draw
 
         def listening(logits, uniform):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
 from .generator import Generator
 
 
@@ -132,8 +132,7 @@ class DiT(Generator):
         latents: (B, C, side, side), as the autoencoder gives them; labels: (B,).
         """
         c = self.config
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         z = latents.float() / self.latent_std
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)

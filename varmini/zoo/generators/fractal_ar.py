@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.filters import draw
+from ..parts import both, combine, with_null
 from .causal import CausalTransformer, initialise
-from .generator import ClassConfig, Generator, both, combine, with_null
+from .generator import ClassConfig, Generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ model.steps(**options)                              # sequential steps of draw(*
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ...model.checks import as_labels
+from ...model.filters import draw, filter_logits
 from ...runtime.pretrained import Pretrained
-from ..parts import drop_labels
+from ..parts import drop_labels, guided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +88,24 @@ class Generator(nn.Module, Pretrained):
         return self.generate(labels, guidance=1 + cfg, seed=seed, **options)
 
 
-def with_null(labels: Tensor, null: int, scale: float) -> Tensor:
-    """Labels (B,), and below them the null class as often where s = `scale` asks for guidance."""
-    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, null)])
+def draw_in_order(
+    following: Callable[[Tensor, Tensor], Tensor],
+    labels: Tensor,
+    count: int,
+    null: int,
+    *,
+    guidance: float,
+    seed: int,
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """Draws `count` tokens one after the other, guided: a LongTensor (B, count).
 
-
-def both(x: Tensor, scale: float) -> Tensor:
-    """x (B, ...) once, or twice under guidance: what was drawn enters both halves."""
-    return x if scale == 1 else torch.cat([x, x])
-
-
-def combine(x: Tensor, scale: float) -> Tensor:
-    """u + s (c - u) of the two halves of x: (2 B, ...) -> (B, ...); x itself for s = 1."""
-    if scale == 1:
-        return x
-    conditional, unconditional = x.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    following: (tokens so far (n, i), labels (n,)) -> logits (n, V) of the next.
+    """
+    noise = torch.rand(len(labels), count, generator=torch.Generator().manual_seed(seed))
+    noise, tokens = noise.to(labels.device), labels.new_empty(len(labels), 0)
+    for i in range(count):
+        logits = filter_logits(guided(following, tokens, labels, null, guidance), top_k, top_p)
+        tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
+    return tokens

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..parts import both, with_null
 from ..tokenizers.vit_vqgan import transformer
 from .diffusion_head import DiffusionHead
-from .generator import Generator, NetworkConfig, both, with_null
+from .generator import Generator, NetworkConfig
 from .maskgit import hidden_after
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
 from .generator import Generator
 
 
@@ -133,8 +133,7 @@ class MaskGIT(Generator):
         tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
         c, flat = self.config, tokens.flatten(1)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         hidden = self.hide(len(flat))
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
