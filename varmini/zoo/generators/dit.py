@@ -2,6 +2,9 @@
 
 Source: Peebles and Xie 2022, "Scalable Diffusion Models with Transformers" (arXiv:2212.09748), with
 AdaLN-Zero; sampler of Song et al. 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502).
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps,    L = |eps - eps_theta(z_t, t, class)|^2
+
 Left out: the learned variance (DDIM with eta = 0 has none) and patches, as the latent is 8x8.
 """
 

@@ -1,4 +1,4 @@
-"""The protocol of the zoo's generators, so that one trainer and one evaluation run all of them.
+"""The protocol of the zoo's generators, so that one loop can train each of them.
 
 model.loss(batch, labels).backward()                # batch: what the tokenizer's encode gave
 images = tokenizer.decode(model.draw(labels, seed=0, cfg=1.5))
@@ -56,7 +56,7 @@ class Generator(nn.Module, Pretrained):
         raise NotImplementedError
 
     def steps(self, **options: Any) -> int:
-        """Sequential calls of the innermost network an image, with these options of `draw`."""
+        """Sequential calls of the innermost network per image, with these options of `draw`."""
         raise NotImplementedError
 
     def shown(self, labels: Tensor) -> Tensor:
@@ -75,7 +75,8 @@ class Generator(nn.Module, Pretrained):
         Args:
             labels: (B,) integers in [0, num_classes]; num_classes is the null class.
             seed: the same seed and batch give the same result.
-            cfg: strength of the guidance, u + (1 + cfg) (c - u); 0 is none.
+            cfg: strength of the guidance, u + (1 + cfg) (c - u); 0 is none. MAR grows to it from 0,
+                and FractalAR changes u first.
             options: the method's own, as of its `generate`.
 
         Raises:

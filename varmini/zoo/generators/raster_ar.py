@@ -1,8 +1,12 @@
 """Raster AR: one token after the other, row by row, by a Llama-like transformer.
 
 Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation"
-(LlamaGen, arXiv:2406.06525): RMSNorm, SwiGLU, 2D rotary positions, the class as first token. Left
-out: its dropout of 0.1, because the toy sees every image about once.
+(LlamaGen, arXiv:2406.06525): RMSNorm, SwiGLU, 2D rotary positions, the class as first token.
+
+    p(x_1, ..., x_N | class) = prod_i softmax(Llama(class, x_1, ..., x_{i-1})_i)[x_i]
+    L = -1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class)
+
+Left out: its dropout of 0.1, because the toy sees every image about once.
 """
 
 from __future__ import annotations
