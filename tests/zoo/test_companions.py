@@ -271,7 +271,7 @@ def test_the_kl_term_is_that_of_gaussians():
     mean, std = kl.moments(images)
     assert mean.shape == (2, 2, 3, 3) and (std > 0).all()
     torch.manual_seed(1)
-    plain = kl.training_loss(images, 0.0, 0.0, 0.0, None).item()
+    plain = kl(images).loss.item()
     p, q = torch.distributions.Normal(mean, std), torch.distributions.Normal(0.0, 1.0)
     expected = torch.distributions.kl_divergence(p, q).flatten(1).sum(1).mean().item()
     assert plain == pytest.approx(1e-6 * expected, rel=1e-4)

@@ -1,106 +1,87 @@
-"""`varmini compare ...`: VAR beside raster AR, MaskGIT and DiT on one bed, and the ablation."""
+"""`varmini compare`: every system of the family on one bed, one by one or as a sweep."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
+import tyro
 
-from ..evaluation.evaluators import classifier_evaluator
 from ..experiments.comparison import measure
-from ..experiments.comparison.bed import KINDS, Bed, Codes, claim
-from ..experiments.comparison.methods import COMPARED, DRAWINGS, GRID, Setting, settings
-from ..plots.images import image_grid
-from ..runtime.distributed import progress
+from ..experiments.comparison.bed import Bed, Codes, claim
+from ..experiments.comparison.methods import COMPARED, METHODS, tokenizer_of
+from ..experiments.comparison.sweep import Sweep
+from ..experiments.comparison.tokenizers import BUILDERS, FAMILY
+from ..plots import image_grid
 from ..runtime.files import check_writable
-from ..runtime.tables import Row, origin, write_rows
+from ..runtime.tables import origin, write_rows
 from .models import Flat, save_picture
 
 
 @dataclass(frozen=True)
 class Compare:
-    """What the three commands share."""
+    """Trains and draws one system of the family; --list names them, --sweep does all of them.
 
+    Stopped or killed, the same command goes on. Runs and pictures are left in --out.
+    """
+
+    name: Annotated[str, tyro.conf.Positional] = ""  # A tokenizer or generator of --list.
     bed: Annotated[Bed, Flat] = Bed()
+    list: bool = False  # Name all systems.
+    sweep: bool = False  # All tokenizers and generators, all seeds, all tables (hours).
+    speed: int = 0  # Rounds of timing all generators in turn; 0: none.
+    methods: tuple[str, ...] = ()  # Only these generators, in a sweep.
     out: Path = Path("runs/comparison")  # Folder of all runs.
-    csv: Path = Path("results/comparison")  # Folder that gets the tables.
+    csv: Path = Path("results/comparison")  # Folder that gets the tables of --sweep and --speed.
 
-    def codes(self) -> Codes:
-        """The bed's token maps; ValueError when a folder cannot be used, before any long work."""
-        check_writable(self.csv / "quality.csv")
+    def __call__(self) -> None:
+        if self.list or not (self.name or self.sweep or self.speed):
+            return self._list()
+        for name in (self.name, *self.methods):
+            if name and name not in (*METHODS, *BUILDERS):
+                raise ValueError(f"no system named {name!r}, expected one of: "
+                                 f"{', '.join((*COMPARED, *FAMILY))}")  # fmt: skip
         claim(self.out, self.bed)
-        return Codes(self.bed, self.out)
+        codes = Codes(self.bed, self.out)
+        if self.name:
+            self._one(codes)
+        if self.sweep:
+            check_writable(self.csv / "quality.csv")
+            Sweep(codes, self.csv, methods=self.methods).run()
+        if self.speed:
+            names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()
+                     or not tokenizer_of(n)]  # fmt: skip
+            about = origin()
+            for table, rows in (("cost", measure.cost_rows(codes, names)),
+                                ("speed", measure.speed_rows(codes, names, self.speed))):
+                rows = [row | about for row in rows]
+                print(f"wrote {write_rows(self.csv / f'{table}.csv', rows)}")
 
-    def write(self, name: str, rows: list[Row]) -> None:
-        about = origin()
-        print(f"wrote {write_rows(self.csv / name, [row | about for row in rows])}")
+    def _list(self) -> None:
+        print("tokenizers:", *(f"  {name}" for name in FAMILY), sep="\n")
+        print("generators, each over a tokenizer:")
+        for name in COMPARED:
+            print(f"  {name:15} {METHODS[name].title}, {tokenizer_of(name) or 'pixels'}")
 
-
-@dataclass(frozen=True)
-class CompareTrain(Compare):
-    """Trains three autoencoders, then every method: a grid of learning rates, then full runs.
-
-    Stopped or killed, the same command goes on. Writes grid.csv and training.csv.
-    """
-
-    seeds: tuple[int, ...] = (0, 1)  # One full run a method and seed.
-    grid: tuple[float, ...] = GRID  # Learning rates that are tried for every method.
-    grid_images: int = 2000  # Length of the runs that try them.
-
-    def __call__(self) -> None:
-        codes = self.codes()
-        for kind in KINDS:
-            codes.train_autoencoder(kind)
-        tried, rows = measure.train_all(codes, self.seeds, self.grid_images, self.grid)
-        self.write("grid.csv", tried)
-        self.write("training.csv", rows)
-
-
-@dataclass(frozen=True)
-class CompareMeasure(Compare):
-    """Draws from every finished run and measures: quality.csv, autoencoders.csv, cost.csv.
-
-    samples.png shows two pictures a class of each method, at the strongest guidance.
-    """
-
-    seeds: tuple[int, ...] = (0, 1)  # Runs to measure.
-    per_class: int = 60  # Samples a class; distances are comparable only between equal numbers.
-    guidance: tuple[float, ...] = (1.0, 1.5, 2.5)
-    """Standard guidance s, 1 for none; VAR ramps up to it over its scales."""
-    classifier: str = "cifar10"  # Evaluator: a shipped name or folder.
-
-    def __call__(self) -> None:
-        codes = self.codes()
-        self.write("cost.csv", measure.cost_rows(codes))
-        evaluator = classifier_evaluator(self.classifier)
-        against = measure.measure_against(evaluator, codes.images["test"])
-        rows = measure.autoencoder_rows(codes, against, codes.num_classes * self.per_class)
-        self.write("autoencoders.csv", rows)
-        self._show(codes)
-        pairs = [(setting, seed) for setting in settings(self.guidance) for seed in self.seeds]
-        rows, about = [], {"classifier": self.classifier} | origin()
-        for pair in progress(pairs, "quality"):
-            rows.append(measure.quality_row(codes, against, *pair, self.per_class) | about)
-            write_rows(self.csv / "quality.csv", rows)
-        print(f"wrote {self.csv / 'quality.csv'}")
-
-    def _show(self, codes: Codes) -> None:
-        names, strongest = codes.images["test"].classes, max(self.guidance)
-        labels = torch.arange(len(names)).repeat_interleave(2)
-        how = [Setting(method, strongest) for method in COMPARED]
-        images = torch.cat([measure.drawn_by(codes, x, self.seeds[0], labels) for x in how])
-        rows = [next(d.name for d in DRAWINGS if d.method == method) for method in COMPARED]
-        title, heads = f"Two pictures a class, guidance {strongest:g}", [names[i] for i in labels]
-        figure = image_grid(images, len(labels), heads, title, rows=rows)
-        save_picture(figure, self.csv / "samples.png")
-
-
-@dataclass(frozen=True)
-class CompareSpeed(Compare):
-    """Times all methods in turn, in one process: speed.csv, milliseconds an image."""
-
-    rounds: int = 7  # Timed rounds, after one to warm up.
-    batches: tuple[int, ...] = (1, 16)  # Images drawn together.
-
-    def __call__(self) -> None:
-        self.write("speed.csv", measure.speed_rows(self.codes(), self.rounds, self.batches))
+    def _one(self, codes: Codes) -> None:
+        """Trains a tokenizer, or a generator with its tokenizer, and leaves a picture."""
+        name, picture = self.name, self.out / f"{self.name}.png"
+        classes = codes.images["test"].classes
+        if name in FAMILY and name != "var":
+            codes.train(name)
+            images, _ = measure.some_images(codes, 12)
+            tok = codes.tokenizer(name)
+            drawn = tok.decode(tok.encode(images)).clamp(-1, 1)
+            save_picture(image_grid(torch.cat([images, drawn]), 12, title=name,
+                                    rows=["real", "rebuilt"]), picture)  # fmt: skip
+            return
+        codes.train(tokenizer_of(name))
+        method = METHODS[name]
+        training = measure.recipe(codes, method.scale, 0, self.bed.images)
+        measure.train_method(codes, name, codes.out / f"{name}-s0", training)
+        model, labels = measure.finished_model(codes, name, 0), torch.arange(len(classes)).repeat(4)
+        options = next(iter(method.drawings.values()))
+        drawn = measure.draw_many(codes, name, model, labels, 0, guidance=method.guidance,
+                                  **options)  # fmt: skip
+        title = f"{method.title}, guidance {method.guidance:g}"
+        save_picture(image_grid(drawn, len(classes), classes, title), picture)

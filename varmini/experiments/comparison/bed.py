@@ -1,189 +1,124 @@
-"""The bed on which methods are compared: data, three autoencoders of one budget, their codes."""
+"""The bed of the family: one data set, one budget, and the tokens of every tokenizer."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import quicken
-from ...data import batches, fitted, in_order
-from ...model.tokenizer import MultiScaleVQVAE, TokenizerConfig
-from ...runtime.distributed import progress
-from ...runtime.files import read_json, write_atomic
+from ...data import fitted, in_order
+from ...evaluation.evaluators import Evaluator, classifier_evaluator
+from ...runtime.files import file_checksum, read_json, write_atomic
 from ...runtime.machine import autocast, device
-from ...training.configs import TokenizerTraining
 from ...training.run_folder import make_folder
-from ...training.train_tokenizer import perceptual_network
-from ...training.train_tokenizer import train as train_tokenizer
-from ...zoo.tokenizers.kl import KLAutoencoder, KLConfig
-from .training import Training, train
+from .tokenizers import BUILDERS, train_tokenizer
 
-KINDS = ("multi", "single", "kl")
-"""The autoencoders: VAR's multi-scale tokenizer, the same with one scale, and a KL autoencoder."""
 HELD_OUT = 500
 """Test images on which losses are measured."""
 
 
 @dataclass(frozen=True)
 class Bed:
-    """What all methods of a comparison share."""
+    """What all systems share. Shapes are in `tokenizers.py` and `methods.py`."""
 
-    data: str = "cifar10"
-    """Data set: a bed's name or a folder."""
-    images: int = 16_000
-    """Training images of every generator; each is seen as often as the others' are."""
-    autoencoder_images: int = 20_000
-    """Training images of every autoencoder."""
-    sizes: tuple[int, ...] = (1, 2, 3, 5, 8)
-    """Token maps of the multi-scale tokenizer; the last is also the others' side."""
-    vocab_size: int = 512
-    """Codes of both tokenizers."""
-    code_channels: int = 8
-    """Length of a code of both tokenizers."""
-    latent_channels: int = 4
-    """Channels of the KL autoencoder's latent."""
-    autoencoder_width: int = 32
-    """Channels of the first level of all three."""
-    perceptual_network: str = "cifar10"
-    """Network of the perceptual loss of all three, as in `varmini train tokenizer`."""
-    depth: int = 4
-    """Depth of VAR. The others have 6/4 or 5/4 of it, which makes parameters and FLOPs alike."""
-    width: int = 96
-    """Channels of every generator, a multiple of 4 x heads."""
-    heads: int = 3
-    """Attention heads of every generator."""
-    batch_size: int = 8
+    data: str = "fashion-subset"
+    """Data set, grey: a bed's name or a folder. Images are shown at 32 x 32."""
+    tokenizer_images: int = 31_200
+    """Training images of every tokenizer, counting repeats."""
+    images: int = 12_000
+    """Training images of every generator, counting repeats."""
+    batch_size: int = 16
     """Images a step of every generator."""
+    evaluator: str = "fashion"
+    """Network that measures; it takes part in no training."""
 
     def __post_init__(self) -> None:
-        for name, step in (("images", 1), ("autoencoder_images", 1), ("batch_size", 1),
-                           ("heads", 1), ("depth", 4), ("width", 4 * self.heads)):  # fmt: skip
-            value = getattr(self, name)
-            if value < 1 or value % step:
-                least = f"a multiple of {step}" if step > 1 else "at least 1"
-                raise ValueError(f"{name} is {value}, expected {least}")
-
-    @property
-    def side(self) -> int:
-        """Side of the single token map and of the latent."""
-        return self.sizes[-1]
-
-    def tokenizer_training(self, sizes: tuple[int, ...]) -> TokenizerTraining:
-        """How a tokenizer with these maps is trained; one scale needs no phi."""
-        model = TokenizerConfig(
-            sizes=sizes, vocab_size=self.vocab_size, code_channels=self.code_channels,
-            num_phi=4 if len(sizes) > 1 else 0, width=self.autoencoder_width, norm_groups=8,
-            multipliers=(1, 2), patch=2, num_res_blocks=1, attention=False,
-        )  # fmt: skip
-        return TokenizerTraining(
-            data=self.data, images=self.autoencoder_images, batch_size=32, lr=1.5e-3,
-            perceptual=0.1, perceptual_network=self.perceptual_network, ema=0.99, held_out=250,
-            log_every=max(1, self.autoencoder_images // 32 // 4), model=model,
-        )  # fmt: skip
-
-
-class Autoencoder(NamedTuple):
-    """A finished autoencoder, and how it makes codes and images."""
-
-    model: nn.Module
-    encode: Callable[[Tensor], Tensor]
-    """Images -> flat pyramids (B, L), token maps (B, side, side), or mean latents."""
-    decode: Callable[[Tensor], Tensor]
-    """Codes -> images in [-1, 1]."""
+        if not 1 <= self.batch_size <= min(self.images, self.tokenizer_images):
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 1 and at most "
+                             f"the images: {self.images} and {self.tokenizer_images}")  # fmt: skip
 
 
 class Codes:
-    """The autoencoders of the bed, in folders of `out`, and what they make of the images."""
+    """The tokenizers of the bed, in folders of `out`, and what they make of the images."""
 
     def __init__(self, bed: Bed, out: str | Path) -> None:
         self.bed, self.out = bed, Path(out)
         self._encoded: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._tokenizers: dict[tuple[str, int], nn.Module] = {}
 
     @cached_property
-    def images(self) -> dict:
+    def images(self) -> dict[str, Any]:
         """The data set by split."""
-        size = (self.bed.side * 4,) * 2
-        return {split: fitted(self.bed.data, split, size, 3) for split in ("train", "test")}
+        return {split: fitted(self.bed.data, split, (32, 32), 1) for split in ("train", "test")}
 
     @property
     def num_classes(self) -> int:
         """Classes of the data set."""
         return len(self.images["train"].classes)
 
-    def folder(self, kind: str) -> Path:
-        """The run of an autoencoder."""
-        return self.out / f"autoencoder-{kind}"
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What measures."""
+        return classifier_evaluator(self.bed.evaluator, kind="evaluator")
 
-    def train_autoencoder(self, kind: str) -> None:
-        """Trains one of `KINDS`, goes on with it, or finds it finished."""
-        out = self.folder(kind)
-        if kind == "kl":
-            self._train_kl(out)
-        elif not (out / "model.safetensors").exists():
-            config = self.bed.tokenizer_training(
-                self.bed.sizes if kind == "multi" else (self.bed.side,)
-            )
-            train_tokenizer(config, out, resume=(out / "run.json").exists())
+    def folder(self, name: str, seed: int = 0) -> Path:
+        """The run of a tokenizer."""
+        return self.out / f"tokenizer-{name}-s{seed}"
 
-    def _train_kl(self, out: Path) -> None:
-        bed, like = self.bed, self.bed.tokenizer_training((self.bed.side,))
-        network = perceptual_network(like.perceptual_network)
-        shape = ("width", "norm_groups", "multipliers", "num_res_blocks", "attention", "patch")
-        config = KLConfig(side=bed.side, latent_channels=bed.latent_channels,
-                          **{name: getattr(like.model, name) for name in shape})  # fmt: skip
-        same = ("images", "batch_size", "lr", "warmup", "decay", "final", "weight_decay", "clip",
-                "ema")  # fmt: skip
-        training = Training(points=2, **{name: getattr(like, name) for name in same})
-        train(
-            lambda: KLAutoencoder(config),
-            lambda model, x, _: model.training_loss(x, like.l1, like.l2, like.perceptual, network),
-            lambda start: batches(self.images["train"], like.batch_size, seed=0, start_step=start,
-                                  flip=True),
-            training,
-            out,
-            data=bed.data,
-        )  # fmt: skip
+    def train(self, name: str, seed: int = 0) -> None:
+        """Trains a tokenizer, goes on with it, or finds it finished."""
+        if name and not (self.folder(name, seed) / "model.safetensors").exists():
+            proxy = None
+            if name == "titok":  # its decoder's targets are the tokens of a finished VQ-VAE
+                self.train("titok-proxy", seed)
+                proxy = self.tokenizer("titok-proxy", seed)
+            train_tokenizer(name, self.bed, self.folder(name, seed), seed, proxy)
 
-    def autoencoder(self, kind: str) -> Autoencoder:
-        """The finished one of `KINDS`, in evaluation mode."""
-        build, folder = KLAutoencoder if kind == "kl" else MultiScaleVQVAE, self.folder(kind)
-        if not (folder / "model.safetensors").exists():
-            raise ValueError(f"{folder} holds no model: run `varmini compare train` first")
-        model = quicken(build.from_pretrained(folder).to(device()))
-        if kind == "kl":
-            return Autoencoder(model, model.encode, model.decode)
-        if kind == "single":
-            return Autoencoder(model, lambda x: model.encode(x)[0], lambda c: model.decode([c]))
-        schedule = model.schedule
-        return Autoencoder(model, lambda x: schedule.flatten(model.encode(x)),
-                           lambda c: model.decode(schedule.unflatten(c)))  # fmt: skip
+    def tokenizer(self, name: str, seed: int = 0) -> nn.Module | None:
+        """The finished one, in evaluation mode; None for "", no tokenizer."""
+        if not name:
+            return None
+        if (name, seed) not in self._tokenizers:
+            folder = self.folder(name, seed)
+            if not (folder / "model.safetensors").exists():
+                raise ValueError(f"{folder} holds no model: run `varmini compare --sweep` first")
+            model = BUILDERS[name].cls.from_pretrained(folder).to(device()).eval()
+            self._tokenizers[name, seed] = quicken(model)
+        return self._tokenizers[name, seed]
 
-    def load(self, kind: str, split: str) -> tuple[Tensor, Tensor]:
-        """Codes and labels (N,) of a split, encoded once a process; as many as are used.
+    def load(self, name: str, encode: Any, split: str) -> tuple[Tensor, Tensor]:
+        """Codes and labels (N,) of a split, encoded once a process; mirrored ones too, to train.
 
-        Codes are as of `Autoencoder.encode`: tokens int64, latents float32.
+        name, encode: of what makes the codes: (B, 1, 32, 32) -> tokens or latents. A pyramid of
+        token maps becomes flat, (B, L).
         """
-        if (kind, split) not in self._encoded:
-            dataset, parts = self.images[split], []
-            count = min(self.bed.images if split == "train" else HELD_OUT, len(dataset))
-            stream, own = in_order(dataset, 250, rows=range(count)), self.autoencoder(kind)
-            for _ in progress(range(0, count, 250), f"codes {kind} {split}"):
-                images, labels = next(stream)
-                with torch.no_grad(), autocast():
-                    parts.append((own.encode(images.to(device())).cpu(), labels))
-            codes, labels = map(torch.cat, zip(*parts))
-            # Latents are rounded to half precision, as the first comparison kept them.
-            codes = codes.half().float() if kind == "kl" else codes.long()
-            self._encoded[kind, split] = codes, labels
-        return self._encoded[kind, split]
+        if (name, split) not in self._encoded:
+            dataset, training = self.images[split], split == "train"
+            rows = range(len(dataset) if training else min(HELD_OUT, len(dataset)))
+            parts = []
+            for images, labels in in_order(dataset, 250, rows=rows):
+                for shown in (images, images.flip(3)) if training else (images,):
+                    with torch.no_grad(), autocast():
+                        codes = encode(shown.to(device()))
+                    if isinstance(codes, list | tuple):
+                        codes = torch.cat([m.flatten(1) for m in codes], dim=1)
+                    parts.append((codes.cpu(), labels))
+            self._encoded[name, split] = tuple(map(torch.cat, zip(*parts)))
+        return self._encoded[name, split]
+
+    def about(self, name: str) -> str:
+        """What a generator's run learns from: the data, the tokenizer's name and checksum."""
+        if not name:
+            return self.bed.data
+        checksum = file_checksum(self.folder(name) / "model.safetensors")
+        return f"{self.bed.data}, {name} {checksum}"
 
 
 def claim(out: Path, bed: Bed) -> None:

@@ -1,9 +1,9 @@
-"""Trains and measures the methods: quality with its sampling error, FLOPs, milliseconds."""
+"""Trains and measures the family: quality with its sampling error, FLOPs, milliseconds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,78 +16,82 @@ from ...evaluation.evaluators import Evaluator
 from ...evaluation.fid import reference_of
 from ...evaluation.metrics import check_samples, frechet_between, precision_recall, psnr
 from ...fast.copies import without_copies
+from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
-from ...runtime.files import file_checksum
 from ...runtime.machine import autocast, device
 from ...runtime.tables import Row, read_rows
 from ..bench.measure import Run, in_turn
-from .bed import KINDS, Codes
+from .bed import Codes
 from .methods import (
-    DRAWINGS,
     GRID,
+    LR,
     METHODS,
-    Drawing,
-    Setting,
+    MUON,
+    codes_of,
     draw_images,
     held_out_loss,
+    new_model,
+    tokenizer_of,
     training_loss,
 )
+from .tokenizers import BUILDERS, inner_matrices
 from .training import Training, finished, train
 
 Measure = Callable[[Tensor, Tensor], Row]
 """images (n, C, H, W) in [-1, 1] and labels (n,) -> figures, each with its `_se`."""
+PART = 100
+"""Images drawn together."""
+
+# ----------------------------------------------------------------------------------------- training
 
 
 def train_method(codes: Codes, name: str, out: Path, training: Training) -> list[Row]:
     """Trains a method, or goes on, or finds it finished; returns the rows of its log."""
     if finished(out, training):
         return read_rows(out / "log.csv")
-    bed, kind = codes.bed, METHODS[name].kind
-    (x, y), held_out = codes.load(kind, "train"), codes.load(kind, "test")
-    tok = codes.autoencoder(kind).model
-    checksum = file_checksum(codes.folder(kind) / "model.safetensors")
+    tok, probe = codes.tokenizer(tokenizer_of(name)), new_model(name, codes)
+    (x, y), held_out = (codes_of(name, codes, probe, split) for split in ("train", "test"))
 
-    def build() -> nn.Module:
-        model = METHODS[name].build(bed, codes.num_classes)
-        if kind == "kl":
-            model.latent_std.copy_(x.std())
-        return model
-
-    def stream(start: int):
+    def stream(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = batch_order(len(x), training.batch_size, training.seed, start)
         return ((x[rows], y[rows]) for rows, *_ in order)
 
     train(
-        build,
+        lambda: new_model(name, codes),
         lambda model, x, y: training_loss(model, x, y, tok),
         stream,
         training,
         out,
-        data=f"{bed.data}, {kind} {checksum}",
+        data=codes.about(tokenizer_of(name)),
         held_out=lambda model: held_out_loss(model, *held_out, tok),
+        matrices=inner_matrices,
     )
     return read_rows(out / "log.csv")
 
 
-def train_all(
-    codes: Codes, seeds: Sequence[int], grid_images: int, grid: Sequence[float] = GRID
-) -> tuple[list[Row], list[Row]]:
-    """Every method: short runs over the grid of learning rates, then the best one at full length.
+def recipe(codes: Codes, scale: float, seed: int, images: int, points: int = 4) -> Training:
+    """Of a run whose learning rates are `scale` times `LR` and Muon's."""
+    lr = scale * LR
+    return Training(images, codes.bed.batch_size, lr, muon_lr=MUON * lr, ema=0.98, points=points,
+                    seed=seed)  # fmt: skip
 
-    Returns the rows of the grid, and of the full runs.
+
+def search(codes: Codes, name: str, grid: Sequence[float] = GRID, share: int = 4) -> list[Row]:
+    """Short runs over learning rates, a quarter of a full one each, of a seed of their own.
+
+    The grid grows by factors of two until its best is inside it.
     """
-    tried, rows, size = [], [], codes.bed.batch_size
-    for name in METHODS:
-        for lr in grid:
-            training = Training(grid_images, size, lr, points=1)
-            last = train_method(codes, name, codes.out / f"grid-{name}-{lr:g}", training)[-1]
-            tried.append({"method": name, "lr": lr} | {k: last[k] for k in ("images", "val_loss")})
-        best = min(tried[-len(grid) :], key=lambda row: row["val_loss"])["lr"]
-        for seed in seeds:
-            training = Training(codes.bed.images, size, best, points=4, seed=seed)
-            log = train_method(codes, name, codes.out / f"{name}-s{seed}", training)
-            rows += [{"method": name, "seed": seed, **row, "lr": best} for row in log]
-    return tried, rows
+    tried: dict[float, Row] = {}
+    todo = list(grid)
+    while todo:
+        for scale in todo:
+            training = recipe(codes, scale, 100, codes.bed.images // share, points=1)
+            last = train_method(codes, name, codes.out / f"grid-{name}-{scale:g}", training)[-1]
+            tried[scale] = {"method": name, "scale": scale, "lr": scale * LR}
+            tried[scale] |= {k: last[k] for k in ("images", "val_loss")}
+        best = min(tried, key=lambda scale: tried[scale]["val_loss"])
+        todo = [best / 2] if best == min(tried) else [best * 2] if best == max(tried) else []
+    return [tried[scale] | {"best": scale == best} for scale in sorted(tried)]
 
 
 # ------------------------------------------------------------------------------------------ quality
@@ -144,61 +148,82 @@ def measure_against(evaluator: Evaluator, dataset: Any) -> Measure:
     return measure
 
 
-def autoencoder_rows(codes: Codes, measure: Measure, n: int) -> list[Row]:
-    """Reconstructions of n test images by each autoencoder: the bound of every generator on it."""
+def some_images(codes: Codes, n: int) -> tuple[Tensor, Tensor]:
+    """n test images, evenly spread, and their labels."""
     test = codes.images["test"]
     pairs = [test[i] for i in torch.linspace(0, len(test) - 1, n).long().tolist()]
-    images, labels = torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-    rows = [{"autoencoder": "none (real images)", **measure(images, labels)}]
-    for kind in KINDS:
-        own = codes.autoencoder(kind)
-        with torch.no_grad(), autocast():
-            drawn = [own.decode(own.encode(x.to(device()))).cpu() for x in images.split(100)]
-        result = torch.cat(drawn).float().clamp(-1, 1)
-        rows.append({"autoencoder": kind,
-                     "parameters": sum(p.numel() for p in own.model.parameters()),
-                     "images": codes.bed.autoencoder_images,
-                     "psnr": psnr(result, images).mean().item(),
-                     **measure(result, labels)})  # fmt: skip
-    return rows
+    return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
 
 
-def network(codes: Codes, name: str, seed: int | None = None) -> nn.Module:
+@torch.no_grad()
+def tokenizer_row(codes: Codes, name: str, seed: int, measure: Measure, n: int) -> Row:
+    """What a finished tokenizer keeps of n test images, and the share of codes they use.
+
+    PSNR is a mean over images with its standard error; usage is of the least used codebook.
+    """
+    images, labels = some_images(codes, n)
+    tok, builder, parts, tokens = codes.tokenizer(name, seed), BUILDERS[name], [], []
+    for part in images.split(PART):
+        with autocast():
+            tokens.append(tok.encode(part.to(device())))
+            parts.append(tok.decode(tokens[-1]).cpu().float().clamp(-1, 1))
+    drawn = torch.cat(parts)
+    each = psnr(drawn, images)
+    row = {"tokenizer": name, "seed": seed, "lacks": builder.lacks,
+           "parameters": sum(p.numel() for p in tok.parameters()),
+           "images": codes.bed.tokenizer_images, **counts(tok, tokens), "psnr": each.mean().item(),
+           "psnr_se": each.std().item() / math.sqrt(n)}  # fmt: skip
+    return row | measure(drawn, labels)
+
+
+def counts(tok: nn.Module, tokens: Sequence[Any]) -> Row:
+    """Tokens (or real numbers) and bits an image, codes, and the share of them in these tokens.
+
+    A factorised token counts as the code that its parts name together; a pyramid's maps share
+    their codes.
+    """
+    row: Row = dict.fromkeys(("tokens", "bits", "codes", "usage"), "")
+    if isinstance(tokens[0], Tensor) and tokens[0].is_floating_point():
+        return row | {"numbers": tokens[0][0].numel()}
+    if isinstance(tok, MultiScaleVQVAE):
+        count, vocab = tok.schedule.num_tokens, [tok.vocab_size]
+        bits = count * math.log2(tok.vocab_size)
+    else:
+        count, bits, vocab = tok.tokens_per_image, tok.bits_per_image, tok.quantizer.vocab_sizes
+    parts = [m for t in tokens for m in ([t] if isinstance(t, Tensor) else t)]
+    if len(set(vocab)) > 1:
+        parts = [part[..., 0] * vocab[1] + part[..., 1] for part in parts]
+        vocab, count = [vocab[0] * vocab[1]], count // 2
+    used = torch.cat([part.flatten() for part in parts]).unique()
+    return {"tokens": count, "bits": bits, "codes": vocab[0], "usage": len(used) / vocab[0],
+            "numbers": ""}  # fmt: skip
+
+
+def finished_model(codes: Codes, name: str, seed: int | None = None) -> nn.Module:
     """A method's network in evaluation mode: of a finished run, or with random weights.
 
     Quickened, but for VAR, where `sample` sees to it: no method has quicker products.
     """
     torch.manual_seed(0)
-    model = METHODS[name].build(codes.bed, codes.num_classes)
+    model = new_model(name, codes)
     if seed is not None:
         model = type(model).from_pretrained(codes.out / f"{name}-s{seed}")
     model = model.to(device()).eval()
     return model if isinstance(model, VAR) else quicken(model)
 
 
-def drawn_by(codes: Codes, setting: Setting, seed: int, labels: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) of labels (B,), on the CPU, drawn by a finished run in parts of 100."""
-    own = codes.autoencoder(METHODS[setting.method].kind)
-    model, options = network(codes, setting.method, seed), {"filtered": setting.filtered}
-    options |= next((d.options for d in DRAWINGS if d.method == setting.method
-                     and d.name == (setting.drawing or d.name)), {})  # fmt: skip
-    drawn = []
-    for i, part in enumerate(labels.split(100)):
+def draw_many(
+    codes: Codes, name: str, model: nn.Module, labels: Tensor, seed: int, **options: Any
+) -> Tensor:
+    """Pictures (B, 1, 32, 32) of labels (B,), on the CPU, drawn in parts; options of
+    `draw_images`."""
+    tok, drawn = codes.tokenizer(tokenizer_of(name)), []
+    for i, part in enumerate(labels.split(PART)):
         with torch.no_grad(), autocast():
-            images = draw_images(model, own, part.to(device()), bed=codes.bed, seed=1000 * seed + i,
-                                 guidance=setting.guidance, **options)  # fmt: skip
+            images = draw_images(name, model, tok, part.to(device()), seed=1000 * seed + i,
+                                 **options)  # fmt: skip
         drawn.append(images.float().cpu().clamp(-1, 1))
     return torch.cat(drawn)
-
-
-def quality_row(
-    codes: Codes, measure: Measure, setting: Setting, seed: int, per_class: int
-) -> Row:
-    """Draws per_class pictures of each class from a finished run and measures them."""
-    labels = torch.arange(codes.num_classes).repeat_interleave(per_class)
-    row = dict(zip(("method", "guidance", "filtered"), setting.key))
-    row |= {"seed": seed, "images": codes.bed.images}
-    return row | measure(drawn_by(codes, setting, seed, labels), labels)
 
 
 # --------------------------------------------------------------------------------------------- cost
@@ -215,49 +240,52 @@ def _counted(train: bool, call: Callable[..., Tensor], *args: Any, **options: An
     return counter.get_total_flops()
 
 
-def cost_rows(codes: Codes) -> list[Row]:
+def cost_rows(codes: Codes, names: Sequence[str]) -> list[Row]:
     """Parameters, sequential steps and FLOPs, counted while the calls run; weights do not matter.
 
-    FLOPs of an image are those of the guided generator at batch 1, without the decoder, which has
-    its own column; of training, forward and backward of one image.
+    FLOPs are those of one image, guided, with the decoder; of training, forward and backward of
+    one image.
     """
     rows, label = [], torch.zeros(1, dtype=torch.long, device=device())
-    for d in DRAWINGS:
-        kind = METHODS[d.method].kind
-        model, own = network(codes, d.method), codes.autoencoder(kind)
-        x = codes.load(kind, "test")[0][:4].to(device())
-        decoder = _counted(False, own.decode, x[:1])
-        options = {"bed": codes.bed, "guidance": 2.5, "seed": 0, **d.options}
-        flops = _counted(False, draw_images, model, own, label, **options) - decoder
+    for name in names:
+        tok, model = codes.tokenizer(tokenizer_of(name)), finished_model(codes, name)
+        x = codes_of(name, codes, model, "test")[0][:4].to(device())
         model.train()
-        training = _counted(True, training_loss, model, x, label.expand(4), own.model)
-        rows.append({"method": d.method, "drawing": d.name, "steps": d.steps(codes.bed),
-                     "parameters": sum(p.numel() for p in model.parameters()), "flops": flops,
-                     "decoder_flops": decoder, "training_flops": training // 4})  # fmt: skip
+        training = _counted(True, training_loss, model, x, label.expand(4), tok)
+        model.eval()
+        for drawing, options in METHODS[name].drawings.items():
+            given = {"guidance": 2.0, "seed": 0, **options}
+            steps = len(model.config.sizes) if isinstance(model, VAR) else model.steps(**options)
+            rows.append({"method": name, "drawing": drawing, "steps": steps,
+                         "parameters": sum(p.numel() for p in model.parameters()),
+                         "flops": _counted(False, draw_images, name, model, tok, label, **given),
+                         "training_flops": training // 4})  # fmt: skip
     return rows
 
 
-def speed_rows(codes: Codes, rounds: int, batches: Sequence[int] = (1, 16)) -> list[Row]:
+def speed_rows(
+    codes: Codes, names: Sequence[str], rounds: int, batches: Sequence[int] = (1, 16)
+) -> list[Row]:
     """Milliseconds an image, decoder and guidance counted: all drawings in turn, round after round.
 
     Interleaving spreads whatever else the machine does over all of them.
     """
 
-    def run(d: Drawing, batch: int) -> Run:
-        model, own = network(codes, d.method), codes.autoencoder(METHODS[d.method].kind)
+    def run(name: str, options: dict[str, Any], batch: int) -> Run:
+        model, tok = finished_model(codes, name), codes.tokenizer(tokenizer_of(name))
         labels = torch.arange(batch, device=device()) % codes.num_classes
-        options = {"bed": codes.bed, "guidance": 2.5, "seed": 0, **d.options}
 
         @torch.no_grad()
         def draw() -> None:
             with autocast():
-                draw_images(model, own, labels, **options)
+                draw_images(name, model, tok, labels, **{"guidance": 2.0, "seed": 0, **options})
 
         return draw
 
-    runs = {(d.name, batch): run(d, batch) for batch in batches for d in DRAWINGS}
+    runs = {(name, drawing, batch): run(name, options, batch) for batch in batches
+            for name in names for drawing, options in METHODS[name].drawings.items()}  # fmt: skip
     in_turn(runs, 1, 0)  # warms up
     seconds = in_turn(runs, rounds, math.inf)
-    return [{"drawing": name, "batch": batch, "round": number,
-             "ms_an_image": 1000 * seconds[name, batch][number] / batch}
-            for number in range(rounds) for name, batch in runs]  # fmt: skip
+    return [{"method": key[0], "drawing": key[1], "batch": key[2], "round": number,
+             "ms_an_image": 1000 * seconds[key][number] / key[2]}
+            for number in range(rounds) for key in runs]  # fmt: skip

@@ -1,10 +1,10 @@
-"""The methods of the comparison and of the ablation: how each is built, trained and drawn from."""
+"""The generators of the family on the bed: how each is built, trained and drawn from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,63 +12,105 @@ from torch import Tensor, nn
 
 from ... import sample
 from ...model.transformer import VAR, VARConfig
-from ...zoo.generators.dit import DiT, DiTConfig
-from ...zoo.generators.maskgit import MaskGIT, MaskGITConfig
+from ...zoo.generators.family import GENERATORS, build
 from ...zoo.generators.plain_var import PlainVAR
-from ...zoo.generators.raster_ar import RasterAR, RasterARConfig
-from .bed import Autoencoder, Bed
+from .bed import Codes
+from .tokenizers import LIVE
 
-GRID = (6e-4, 1e-3, 2e-3)
-"""Learning rates that are tried for every method."""
-
-
-class Method(NamedTuple):
-    """A trained system."""
-
-    kind: str
-    """Which autoencoder: "multi", "single" or "kl"."""
-    build: Callable[[Bed, int], Any]
-    """(bed, number of classes) -> the network."""
+GRID = (0.5, 1.0, 2.0)
+"""Learning rates that are tried first, in units of `LR`; the grid grows past an end that is best."""
+LR, MUON = 2e-3, 10.0
+"""AdamW's peak learning rate, and Muon's in units of it."""
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.5)
+"""Guidance s of u + s (c - u) that is tried first; 1 is none. VAR's ramps up to it over the scales."""
+TOP_P, TOP_K = 0.96, 900 / 4096
+"""The paper's filters, top-k as a share of the vocabulary, for those that draw
+codes in order; colours and halves of tokens are too few for top-k."""
 
 
-def _var(bed: Bed, classes: int, **options: Any) -> VARConfig:
-    names = ("sizes", "vocab_size", "code_channels", "depth", "width", "heads")
-    shape = {name: getattr(bed, name) for name in names}
-    return VARConfig(**shape, init_gamma=0.1, num_classes=classes, **options)
+@dataclass(frozen=True)
+class Method:
+    """A generator on the bed; the shape makes its parameters alike with VAR's, within 10 %."""
 
-
-def _other(bed: Bed, classes: int, quarters: int) -> dict[str, int]:
-    """Depth in quarters of VAR's, so that 12 or 18 depth width^2 come out alike."""
-    return dict(depth=bed.depth * quarters // 4, width=bed.width, heads=bed.heads,
-                side=bed.side, num_classes=classes)  # fmt: skip
+    title: str
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Fields of its configuration."""
+    drawings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
+    """Ways to draw, each with options of `draw`."""
+    filtered: bool = False
+    """Whether `draw` takes top_k and top_p."""
+    scale: float = 1.0
+    """Best learning rate of grid.csv, in units of `LR`."""
+    guidance: float = 3.0
+    """Best guidance of guidance.csv, of the first drawing."""
+    seeds: int = 3
+    """Seeds that are trained; five where something is claimed."""
 
 
 METHODS = {
-    "var": Method("multi", lambda b, n: VAR(_var(b, n))),
-    "raster-ar": Method("single", lambda b, n: RasterAR(
-        RasterARConfig(**_other(b, n, 6), vocab_size=b.vocab_size))),
-    "maskgit": Method("single", lambda b, n: MaskGIT(
-        MaskGITConfig(**_other(b, n, 6), vocab_size=b.vocab_size))),
-    "dit": Method("kl", lambda b, n: DiT(DiTConfig(**_other(b, n, 5), channels=b.latent_channels))),
-    # For the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
-    "var-plain": Method("multi", lambda b, n: PlainVAR(_var(b, n, qk_norm=False))),
-    "var-adaln": Method("multi", lambda b, n: VAR(_var(b, n, qk_norm=False))),
+    "var": Method("VAR", filtered=True, seeds=5),
+    "raster-ar": Method("raster AR", filtered=True, seeds=5,
+                        drawings={"": {}, "no cache": {"cached": False}}),
+    "maskgit": Method("MaskGIT", drawings={"": {"rounds": 8}}, seeds=5),
+    "dit": Method("DiT", {"depth": 4}, seeds=5,
+                  drawings={"DDIM 25": {"steps": 25}, "DDIM 250": {"steps": 250}}),
+    "igpt": Method("iGPT", drawings={"": {"top_k": 0}}, filtered=True),
+    "raster-ar-ibq": Method("raster AR, IBQ", filtered=True),
+    "factorised-ar": Method("raster AR, factorised", {"depth": 5}, drawings={"": {"top_k": 0}},
+                            filtered=True),
+    "rq-transformer": Method("RQ-Transformer", filtered=True),
+    "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}),
+    "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}),
+    "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
+    # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
+    "var-plain": Method("VAR, no AdaLN", filtered=True, seeds=5),
+    "var-adaln": Method("VAR, no q/k norm", filtered=True, seeds=5),
 }  # fmt: skip
-COMPARED = ("var", "raster-ar", "maskgit", "dit")
+"""By name."""
+COMPARED = tuple(name for name in METHODS if name not in ("var-plain", "var-adaln"))
 """Methods that are compared; the others serve the ablation alone."""
+ABLATED = ("var", "raster-ar", "var-plain", "var-adaln")
+"""Methods of the ablation, measured without guidance as well."""
+LONG = ("dit", "DDIM 250")
+"""DiT's own way to draw. It takes long, so its guidance is the one chosen for the short one."""
 
 
-def training_loss(model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module) -> Tensor:
-    """The method's own loss on codes as `Codes.load` gives them; `tok` serves VAR's inputs."""
+def tokenizer_of(name: str) -> str:
+    """The name of a method's tokenizer; "" for none."""
+    return "var" if name.startswith("var") else GENERATORS[name].tokenizer
+
+
+def new_model(name: str, codes: Codes) -> nn.Module:
+    """A method's network with random weights."""
+    tok = codes.tokenizer(tokenizer_of(name))
+    if not name.startswith("var"):
+        model = build(name, tok, num_classes=codes.num_classes, **METHODS[name].shape)
+        if hasattr(model, "latent_std"):
+            model.latent_std.copy_(codes.load("kl", tok.encode, "train")[0].std())
+        return model
+    c, cls = LIVE.model, PlainVAR if name == "var-plain" else VAR
+    return cls(VARConfig(sizes=c.sizes, vocab_size=c.vocab_size, code_channels=c.code_channels,
+                         depth=4, width=128, heads=4, init_gamma=0.1, qk_norm=name == "var",
+                         num_classes=codes.num_classes))  # fmt: skip
+
+
+def codes_of(name: str, codes: Codes, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
+    """What a method learns, and labels: `Codes.load` of its tokenizer, or of itself."""
+    kind = tokenizer_of(name)
+    return codes.load(kind, (codes.tokenizer(kind) or model).encode, split)
+
+
+def training_loss(model: nn.Module, x: Tensor, labels: Tensor, tok: nn.Module | None) -> Tensor:
+    """The method's own loss on codes as `codes_of` gives them; `tok` serves VAR and MSBSQ."""
     if not isinstance(model, VAR):
-        return model.training_loss(codes, labels)
-    inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(codes))
-    return F.cross_entropy(model(labels, inputs).flatten(0, 1), codes.flatten())
+        return model.loss(x, labels)
+    inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(x))
+    return F.cross_entropy(model(labels, inputs).flatten(0, 1), x.flatten())
 
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module, codes: Tensor, labels: Tensor, tok: nn.Module
+    model: nn.Module, x: Tensor, labels: Tensor, tok: nn.Module | None
 ) -> dict[str, float]:
     """{"val_loss": the mean loss in evaluation mode}, with the same random masks and noises always.
 
@@ -76,91 +118,27 @@ def held_out_loss(
     """
     where, total = next(model.parameters()).device, 0.0
     torch.manual_seed(0)
-    for x, y in zip(codes.split(250), labels.split(250)):
-        total += training_loss(model.eval(), x.to(where), y.to(where), tok).item() * len(x)
+    for part, y in zip(x.split(100), labels.split(100)):
+        value = training_loss(model.eval(), part.to(where), y.to(where), tok)
+        total += value.item() * len(part)
     return {"val_loss": total / len(labels)}
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A way to draw from a trained method: a row of the tables."""
-
-    method: str
-    name: str
-    steps: Callable[[Bed], int]
-    """Sequential network calls an image."""
-    options: dict
-    """What the method's `generate` (or VAR's `sample`) is given."""
-
-
-DRAWINGS = (
-    Drawing("var", "VAR", lambda b: len(b.sizes), {}),
-    Drawing("raster-ar", "raster AR, cache", lambda b: b.side**2, {}),
-    Drawing("raster-ar", "raster AR, no cache", lambda b: b.side**2, {"cached": False}),
-    Drawing("maskgit", "MaskGIT, 8 rounds", lambda b: 8, {"rounds": 8}),
-    Drawing("dit", "DiT, DDIM 25", lambda b: 25, {"steps": 25}),
-    Drawing("dit", "DiT, DDIM 250", lambda b: 250, {"steps": 250}),
-)
-"""What is timed; quality is measured of the first drawing of each method, and of `LONG`."""
-LONG = "DiT, DDIM 250"
-"""The paper's way to draw from DiT. It takes long, so it is measured at one guidance alone."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A row of quality: what is drawn from which method."""
-
-    method: str
-    guidance: float = 1.0
-    filtered: bool = True
-    drawing: str = ""
-    """Name of the drawing; empty: the method's first."""
-
-    @property
-    def key(self) -> tuple[str, float, str]:
-        """Method, guidance and filtered as quality.csv has them."""
-        return self.drawing or self.method, self.guidance, str(self.filtered)
-
-
-ABLATION = (
-    ("raster AR", Setting("raster-ar", filtered=False)),
-    ("VAR, no AdaLN", Setting("var-plain", filtered=False)),
-    ("+ AdaLN", Setting("var-adaln", filtered=False)),
-    ("+ top-k, top-p", Setting("var-adaln")),
-    ("+ guidance", Setting("var-adaln", guidance=2.5)),
-    ("+ q/k normalisation", Setting("var", guidance=2.5)),
-)
-"""The paper's table 3 as far as a toy has its rows; guidance 2.5 is its cfg of 1.5."""
-
-
-def settings(guidance: tuple[float, ...]) -> list[Setting]:
-    """All rows of quality: the comparison at each guidance, and the ablation."""
-    compared = [Setting(m, s) for m in COMPARED for s in guidance]
-    compared.append(Setting("dit", max(guidance), drawing=LONG))
-    return list(dict.fromkeys(compared + [setting for _, setting in ABLATION]))
-
-
 def draw_images(
-    model: nn.Module,
-    own: Autoencoder,
-    labels: Tensor,
-    *,
-    bed: Bed,
-    guidance: float,
-    seed: int,
-    filtered: bool = True,
-    **options: Any,
-) -> Tensor:
-    """Draws one batch, (B, C, H, W) in [-1, 1].
+    name: str, model: nn.Module, tok: nn.Module | None, labels: Tensor, *,
+    guidance: float, seed: int, **options: Any,
+) -> Tensor:  # fmt: skip
+    """Draws one batch, (B, 1, 32, 32) in [-1, 1].
 
-    own: the method's autoencoder. guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to
-    it, t = s - 1 at the end. filtered: the paper's top-k (900 of 4,096, as a share) and top-p, for
-    VAR and raster AR.
+    Args:
+        guidance: s of u + s (c - u), 1 for none; VAR's own ramps up to it, t = s - 1 at the end.
+        options: of the drawing; top_k and top_p replace the paper's.
     """
-    top = {"top_k": round(bed.vocab_size * 900 / 4096), "top_p": 0.96}
-    top = top if filtered else {"top_k": 0, "top_p": 0.0}
+    if METHODS[name].filtered:
+        vocab = getattr(model.config, "vocab_size", 0)
+        options = {"top_k": round(vocab * TOP_K), "top_p": TOP_P} | options
     if isinstance(model, VAR):
-        return sample(model, own.model, labels, cfg=guidance - 1, seed=seed, **top)
-    if isinstance(model, RasterAR):
-        options |= top
-    return own.decode(model.generate(labels, guidance=guidance, seed=seed, **options))
+        return sample(model, tok, labels, cfg=guidance - 1, seed=seed, **options)
+    drawn = model.draw(labels, seed=seed, cfg=guidance - 1, **options)
+    decode: Callable[[Tensor], Tensor] = (tok or model).decode
+    return decode(drawn).float().clamp(-1, 1)

@@ -87,6 +87,7 @@ def train(
     *,
     data: str = "",
     held_out: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+    matrices: Callable[[nn.Module], list[nn.Parameter]] | None = None,
 ) -> Path:
     """Trains a model, or goes on with the run in `out`; nothing is left to do for a finished one.
 
@@ -97,6 +98,7 @@ def train(
         out: the run's folder, which is returned, with the averaged weights in the end.
         data: what the batches are made of; a run only goes on with the same.
         held_out: measures of the averaged model, for log.csv.
+        matrices: what Muon takes of a model; None for those of `model.blocks`.
 
     Raises:
         ValueError: when `out` holds another run.
@@ -109,7 +111,8 @@ def train(
     out = check_folder(out, config, overwrite=False, resume=resume)
     if finished(out, training):
         return out
-    optimizers = make_optimizers(model, training.lr, training.weight_decay, training.muon_lr)
+    optimizers = make_optimizers(model, training.lr, training.weight_decay, training.muon_lr,
+                                 matrices=matrices and matrices(model))  # fmt: skip
     ema = averaged(model, training.ema)
     updater = Updater(model, optimizers.values(), training.clip)
     loop = Loop("", config, out, {"model": model, "ema": ema, **optimizers}, total=training.steps,

@@ -31,8 +31,10 @@ class Block(nn.Module):
             kept[:] = [torch.cat(pair, dim=2) for pair in zip(kept, (k, v))] if kept else (k, v)
             k, v = kept
         new, seen = q.shape[2], k.shape[2]
-        mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mask = None  # without a cache, a flag is quicker than a mask
+        if new < seen:
+            mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.autoencoder import Decoder, Encoder
-from ...model.tokenizer import TokenizerConfig
+from ...model.tokenizer import Reconstruction, TokenizerConfig
 from ...runtime.pretrained import Pretrained
 
 
@@ -86,22 +85,26 @@ class KLAutoencoder(nn.Module, Pretrained):
         """Latents (B, latent_channels, side, side) to images (B, C, H, W), clamped to [-1, 1]."""
         return self.decoder(latents).float().clamp(-1, 1)
 
-    def training_loss(
-        self, images: Tensor, l1: float, l2: float, perceptual: float, network: nn.Module | None
-    ) -> Tensor:
-        """Reconstruction as of VAR's tokenizer, plus kl 1/2 sum(mean^2 + std^2 - 1 - log std^2).
+    def forward(self, images: Tensor) -> Reconstruction:
+        """The training pass: images (B, C, H, W) in [-1, 1] -> images of a random latent.
 
-        Args:
-            l1, l2, perceptual: weights of the three reconstruction terms.
-            network: the perceptual loss, or None.
+        `loss` is kl 1/2 sum(mean^2 + std^2 - 1 - log std^2), a mean over images; `tokens` is the
+        latent (B, latent_channels, side, side), and nothing is counted.
         """
         mean, std = self.moments(images)
-        drawn = self.decoder(mean + std * torch.randn_like(std)).float()
-        far = network(drawn, images) if network is not None else 0.0
+        z = mean + std * torch.randn_like(std)
         divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1)
-        return (
-            l1 * F.l1_loss(drawn, images)
-            + l2 * F.mse_loss(drawn, images)
-            + perceptual * far
-            + self.config.kl * divergence.mean()
-        )
+        loss = self.config.kl * divergence.mean()
+        return Reconstruction(self.decoder(z).float(), z, loss, z.new_zeros(0), mean)
+
+    def start(self, images: Tensor) -> None:
+        """There are no codes to place."""
+
+    def before_step(self, share: float) -> None:
+        """Nothing changes over the training."""
+
+    def after_step(self, result: Reconstruction) -> None:
+        """Nothing moves without a gradient."""
+
+    def adversary(self) -> None:
+        """There is none."""
