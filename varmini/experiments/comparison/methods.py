@@ -18,11 +18,11 @@ from .bed import Codes
 from .tokenizers import LIVE
 
 GRID = (0.5, 1.0, 2.0)
-"""Learning rates that are tried first, in units of `LR`; the grid grows past an end that is best."""
+"""Learning rates that are tried first, in units of `LR`; the grid grows past a best end."""
 LR, MUON = 2e-3, 10.0
 """AdamW's peak learning rate, and Muon's in units of it."""
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.5)
-"""Guidance s of u + s (c - u) that is tried first; 1 is none. VAR's ramps up to it over the scales."""
+"""Guidance s of u + s (c - u) that is tried first, 1 is none; VAR's ramps up over the scales."""
 TOP_P, TOP_K = 0.96, 900 / 4096
 """The paper's filters, top-k as a share of the vocabulary, for those that draw
 codes in order; colours and halves of tokens are too few for top-k."""

@@ -27,14 +27,14 @@ class Sweep:
 
     Args:
         per_class: samples a class; distances are comparable only between equal numbers.
-        methods: names of `METHODS`.
+        methods: names of `METHODS`, to do only these, and no tables of tokenizers; () for all.
     """
 
     def __init__(
         self, codes: Codes, tables: Path, per_class: int = 100, methods: tuple[str, ...] = ()
     ) -> None:
         self.codes, self.tables, self.per_class = codes, tables, per_class
-        self.methods = methods or tuple(METHODS)
+        self.methods, self.all = methods or tuple(METHODS), not methods
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table so far."""
@@ -62,7 +62,7 @@ class Sweep:
         for name, seed in progress(jobs, "generators"):
             self.train(name, seed)
             self.quality(name, seed)
-        for seed in range(TOKENIZER_SEEDS):
+        for seed in range(TOKENIZER_SEEDS if self.all else 0):
             for name in (*FAMILY, *BARE):
                 self.codes.train(name, seed)
                 self.tokenizer(name, seed)
