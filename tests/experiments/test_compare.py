@@ -1,4 +1,4 @@
-"""The family's bed end to end in a tiny world: tokenizers, generators, measures, tables, figures."""
+"""The family's bed end to end in a tiny world: tokenizers, generators, measures, tables."""
 
 import dataclasses
 import importlib.util
@@ -194,8 +194,8 @@ def test_counted_flops_follow_what_is_computed(finished, bed):
     cost = {(r["method"], r["drawing"]): r for r in measure.cost_rows(codes, QUICK)}
     assert cost["var", ""]["steps"] == 4 and cost["raster-ar", ""]["steps"] == 16
     assert cost["raster-ar", "no cache"]["flops"] > 3 * cost["raster-ar", ""]["flops"]
-    decoder = measure._counted(False, codes.tokenizer("var").decode,
-                               codes.tokenizer("var").encode(torch.zeros(1, 1, 32, 32)))  # fmt: skip
+    tok = codes.tokenizer("var")
+    decoder = measure.counted(False, tok.decode, tok.encode(torch.zeros(1, 1, 32, 32)))
     var = methods.new_model("var", codes)
     expected = var_sampling_flops(var.config)
     assert cost["var", ""]["flops"] - decoder == pytest.approx(expected, rel=0.15)
@@ -281,26 +281,49 @@ def script():
 def test_what_has_no_table_was_not_measured(script, tmp_path, capsys):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.count(NOT_MEASURED) == 5 and "nan" not in text
+    assert text.count(NOT_MEASURED) == 6 and "nan" not in text
     write_rows(tmp_path / "scaling" / "sweep.csv", [{"depth": d} for d in (1, 2, 3)])
     assert script.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make_results: error: ")
 
 
-def test_the_comparison_and_the_ablation_become_tables(script, finished):
-    _, tables = finished
+def test_the_comparison_and_the_ablation_become_tables(script, finished, bed, monkeypatch):
+    runs, tables = finished
+    folder, codes = tables / "comparison", Codes(bed, runs)
+    about = {"command": "x", "commit": "y", "hardware": "z", "date": "2026-01-01"}
+    for name, rows in (("cost", measure.cost_rows(codes, QUICK)),
+                       ("speed", measure.speed_rows(codes, QUICK, 1))):  # fmt: skip
+        write_rows(folder / f"{name}.csv", [row | about for row in rows])
+    again = sweep.Sweep(codes, folder, 2)
+    for name in ("fsq", "kl", "rq-vae-bare"):
+        codes.train(name)
+        again.tokenizer(name, 0)
+    quality = read_rows(folder / "quality.csv")
+    monkeypatch.setattr(sys.modules["comparison_report"], "ABLATION", ABLATION[:1] + ABLATION[5:])
     assert script.main(["--results", str(tables)]) == 0
     text = (tables / "README.md").read_text()
-    assert all(f"| {d.name} |" in text for d in DRAWINGS)
-    assert "Every method saw 48 images, with each of 2 seeds." in text
-    kept = read_rows(tables / "comparison" / "table.csv")
+    kept = read_rows(folder / "table.csv")
+    assert [r["name"] for r in kept] == [
+        "VAR", "raster AR", "raster AR, no cache", "DiT, DDIM 25", "DiT, DDIM 250",
+        "RQ-Transformer", "FractalAR",
+    ]  # fmt: skip
+    assert all(f"| {row['name']} |" in text for row in kept)
     assert all(row["ms_16_ratio"] == row["ms_16"] / kept[0]["ms_16"] for row in kept)
-    quality = read_rows(tables / "comparison" / "quality.csv")
-    for row, (name, setting) in zip(read_rows(tables / "comparison" / "ablation.csv"), ABLATION):
-        of = [r["frechet"] for r in quality
-              if (r["method"], r["guidance"], r["filtered"]) == setting.key]  # fmt: skip
-        assert row["row"] == name and row["frechet"] == pytest.approx(sum(of) / 2)
-        assert f"| {name} | {row['frechet']:.2f} ± " in text
+    var = next(r for r in quality if r["method"] == "var")
+    assert kept[0]["frechet"] == var["frechet"] and kept[0]["seeds"] == 1
+    assert "| rq-vae | start on data, revival | 64 x 9 bits |" in text
+    assert "| kl |  | 256 numbers |  |" in text
+    last = read_rows(folder / "ablation.csv")[-1]
+    assert last["row"] == "+ q/k normalisation" and last["frechet"] == var["frechet"]
+    assert "undecided" in text
+
+
+def test_var_is_compared_with_who_has_enough_seeds(script):
+    report = sys.modules["comparison_report"]
+    rows = [{"method": m, "frechet": f + s / 10} for m, f, n in
+            (("var", 1.0, 5), ("maskgit", 2.0, 5), ("igpt", 3.0, 3)) for s in range(n)]  # fmt: skip
+    ((name, difference),) = report.against_var(rows)
+    assert name == "MaskGIT" and difference.value == pytest.approx(-1) and difference.high < 0
 
 
 def test_the_committed_tables_make_the_committed_text(script, tmp_path):
