@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from try_versions import ROOT, alone, interpreter, last_line, run
 
@@ -59,7 +60,7 @@ def build(folder: Path, flags: list[str]) -> Path:
     return next(folder.glob("varmini-*.whl"))
 
 
-def try_one(name: str, wheel: Path, flags: list[str], folder: Path) -> dict[str, str]:
+def try_one(name: str, wheel: Path, flags: list[str], folder: Path) -> dict[str, Any]:
     """The row of one interpreter."""
     row, base = {"interpreter": name}, interpreter(name)
     if not base:
@@ -105,10 +106,10 @@ def main() -> None:
         for name in o.only:
             origin = {k: provenance()[k] for k in ("date", "hardware", "command", "commit")}
             with tempfile.TemporaryDirectory() as folder:
-                rows[name] = origin | try_one(name, wheel, flags, Path(folder))
+                rows[name] = try_one(name, wheel, flags, Path(folder)) | origin
             print(rows[name], flush=True)
             write_rows(TABLE, [rows[name] for name in PYTHONS if name in rows])
-    sys.exit(any("failed" in cell for row in rows.values() for cell in row.values()))
+    sys.exit(any("failed" in str(cell) for row in rows.values() for cell in row.values()))
 
 
 if __name__ == "__main__":
