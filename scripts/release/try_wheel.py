@@ -3,9 +3,9 @@
     python scripts/release/try_wheel.py [--only python3.12 ...]
 
 Builds a wheel from the last commit. For each interpreter it installs that wheel with the pinned
-packages in an environment of its own, and runs `varmini sample`, the first notebook and
-`varmini demo` in an empty folder, with an empty home and without a network (`unshare -n`, where
-that is allowed). A row an interpreter; what failed is told by its last line.
+packages in an environment of its own, and runs `varmini sample`, `varmini demo`, the first notebook
+and those that read tables of results in an empty folder, with an empty home and without a network
+(`unshare -n`, where that is allowed). A row an interpreter; what failed is told by its last line.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from varmini.runtime.tables import read_cells, write_rows
 
 TABLE = ROOT / "results" / "wheel.csv"
 PYTHONS = ("python3.11", "python3.12", "python3.13")
+NOTEBOOKS = ("00", "09", "10", "11", "12")
+EXECUTE = ("jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", "run")
 TASKS = {
     "sample": (
         ("varmini", "sample", "--labels", "horse", "ship", "--n", "4", "--out", "samples.png"),
         "samples.png",
     ),
-    "notebook 00": (
-        ("jupyter", "nbconvert", "--to", "notebook", "--execute", "--output", "run.ipynb",
-         "00.ipynb"),
-        "run.ipynb",
-    ),
+    **{f"notebook {n}": ((*EXECUTE, f"{n}.ipynb"), f"run/{n}.ipynb") for n in NOTEBOOKS},
     "demo": (("varmini", "demo"), "out/demo/index.html"),
-}  # fmt: skip
-"""Commands for an empty folder that holds nothing but the first notebook, and what each leaves."""
+}
+"""Commands for a folder that holds nothing but those notebooks, and what each leaves."""
 ABOUT = """
 import json, sys, varmini
 from varmini.runtime.machine import kind_of_machine, provenance
@@ -67,7 +65,8 @@ def try_one(name: str, wheel: Path, flags: list[str], folder: Path) -> dict[str,
         return row | {"install": "not measured: it is not on this machine"}
     work, home, venv = (folder / part for part in ("work", "home", "venv"))
     work.mkdir(), home.mkdir()
-    shutil.copy(next((ROOT / "notebooks").glob("00*.ipynb")), work / "00.ipynb")
+    for n in NOTEBOOKS:
+        shutil.copy(next((ROOT / "notebooks").glob(f"{n}*.ipynb")), work / f"{n}.ipynb")
     run(base, "-m", "venv", str(venv), check=True)
     bin, prefix = venv / "bin", alone()
     done = run(str(bin / "python"), "-m", "pip", "install", "--quiet", "--no-compile", *flags,
@@ -99,15 +98,15 @@ def main() -> None:
     parser.add_argument("--pip-flags", default="", help="as PIP_FLAGS of the Makefile")
     o = parser.parse_args()
     flags = o.pip_flags.split()
-    old = read_cells(TABLE) if TABLE.exists() else []
-    rows = {row["interpreter"]: row for row in old}
     with tempfile.TemporaryDirectory() as built:
         wheel = build(Path(built), flags)
         for name in o.only:
             origin = {k: provenance()[k] for k in ("date", "hardware", "command", "commit")}
             with tempfile.TemporaryDirectory() as folder:
-                rows[name] = try_one(name, wheel, flags, Path(folder)) | origin
-            print(rows[name], flush=True)
+                row = try_one(name, wheel, flags, Path(folder)) | origin
+            print(row, flush=True)
+            rows = {r["interpreter"]: r for r in (read_cells(TABLE) if TABLE.exists() else [])}
+            rows[name] = row
             write_rows(TABLE, [rows[name] for name in PYTHONS if name in rows])
     sys.exit(any("failed" in str(cell) for row in rows.values() for cell in row.values()))
 
