@@ -1,6 +1,6 @@
 """The wheel in a clean environment, away from the checkout, on several Pythons: results/wheel.csv.
 
-    python scripts/release/try_wheel.py [--only python3.12 ...]
+    python scripts/release/try_wheel.py [--only python3.12 ...] [--tiny]
 
 Builds a wheel from the last commit. For each interpreter it installs that wheel with the pinned
 packages in an environment of its own, and runs `varmini sample`, `varmini demo`, the first notebook
@@ -58,7 +58,7 @@ def build(folder: Path, flags: list[str]) -> Path:
     return next(folder.glob("varmini-*.whl"))
 
 
-def try_one(name: str, wheel: Path, flags: list[str], folder: Path) -> dict[str, Any]:
+def try_one(name: str, wheel: Path, flags: list[str], folder: Path, tiny: bool) -> dict[str, Any]:
     """The row of one interpreter."""
     row, base = {"interpreter": name}, interpreter(name)
     if not base:
@@ -82,11 +82,13 @@ def try_one(name: str, wheel: Path, flags: list[str], folder: Path) -> dict[str,
     row["network"] = "none" if prefix else "there"
     for task, ((program, *arguments), left) in TASKS.items():
         begin = time.monotonic()
+        arguments += ("--tiny",) if tiny and task == "demo" else ()
         done = run(*prefix, str(bin / program), *arguments, cwd=work, env=env)
         if done.returncode:
             row[task] = f"failed: {(done.stderr.strip() or last_line(done)).splitlines()[-1]}"
         else:
             row[task] = "passed" if (work / left).is_file() else f"failed: it left no {left}"
+            row[task] += ", --tiny" * ("--tiny" in arguments)
         row[f"{task}, minutes"] = f"{(time.monotonic() - begin) / 60:.1f}"
         print(name, task, row[task], flush=True)
     return row
@@ -96,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=PYTHONS, default=PYTHONS)
     parser.add_argument("--pip-flags", default="", help="as PIP_FLAGS of the Makefile")
+    parser.add_argument("--tiny", action="store_true", help="the demo's toy form: a quick check")
     o = parser.parse_args()
     flags = o.pip_flags.split()
     with tempfile.TemporaryDirectory() as built:
@@ -103,7 +106,7 @@ def main() -> None:
         for name in o.only:
             origin = {k: provenance()[k] for k in ("date", "hardware", "command", "commit")}
             with tempfile.TemporaryDirectory() as folder:
-                row = try_one(name, wheel, flags, Path(folder)) | origin
+                row = try_one(name, wheel, flags, Path(folder), o.tiny) | origin
             print(row, flush=True)
             rows = {r["interpreter"]: r for r in (read_cells(TABLE) if TABLE.exists() else [])}
             rows[name] = row
