@@ -5,8 +5,8 @@
 Builds a wheel from the last commit. For each interpreter it installs that wheel with the pinned
 packages in an environment of its own, and runs `varmini sample`, `varmini demo`, the first notebook
 and those that read tables of results in an empty folder, with an empty home and without a network
-(`unshare -n`, where that is allowed). A row an interpreter; what failed is told by its last line. The minutes are no
-measure of speed: nobody kept the machine quiet.
+(`unshare -n`, where that is allowed). A row an interpreter; what failed is told by its last line.
+The minutes are no measure of speed: nobody kept the machine quiet.
 """
 
 from __future__ import annotations
