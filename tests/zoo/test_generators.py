@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_generators import LABELS, SHAPES, SHORT, SMALL, V, batch_of, make, new
 
+from varmini.training.optim import decay_groups
 from varmini.zoo.generators.family import GENERATORS, build
 from varmini.zoo.generators.igpt import Palette, PaletteConfig
 from varmini.zoo.tokenizers.family import TOKENIZERS
@@ -40,6 +41,14 @@ def test_one_step_lowers_the_loss(name):
     before.backward()
     optimizer.step()
     assert loss().item() < before.item()
+
+
+@each
+def test_embeddings_do_not_decay(name):
+    model = new(name)
+    decayed = {id(p) for p in decay_groups(model, 0.1)[0]["params"]}
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    assert tables and decayed and not decayed & {id(table) for table in tables}
 
 
 @each

@@ -129,7 +129,8 @@ def bits_by_hand(name, xs):
     if name == "bsq":  # of each bit by itself
         ones = [sum(m for m, c in zip(mean, codes) if c[i] > 0) for i in range(C)]
         together = 0.7 * sum(entropy(torch.stack([one, 1 - one])) for one in ones)
-    loss = 0.1 * (sum(map(entropy, p)) / len(p) - together)
+    weight = 0.1 / 1.5 if name == "bsq" else 0.1  # w / t
+    loss = weight * (sum(map(entropy, p)) / len(p) - together)
     signs = [torch.tensor([1.0 if v > 0 else -1.0 for v in x]).double() for x in xs]
     if name != "bsq":
         loss = loss + 0.25 * mean_square(zip(xs, signs))
@@ -219,7 +220,7 @@ def test_rq_comes_closer_with_every_depth():
     assert errors[3].mean() < 0.3 * errors[0].mean()
 
 
-def test_ibq_at_temperature_0_is_vq():
+def test_ibq_at_temperature_0_teaches_the_chosen_codes_as_vq_does():
     ibq, vq, z = make("ibq"), make("vqgan"), features()
     ibq.temperature, ibq.entropy = 1e-9, 0.0
     with torch.no_grad():  # the largest product is the nearest code where all have one length

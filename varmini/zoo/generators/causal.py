@@ -1,4 +1,5 @@
-"""A GPT without its words: the causal transformer of iGPT, RQ-Transformer and FractalAR.
+"""A GPT without its words: the transformer of iGPT, RQ-Transformer and FractalAR, and the inner one
+of factorised AR.
 
 Source: Radford et al. 2019, GPT-2: layer norm before each branch, GELU, learned positions.
 """

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..parts import both, combine
 from .dit import modulate, waves
-from .generator import both, combine
 
 
 def cosine_levels(timesteps: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 Source: Peebles and Xie 2022, "Scalable Diffusion Models with Transformers" (arXiv:2212.09748), with
 AdaLN-Zero; sampler of Song et al. 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502).
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps,    L = |eps - eps_theta(z_t, t, class)|^2
+
 Left out: the learned variance (DDIM with eta = 0 has none) and patches, as the latent is 8x8.
 """
 
@@ -15,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
 from .generator import Generator
 
 
@@ -132,8 +135,7 @@ class DiT(Generator):
         latents: (B, C, side, side), as the autoencoder gives them; labels: (B,).
         """
         c = self.config
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         z = latents.float() / self.latent_std
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.filters import draw, filter_logits
+from ..parts import both, combine, with_null
 from .causal import CausalTransformer, initialise
-from .generator import both, combine, with_null
 from .raster_ar import RasterAR, RasterARConfig
 
 

@@ -63,7 +63,7 @@ GENERATORS = {
     "fractal-ar": Member(FractalAR, "", lambda tok: {}),
     "dit": Member(DiT, "kl", _latent),
 }
-"""What `varmini compare` may name."""
+"""Name to class and tokenizer."""
 
 
 def build(name: str, tokenizer: nn.Module | None, **shape: Any) -> Generator:
@@ -71,7 +71,7 @@ def build(name: str, tokenizer: nn.Module | None, **shape: Any) -> Generator:
 
     Args:
         name: of `GENERATORS`.
-        tokenizer: of the kind named there, finished; None for "fractal-ar", which decodes itself.
+        tokenizer: of the kind named there, trained; None for "fractal-ar", which decodes itself.
         shape: depth, width, heads and other fields of its configuration.
     """
     member = GENERATORS[name]

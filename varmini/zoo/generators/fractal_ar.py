@@ -25,13 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.filters import draw
+from ..parts import both, combine, with_null
 from .causal import CausalTransformer, initialise
-from .generator import ClassConfig, Generator, both, combine, with_null
+from .generator import ClassConfig, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class FractalARConfig(ClassConfig):
-    """Shape of a `FractalAR`; an entry a level, and a last one for the values of a pixel."""
+    """Shape of a `FractalAR`; an entry per level, and a last one for the values of a pixel."""
 
     grids: tuple[int, ...] = (8, 4)
     """Children a side: 8x8 patches of 4x4 pixels."""
@@ -66,15 +67,16 @@ class Pixel(nn.Module):
         super().__init__()
         w = c.widths[-1]
         self.channels = c.channels
-        self.condition, self.word = nn.Linear(parent, w), nn.Embedding(c.values, w)
+        self.condition, self.token_embedding = nn.Linear(parent, w), nn.Embedding(c.values, w)
         self.body = CausalTransformer(c.channels, c.depths[-1], w, w // c.head_width)
         self.head = nn.Linear(w, c.values)
 
     def forward(self, x: Tensor, parent: Tensor) -> Tensor:
         """log p of pixels x (n, C, 1, 1), of integers, given h (n, parent): (n,)."""
         x = x.flatten(1)
-        h = torch.cat([self.condition(parent)[:, None], self.word(x[:, :-1])], dim=1)
-        logits = self.head(self.body(h)).float()  # (n, C, V)
+        start, words = self.condition(parent)[:, None], self.token_embedding(x[:, :-1])
+        h = self.body(torch.cat([start, words], dim=1))
+        logits = self.head(h).float()  # (n, C, V)
         return -F.cross_entropy(logits.transpose(1, 2), x, reduction="none").sum(1)
 
     def draw(self, parent: Tensor, scale: float, uniform: Callable[[int], Tensor]) -> Tensor:
@@ -87,18 +89,18 @@ class Pixel(nn.Module):
             logits = self.head(self.body(h, cache, i)).float()
             logits = combine(tamed(logits) if scale != 1 else logits, scale)  # (n, 1, V)
             drawn.append(draw(logits, uniform(len(logits))[:, None]))
-            h = self.word(both(drawn[-1], scale))
+            h = self.token_embedding(both(drawn[-1], scale))
         return torch.cat(drawn, dim=1)[..., None, None]
 
 
 def tamed(logits: Tensor) -> Tensor:
-    """Both halves of logits (2 n, 1, V), ready for guidance.
+    """Both halves of logits (2 n, 1, V) as log p, ready for guidance.
 
     What is unlikely for the class (below 1e-4) is made at least as likely without it, so that
     guidance does not bring it back.
     """
-    c, u = logits.chunk(2)
-    return torch.cat([c, torch.where(c.softmax(-1) < 1e-4, torch.maximum(c, u), u)])
+    c, u = logits.log_softmax(-1).chunk(2)
+    return torch.cat([c, torch.where(c.exp() < 1e-4, torch.maximum(c, u), u)])
 
 
 class Level(nn.Module):
@@ -151,7 +153,7 @@ class FractalAR(Generator):
 
     config_class = FractalARConfig
     kind = "fractal-ar"
-    no_decay = ("class_embedding", "position")
+    no_decay = ("class_embedding", "token_embedding", "position")
 
     def __init__(self, config: FractalARConfig) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class FractalAR(Generator):
         return to_images(x, self.config.values)
 
     def training_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """-log p a value, of some patches in training mode: images of integers, labels (B,)."""
+        """-log p per value, of some patches in training mode: images of integers, labels (B,)."""
         some = self.config.patches if self.training else None
         log_p = self.level(images, self.class_embedding(self.shown(labels)), some)
         return -log_p.mean() / images[0].numel()

@@ -1,4 +1,4 @@
-"""The protocol of the zoo's generators, so that one trainer and one evaluation run all of them.
+"""The protocol of the zoo's generators, so that one loop can train each of them.
 
 model.loss(batch, labels).backward()                # batch: what the tokenizer's encode gave
 images = tokenizer.decode(model.draw(labels, seed=0, cfg=1.5))
@@ -7,6 +7,7 @@ model.steps(**options)                              # sequential steps of draw(*
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ...model.checks import as_labels
+from ...model.filters import draw, filter_logits
 from ...runtime.pretrained import Pretrained
-from ..parts import drop_labels
+from ..parts import drop_labels, guided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Generator(nn.Module, Pretrained):
         raise NotImplementedError
 
     def steps(self, **options: Any) -> int:
-        """Sequential calls of the innermost network an image, with these options of `draw`."""
+        """Sequential calls of the innermost network per image, with these options of `draw`."""
         raise NotImplementedError
 
     def shown(self, labels: Tensor) -> Tensor:
@@ -73,7 +75,8 @@ class Generator(nn.Module, Pretrained):
         Args:
             labels: (B,) integers in [0, num_classes]; num_classes is the null class.
             seed: the same seed and batch give the same result.
-            cfg: strength of the guidance, u + (1 + cfg) (c - u); 0 is none.
+            cfg: strength of the guidance, u + (1 + cfg) (c - u); 0 is none. MAR grows to it from 0,
+                and FractalAR changes u first.
             options: the method's own, as of its `generate`.
 
         Raises:
@@ -86,19 +89,24 @@ class Generator(nn.Module, Pretrained):
         return self.generate(labels, guidance=1 + cfg, seed=seed, **options)
 
 
-def with_null(labels: Tensor, null: int, scale: float) -> Tensor:
-    """Labels (B,), and below them the null class as often where s = `scale` asks for guidance."""
-    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, null)])
+def draw_in_order(
+    following: Callable[[Tensor, Tensor], Tensor],
+    labels: Tensor,
+    count: int,
+    null: int,
+    *,
+    guidance: float,
+    seed: int,
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """Draws `count` tokens one after the other, guided: a LongTensor (B, count).
 
-
-def both(x: Tensor, scale: float) -> Tensor:
-    """x (B, ...) once, or twice under guidance: what was drawn enters both halves."""
-    return x if scale == 1 else torch.cat([x, x])
-
-
-def combine(x: Tensor, scale: float) -> Tensor:
-    """u + s (c - u) of the two halves of x: (2 B, ...) -> (B, ...); x itself for s = 1."""
-    if scale == 1:
-        return x
-    conditional, unconditional = x.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    following: (tokens so far (n, i), labels (n,)) -> logits (n, V) of the next.
+    """
+    noise = torch.rand(len(labels), count, generator=torch.Generator().manual_seed(seed))
+    noise, tokens = noise.to(labels.device), labels.new_empty(len(labels), 0)
+    for i in range(count):
+        logits = filter_logits(guided(following, tokens, labels, null, guidance), top_k, top_p)
+        tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
+    return tokens

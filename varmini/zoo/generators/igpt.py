@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.checks import check_images
-from ...model.filters import draw, filter_logits
 from ...runtime.pretrained import Pretrained
 from ..tokenizers.quantizer import nearest, rows, some_rows
 from .causal import Cache, CausalTransformer, initialise
-from .generator import Generator, NetworkConfig, both, combine, with_null
+from .generator import Generator, NetworkConfig, draw_in_order
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Palette(nn.Module, Pretrained):
     def decode(self, tokens: Tensor) -> Tensor:
         """Colours (B, side, side) -> images (B, C, H, W), enlarged linearly."""
         small = self.palette[tokens].permute(0, 3, 1, 2)
-        return F.interpolate(small, self.config.image_size, mode="bilinear", antialias=True)
+        return F.interpolate(small, self.config.image_size, mode="bilinear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +146,13 @@ class IGPT(Generator):
             top_k, top_p: as in `varmini.model.filters.filter_logits`.
             cached: keep keys and values; otherwise every step computes all positions anew.
         """
-        c, count = self.config, self.steps()
-        noise = torch.rand(len(labels), count, generator=torch.Generator().manual_seed(seed))
-        noise, classes = noise.to(labels.device), with_null(labels, c.num_classes, guidance)
-        cache, tokens = self.body.new_cache(), labels.new_empty(len(labels), 0)
-        for i in range(count):
-            shown = both(tokens, guidance)
-            logits = self.step(classes, shown, cache) if cached else self(classes, shown)[:, -1]
-            logits = filter_logits(combine(logits, guidance), top_k, top_p)
-            tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
+        c, cache = self.config, self.body.new_cache()
+
+        def following(shown: Tensor, classes: Tensor) -> Tensor:
+            return self.step(classes, shown, cache) if cached else self(classes, shown)[:, -1]
+
+        tokens = draw_in_order(
+            following, labels, self.steps(), c.num_classes,
+            guidance=guidance, seed=seed, top_k=top_k, top_p=top_p,
+        )  # fmt: skip
         return tokens.unflatten(1, (c.side, c.side))

@@ -3,10 +3,10 @@
 Source: Li et al. 2024, "Autoregressive Image Generation without Vector Quantization"
 (arXiv:2406.11838), sections 3.2 to 3.4.
 
-    z = Decoder(Encoder(class, visible tokens), mask tokens)              one z_i a position
-    L = mean over hidden i of E_{t, eps} |eps - eps_theta(x_{i,t} | t, z_i)|^2     (diffusion_head)
+    z = Decoder(Encoder(class, visible tokens), mask tokens)              one z_i per position
+    L = mean over masked i of E_{t, eps} |eps - eps_theta(x_{i,t} | t, z_i)|^2     (diffusion_head)
 
-Each image has a random order of its positions: training hides the end of it, drawing reveals it
+Each image has a random order of its positions: training masks the end of it, drawing reveals it
 piece by piece. A cross-entropy needs codes; a squared error |x_i - f(z_i)|^2 would draw averages.
 Left out: dropout, and the learned variance.
 """
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..parts import both, with_null
 from ..tokenizers.vit_vqgan import transformer
 from .diffusion_head import DiffusionHead
-from .generator import Generator, NetworkConfig, both, with_null
+from .generator import Generator, NetworkConfig
 from .maskgit import hidden_after
 
 
@@ -36,7 +37,7 @@ class MARConfig(NetworkConfig):
     channels: int = 4
     """Channels of the latent."""
     buffer: int = 8
-    """Class tokens in front of the encoder; they are never hidden."""
+    """Class tokens in front of the encoder; they are never masked."""
     head_depth: int = 3
     """Blocks of the diffusion model."""
     head_width: int = 128
@@ -44,7 +45,7 @@ class MARConfig(NetworkConfig):
     timesteps: int = 1000
     """T, noise levels."""
     noises: int = 4
-    """Noise levels that a hidden token is trained on at a step; they share one z."""
+    """Noise levels that a masked token is trained on at a step; they share one z."""
 
 
 class MAR(Generator):
@@ -70,7 +71,7 @@ class MAR(Generator):
         self.register_buffer("latent_std", torch.ones(()))
 
     def forward(self, labels: Tensor, x: Tensor, order: Tensor, visible: int) -> Tensor:
-        """z of every position (B, N, w), of which only those of hidden tokens are of use.
+        """z of every position (B, N, w), of which only those of masked tokens are of use.
 
         Args:
             labels: (B,) in [0, num_classes].
@@ -88,10 +89,10 @@ class MAR(Generator):
         return self.decoder(h)[:, c.buffer :] + self.head_position
 
     def training_loss(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Diffusion loss of hidden tokens: latents (B, C, side, side), labels (B,)."""
+        """Diffusion loss of masked tokens: latents (B, C, side, side), labels (B,)."""
         c, n = self.config, self.config.side**2
         x = latents.float().flatten(2).transpose(1, 2) / self.latent_std
-        # The share that is hidden, one for the batch: normal (1, 0.25) cut to [0.7, 1].
+        # The share that is masked, one for the batch: normal (1, 0.25) cut to [0.7, 1].
         share = nn.init.trunc_normal_(torch.empty(()), 1.0, 0.25, 0.7, 1.0).item()
         visible = n - math.ceil(share * n)
         order = torch.rand(len(x), n, device=x.device).argsort(1)

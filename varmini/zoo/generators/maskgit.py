@@ -1,8 +1,12 @@
 """MaskGIT: a bidirectional transformer fills in masked tokens, many at once, in a few rounds.
 
 Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (arXiv:2202.04200): a BERT
-(post-norm, tied output), cosine schedule, confidence with annealed Gumbel noise. Label dropout and
-guidance are ours, so that all methods have them.
+(post-norm, tied output), cosine schedule, confidence with annealed Gumbel noise.
+
+    L = -mean over masked i of log p(x_i | class, visible),    ceil(cos(pi r / 2) N) masked, r ~ U
+    round t of T:  draw all masked; the floor(N cos(pi t / 2T)) least confident are masked again
+
+Added: label dropout and guidance, so that all methods have them. Left out: dropout.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
 from .generator import Generator
 
 
@@ -75,7 +79,7 @@ def hidden_after(round_: int, rounds: int, tokens: int, hidden: int) -> int:
 
 
 class MaskGIT(Generator):
-    """Masked token modelling: predicts all hidden tokens of a map from the visible ones.
+    """Masked token modelling: predicts all masked tokens of a map from the visible ones.
 
     Ids of the one embedding table: V codes, then num_classes + 1 classes, then [MASK].
     """
@@ -100,11 +104,11 @@ class MaskGIT(Generator):
                 nn.init.trunc_normal_(module.weight, std=0.02)
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of every position, hidden or not.
+        """Logits of every position, masked or not.
 
         Args:
             labels: (B,) in [0, num_classes].
-            tokens: (B, N) codes, or `mask_id` where hidden. Gives (B, N, V) float32.
+            tokens: (B, N) codes, or `mask_id` where masked. Gives (B, N, V) float32.
         """
         ids = torch.cat([labels[:, None] + self.config.vocab_size, tokens], dim=1)
         x = self.norm_in(self.embedding(ids) + self.position)
@@ -116,7 +120,7 @@ class MaskGIT(Generator):
 
     @staticmethod
     def share(r: Tensor) -> Tensor:
-        """gamma(r) = cos(pi r / 2): the share of tokens hidden in training, r uniform in [0, 1)."""
+        """gamma(r) = cos(pi r / 2): the share of tokens masked in training, r uniform in [0, 1)."""
         return torch.cos(math.pi / 2 * r)
 
     def hide(self, count: int) -> Tensor:
@@ -128,13 +132,12 @@ class MaskGIT(Generator):
         return order < number
 
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the hidden tokens, with label smoothing in training.
+        """Cross-entropy of the masked tokens, with label smoothing in training.
 
         tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
         c, flat = self.config, tokens.flatten(1)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         hidden = self.hide(len(flat))
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
@@ -154,7 +157,7 @@ class MaskGIT(Generator):
         temperature: float = 4.5,
         seed: int = 0,
     ) -> Tensor:
-        """Fills maps (B, side, side) in `rounds` sequential steps, keeping the surest guesses.
+        """Fills maps (B, side, side) in `rounds` sequential steps, most confident guesses first.
 
         confidence = log p(id) + temperature (1 - t / T) Gumbel; the noise is on the confidence, not
         on the ids, and gone in the last round.

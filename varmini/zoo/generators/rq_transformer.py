@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model.filters import draw, filter_logits
+from ..parts import both, combine, with_null
 from .causal import Cache, CausalTransformer, initialise
-from .generator import Generator, NetworkConfig, both, combine, with_null
+from .generator import Generator, NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Generation"
 (arXiv:2406.07550), section 3.3: MaskGIT's transformer over K tokens.
 
-    positions hidden in training: ceil(2/pi arccos(r) K),    r uniform in [0, 1)
+    positions masked in training: ceil(2/pi arccos(r) K),    r uniform in [0, 1)
 
-The released code hides by arccos where MaskGIT hides by cos: the mean share is 2/pi in both, but
-few or nearly all tokens are hidden less often. Left out of that code: a weight of 0.1 on tokens
-that are not hidden, temperatures that fall over the rounds, and guidance that grows; drawing is
+The released code masks by arccos where MaskGIT masks by cos: the mean share is 2/pi in both, but
+few or nearly all tokens are masked less often. Left out of that code: a weight of 0.1 on tokens
+that are not masked, temperatures that fall over the rounds, and guidance that grows; drawing is
 MaskGIT's.
 """
 

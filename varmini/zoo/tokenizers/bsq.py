@@ -4,12 +4,14 @@ Source: Zhao et al. 2024, "Image and Video Tokenization with Binary Spherical Qu
 (arXiv:2406.07548), section 4.1, equations 5 to 13.
 
     u = z / |z|,    q = sign(u) / sqrt(L),    z_q = (u + sg(sign(u) - u)) / sqrt(L)
-    p(bit i) = sigmoid(4 t u_i / sqrt(L)),    loss = w (E[H(p(.|u))] - g H(E[p(.|u)]))
+    p(bit i) = sigmoid(4 t u_i / sqrt(L)),    loss = w/t (E[H(p(.|u))] - g H(E[p(.|u)]))
 
 |u| = |q| = 1 and |u - q| < sqrt(2) for any z: nothing need tie the features to their codes, so the
 commitment loss of LFQ goes. The second entropy is summed over bits, or small groups of them, and so
-linear in L: there is no table of 2^L codes anywhere. Left out: the transformer as encoder and
-decoder, the adversary, the higher w of the first 2,000 steps, and the paper's arithmetic coding.
+linear in L: there is no table of 2^L codes anywhere. 1/t is the released code's: without it the
+gradient would grow with t. Changed: t is 100, as 1/T is in LFQ, where the released configurations
+have 1; nothing is added inside the logarithms. Left out: the transformer as encoder and decoder,
+the adversary, the higher w of the first 2,000 steps, and the paper's arithmetic coding.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class BSQConfig(GridConfig):
     sharpness: float = 100.0
     """t, the inverse temperature of p."""
     group: int = 1
-    """Bits, a divisor of L, whose joint entropy the batch's is made of; the paper's code has 9."""
+    """Bits, a divisor of L, whose joint entropy the batch's is made of; 1 or 9 in the released
+    configurations, 9 by default in their class."""
 
 
 class BSQuantizer(Quantizer):
@@ -61,7 +64,7 @@ class BSQuantizer(Quantizer):
         u, root = F.normalize(x, dim=1), self.bits**0.5
         q = signs(u.detach())
         own, together = entropies(4 * self.sharpness * u / root, self.groups)
-        loss = self.entropy * (own - self.balance * together)
+        loss = self.entropy / self.sharpness * (own - self.balance * together)
         return straight_through(u, q) / root, to_tokens(q > 0), loss
 
     def codes(self, tokens: Tensor) -> Tensor:

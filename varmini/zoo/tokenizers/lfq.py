@@ -9,9 +9,9 @@ Source: Yu et al. 2023, "Language Model Beats Diffusion - Tokenizer is Key to Vi
 so every vector should be sure of its code, and all together use all codes. p factorises over bits,
 p(bit i) = sigmoid(4 z_i / T): the first term is exactly the sum of the bits' entropies, and the
 joint of the second is built up bit by bit, without the 2^d codes as vectors. It takes N x 2^d
-numbers; `groups` splits the bits, and the groups' entropies add up to a bound from above. Left out:
-the causal 3D network for video, the adversary, the higher w of the first 2,000 steps, and averages
-over processes.
+numbers; of groups of bits the entropies add up to a bound from above (see `bsq`). Left out: the
+causal 3D network for video, the adversary, the higher w of the first 2,000 steps, and averages over
+processes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class LFQuantizer(Quantizer):
 
     Args:
         bits, beta, entropy, temperature: as in `LFQConfig`.
-        groups: of bits, for the entropy of the batch; None for one group, which is exact.
     """
 
     def __init__(
@@ -92,16 +91,15 @@ class LFQuantizer(Quantizer):
         beta: float = 0.25,
         entropy: float = 0.1,
         temperature: float = 0.01,
-        groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__(2**bits)
-        self.bits, self.groups = bits, groups or (bits,)
-        self.beta, self.entropy, self.temperature = beta, entropy, temperature
+        self.bits, self.beta = bits, beta
+        self.entropy, self.temperature = entropy, temperature
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, d) -> signs (N, d), tokens (N,), commitment and entropy terms."""
         q = signs(x.detach())
-        own, together = entropies(4 * x / self.temperature, self.groups)
+        own, together = entropies(4 * x / self.temperature, (self.bits,))
         loss = self.beta * F.mse_loss(x, q) + self.entropy * (own - together)
         return straight_through(x, q), to_tokens(q > 0), loss
 

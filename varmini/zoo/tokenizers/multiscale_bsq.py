@@ -5,12 +5,12 @@ Image Synthesis" (arXiv:2412.04431), section 3.2, equations 2 to 5.
 
     R = f, f^ = 0;  for each scale k:  u = down(R, k) / |down(R, k)|,  q_k = sign(u) / sqrt(d),
     f^ += up(q_k),  R -= up(q_k);                                z_q = f + sg(f^ - f)
-    L = 1/K sum_k w (E[H(p(.|u_k))] - H(E[p(.|u_k)])) + beta |f - sg(f^_k)|^2
+    L = 1/K sum_k (w/t (E[H(p(.|u_k))] - g H(E[p(.|u_k)])) + beta |f - sg(f^_k)|^2)
 
-A token is d bits, which a generator predicts one by one: no softmax over 2^d. Up is bilinear
-(trilinear over a single frame), and there is no phi. Added, since the tokenizer's training code was
-not to be read: VAR's commitment loss, for without it nothing keeps f within the reach of K vectors
-of length 1. Left out: the random drop of last scales, and the adversary.
+A token is d bits, which a generator predicts all at once, each by a binary classifier of its own:
+no softmax over 2^d. Up is bilinear (trilinear over a single frame), and there is no phi. Added,
+since the tokenizer's training code was not to be read: VAR's commitment loss, for without it
+nothing keeps f within the reach of K vectors of length 1. Left out: the adversary.
 """
 
 from __future__ import annotations

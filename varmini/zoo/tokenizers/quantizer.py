@@ -1,4 +1,7 @@
-"""What the quantizers of the zoo share: features (B, C, h, w) to `Quantized`, tokens to codes."""
+"""What the quantizers of the zoo share: features (B, C, h, w) to `Quantized`, tokens to codes.
+
+In their docstrings |x|^2 in a loss is the mean over all entries (`F.mse_loss`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ class Quantized:
     z_q: Tensor
     """(B, C, h, w): codes, with a gradient for the features."""
     tokens: Tensor
-    """LongTensor (B, h, w), or (B, h, w, D) where a position holds D tokens."""
+    """LongTensor (B, h, w), or (B, h, w, D) where a position holds D tokens (a list of K maps for
+    multiscale-bsq)."""
     loss: Tensor
     """Scalar."""
     usage: Tensor

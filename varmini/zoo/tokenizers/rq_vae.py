@@ -6,11 +6,11 @@ Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantiz
     r_0 = z,    k_d = argmin_j |r_{d-1} - e_j|^2,    r_d = r_{d-1} - e_{k_d}
     z^(d) = sum_{i <= d} e_{k_i},    z_q = z + sg(z^(D) - z),    L = beta mean_d |z - sg(z^(d))|^2
 
-One codebook for all depths: V codes make V^D values. It follows as the VQ-VAE's does, once a depth;
-at depth 1 this is the VQ-VAE. Unlike VAR's residuals these live at one resolution. Changed: all
-depths look up the same codebook, which moves after the step (the official code moves it between two
-depths), and a code is revived by its share of even use. Left out: the adversary (see `vqgan`), and
-soft targets for the transformer.
+One codebook for all depths: V codes make V^D values. It follows as the VQ-VAE's does, once per
+depth; at depth 1 this is the VQ-VAE. Unlike VAR's residuals these live at one resolution. Changed:
+all depths look up the same codebook, which moves after the step (the official code moves it between
+two depths), and a code is revived by its share of even use. Left out: the adversary (see `vqgan`),
+and soft targets for the transformer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ResidualQuantizer(EMAQuantizer):
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor) -> None:
-        """One step of the averages a depth on z (B, C, h, w), tokens (B, h, w, D); revival."""
+        """One step of the averages per depth on z (B, C, h, w), tokens (B, h, w, D); revival."""
         chosen = self.codebook[tokens.flatten(0, 2)]  # (N, D, C), before any code moves
         left = rows(z)[:, None] - chosen.cumsum(1) + chosen  # r_{d-1}
         for d, tokens_d in enumerate(tokens.flatten(0, 2).T):

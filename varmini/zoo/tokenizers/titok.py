@@ -4,8 +4,8 @@ Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Gene
 (arXiv:2406.07550), sections 3.2 and 3.3.
 
     [.., z_1 .. z_K] = ViT([patches, K learned latents]),    k_i = argmax_j cos(z_i, e_j)
-    logits = ViT([side^2 mask tokens, e_{k_1} .. e_{k_K}])           one softmax a position
-    stage 1:  L = CE(logits, tokens of a finished VQ-VAE) + L_VQ     (its "proxy codes")
+    logits = ViT([side^2 mask tokens, e_{k_1} .. e_{k_K}])           one softmax per position
+    stage 1:  L = CE(logits, tokens of a trained VQ-VAE) + L_VQ      (its "proxy codes")
     stage 2:  L = distance(D(softmax(logits) E), x), of both decoders; encoder and latents frozen
 
 with E the codebook and D the decoder of that VQ-VAE. `before_step` changes from stage 1 to 2. Left
@@ -93,7 +93,7 @@ class ProxyDecoder(nn.Module):
 
 
 class TiTok(ImageTokenizer):
-    """(B, K) tokens an image. Before training, load a finished VQ-VAE into `proxy`."""
+    """(B, K) tokens an image. Before training, load a trained VQ-VAE into `proxy`."""
 
     config_class = TiTokConfig
     kind = "titok"
@@ -111,7 +111,7 @@ class TiTok(ImageTokenizer):
         return (self.config.latents,)
 
     def before_step(self, share: float) -> None:
-        """Stage 1 or 2, by the share of the training that lies behind."""
+        """Stage 1 or 2, by the share of the training that is done."""
         self.second = share >= self.config.second_stage
 
     def encode(self, images: Tensor) -> Tensor:

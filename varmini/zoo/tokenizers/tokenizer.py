@@ -1,10 +1,10 @@
 """What the tokenizers of the zoo share: an encoder, a quantizer and a decoder behind one protocol.
 
-One training loop serves all of them:
+One loop can train each of them:
 
     tokenizer.start(images)                           # once, on a first batch
     for each step:
-        tokenizer.before_step(share)                  # the share of the run that lies behind
+        tokenizer.before_step(share)                  # the share of the run that is done
         result = tokenizer(images)                    # .images .tokens .loss .usage .features
         (distance(result.images, images) + result.loss).backward(), an optimizer's step
         tokenizer.after_step(result)                  # what moves without a gradient
@@ -124,6 +124,8 @@ class ImageTokenizer(nn.Module, Pretrained):
     def encode(self, images: Tensor) -> Tensor:
         """Tokens of images (B, C, H, W) in [-1, 1]: a LongTensor (B, *token_shape).
 
+        For multiscale-bsq, a list of K maps (B, h_k, w_k).
+
         Raises:
             ValueError: on images of another shape, type or range.
         """
@@ -172,7 +174,7 @@ class ImageTokenizer(nn.Module, Pretrained):
         self.quantizer.start(self.features(images))
 
     def before_step(self, share: float) -> None:
-        """Told before each step which share of the training, in [0, 1), lies behind."""
+        """Told before each step which share of the training, in [0, 1), is done."""
 
     def after_step(self, result: Reconstruction) -> None:
         """What a step changes without a gradient, by its result; nothing if that is not finite."""

@@ -5,14 +5,15 @@ Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthe
 
     L_VQ = |sg(z) - e_k|^2 + beta |z - sg(e_k)|^2
     L = L_rec + L_VQ + w lambda L_G,    L_G = -mean D(x^)
-    lambda = |grad L_rec| / (|grad L_G| + 1e-4) at the decoder's last layer
+    lambda = |grad L_rec| / (|grad L_G| + 1e-4) at the decoder's last layer, at most 1e4
     L_D = 1/2 mean(relu(1 - D(x)) + relu(1 + D(x^)))
 
 The discriminator, lambda and the hinge loss are those that VAR's tokenizer is trained with.
 Changed: the codes start normal, then on a first batch's vectors, because the official uniform
 +-1/V lets few codes take all; beta weighs the commitment term, where the official code's first
-version weighed the codebook's; group normalisation in the discriminator. Left out: the GPT over the
-tokens (`generators.raster_ar`), and R1 or LeCam regularisation of later systems.
+version weighed the codebook's; group normalisation in the discriminator. Left out: the late start
+(w = 0 before `disc_start`), the GPT over the tokens (`generators.raster_ar`), and R1 or LeCam
+regularisation of later systems.
 """
 
 from __future__ import annotations
