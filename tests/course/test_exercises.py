@@ -38,7 +38,7 @@ ANSWERS = {
 
 
 def digest(node: ast.expr, scale: str) -> str | None:
-    """The literal digest, or that of {"cpu": digest, "gpu": digest}[SCALE]; of anything else, None."""
+    """The literal digest, or that of {"cpu": digest, "gpu": digest}[SCALE]; otherwise None."""
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
         return ast.literal_eval(node.value)[scale]
     return node.value if isinstance(node, ast.Constant) else None
