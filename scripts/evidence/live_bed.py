@@ -11,7 +11,8 @@ the Frechet distance of its averaged last features to those of the 10,000 test i
 
 Seconds in the table are those on the reference (two cores of an AMD EPYC with AVX2, float32): the
 preset until e1db90b trained 128 and 65 images a second there, and 5bf4597 of this script measured
-how much quicker today's preset is, in seconds of the processor.
+how much quicker today's preset is, in seconds of the processor. The row "poor, emulated: AVX2,
+float32, 2 threads" holds the seconds of its own run of `varmini demo`, on the hardware it names.
 """
 
 from __future__ import annotations

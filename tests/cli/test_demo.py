@@ -59,9 +59,9 @@ def test_what_it_prints(finished, monkeypatch) -> None:
     assert "minutes on two cores" in first and first == demo.expectation()
     assert last == f"Open {out / 'index.html'} in a browser"
     assert (out / "log.txt").read_text() == printed
-    for kind, word in ((torch.bfloat16, "with"), (torch.float32, "without")):
-        monkeypatch.setattr(demo, "precision", lambda kind=kind: kind)
-        assert f"{word} instructions for bfloat16" in demo.expectation()
+    for kind, words in (("AVX2", "about 5 minutes on two cores (AVX2)"), ("mps", "a few minutes")):
+        monkeypatch.setattr(demo, "kind_of_machine", lambda kind=kind: kind)
+        assert words in demo.expectation()
 
 
 def test_the_account_names_cost_machine_and_losses(finished) -> None:

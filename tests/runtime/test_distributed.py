@@ -138,7 +138,7 @@ def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path
 
 
 @pytest.mark.parametrize("told, words", [
-    (None, "run.json cannot be read"), ({"kind": "var", "config": {}}, "--resume"),
+    (None, "no run.json"), ({"kind": "var", "config": {}}, "--resume"),
     ({"kind": "var", "config": {"model": {}}}, "no checkpoint"),
 ])  # fmt: skip
 def test_consolidate_names_what_is_missing(tmp_path, told, words):

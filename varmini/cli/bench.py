@@ -42,10 +42,11 @@ class Bench:
     batches: tuple[int, ...] = ()
     """Images drawn together; none: 1, 16, 64 (medium: 1, 16; d16: 1, 64)."""
     rounds: int = 5  # Rounds, at most; in each, every variant runs once.
-    limit: float = 20  # Seconds after which no further round of a task begins.
+    limit: float = 20
+    """Seconds after which no further round of a task begins (speed, forms and cost)."""
     out: Path = Path("results/bench")
-    """Folder of the tables; rows that a machine of the other kind (with or without bf16) measured
-    stay in them."""
+    """Folder of the tables; rows that a machine of another kind (AVX2, AVX512, ...)
+    measured stay in them."""
     cost: Path = Path("results/cost.csv")
     """Table of the growth of cost, from which `make results` draws its figure."""
 
@@ -53,17 +54,18 @@ class Bench:
         for name, known in [(x, PARTS) for x in self.only] + [(x, SHAPES) for x in self.shapes]:
             if name not in known:
                 raise ValueError(f"{name!r} is unknown, expected one of {', '.join(known)}")
-        if self.rounds < 1 or min(self.batches, default=1) < 1 or not self.shapes:
-            raise ValueError(
-                f"rounds {self.rounds}, batches {list(self.batches)}, shapes {list(self.shapes)}: "
-                "expected at least 1 of each"
-            )
+        if self.rounds < 1:
+            raise ValueError(f"rounds {self.rounds}, expected at least 1")
+        if min(self.batches, default=1) < 1:
+            raise ValueError(f"batches {list(self.batches)}, expected at least 1 image each")
+        if not self.shapes:
+            raise ValueError(f"--shapes is empty, expected some of {', '.join(SHAPES)}")
         rows = {
             "speed": lambda: speed_rows(self.shapes, self.batches, self.rounds, self.limit),
             "forms": lambda: form_rows(self.shapes, self.rounds, self.limit),
             "profile": lambda: profile_rows(self.shapes[0], self.batches or (1, 64), self.rounds),
             "busy": lambda: busy_rows(torch.get_num_threads(), self.rounds),
-            "cost": lambda: cost_rows(self.rounds),
+            "cost": lambda: cost_rows(self.rounds, self.limit),
         }
         tables = {x: self.cost if x == "cost" else self.out / f"{x}.csv" for x in self.only}
         for path in tables.values():

@@ -74,7 +74,7 @@ class CompareMeasure(Compare):
         self.write("cost.csv", measure.cost_rows(codes))
         evaluator = classifier_evaluator(self.classifier)
         against = measure.measure_against(evaluator, codes.images["test"])
-        rows = measure.autoencoder_rows(codes, against, 10 * self.per_class)
+        rows = measure.autoencoder_rows(codes, against, codes.num_classes * self.per_class)
         self.write("autoencoders.csv", rows)
         self._show(codes)
         pairs = [(setting, seed) for setting in settings(self.guidance) for seed in self.seeds]

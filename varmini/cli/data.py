@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 from ..data import load_images
-from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet
+from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet, imagenet_folder
 from ..data.tables import count_rows
 
 
@@ -34,7 +34,9 @@ class Data:
             channels, *sides = known.shape
             shape = "x".join(str(s) for s in (channels, *(s + 2 * known.padding for s in sides)))
             print(row(name, *(count_rows(part) or "" for part in files), shape, found))
-        print(row("imagenet", "", "", "3 channels", "from the hub: imagenet-1k, or --root FOLDER"))
+        folder = imagenet_folder()
+        found = f"in {folder}" if folder else "not here; hub: imagenet-1k, after its terms"
+        print(row("imagenet", "", "", "3 channels", found))
         print("Any folder with one folder of pictures per class, or with parquet files, works too: "
               "varmini data FOLDER")  # fmt: skip
 

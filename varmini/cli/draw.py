@@ -31,6 +31,8 @@ def read_images(paths: Sequence[Path], tok: MultiScaleVQVAE) -> Tensor:
     height, width = tok.image_size
     pictures = []
     for path in paths:
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: No such file, expected a picture")
         picture = decode(str(path), str(path), tok.config.image_channels)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
         pictures.append(to_float(to_tensor(picture)))
@@ -134,8 +136,7 @@ class Inpaint:
     def _mask(self, tok: MultiScaleVQVAE) -> Tensor:
         """(H, W) bool, True where a picture is to be drawn."""
         if self.mask is not None:
-            mask = read_images([self.mask], tok)[0].mean(0) > 0
-            return ~mask if self.outside else mask
+            return self._turned(read_images([self.mask], tok)[0].mean(0) > 0)
         height, width = tok.image_size
         top, left, bottom, right = self.box
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
@@ -146,7 +147,16 @@ class Inpaint:
         mask = torch.zeros(height, width, dtype=torch.bool)
         rows = slice(round(top * height), round(bottom * height))
         mask[rows, round(left * width) : round(right * width)] = True
-        return ~mask if self.outside else mask
+        return self._turned(mask)
+
+    def _turned(self, mask: Tensor) -> Tensor:
+        mask = ~mask if self.outside else mask
+        if not mask.any():
+            raise ValueError(
+                "nothing is to be redrawn: enlarge --box, leave out --outside, or whiten a part of "
+                "--mask"
+            )
+        return mask
 
 
 def _check(out: Path, overwrite: bool, n: int = 1) -> None:

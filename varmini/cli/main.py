@@ -16,7 +16,7 @@ COMMANDS = {
     "train tokenizer": "stage 1: the multi-scale VQ-VAE",
     "train var": "stage 2: the transformer over token maps",
     "train classifier": "features for the perceptual loss and for the metrics",
-    "consolidate": "make a model of a run's newest checkpoint, also one that FSDP2 split",
+    "consolidate": "make a model of a run's newest checkpoint, before the run has ended",
     "sample": "draw images of given classes and save them as a grid",
     "reconstruct": "encode and decode images, from 1, 2, ... K scales",
     "inpaint": "redraw a part of an image, of any class or of a given one",

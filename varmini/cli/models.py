@@ -108,7 +108,9 @@ def output_file(path: Path, suffix: str, overwrite: bool) -> Path:
     """
     if path.suffix.lower() != suffix:
         raise ValueError(f"--out {path} does not end in {suffix}: name a {suffix} file")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: name a {suffix} file")
+    if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: add --overwrite to replace it, or choose another --out")
     return check_writable(path)
 

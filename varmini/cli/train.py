@@ -81,7 +81,7 @@ class Consolidate:
     """Makes the model of a run's newest checkpoint: config.json and model.safetensors.
 
     A run that ends does this itself; this is for one that was stopped or still goes on. The weights
-    are the averaged ones. One process does it, on a CPU, also where FSDP2 split the run over many.
+    are the averaged ones. One process does it, on a CPU.
     """
 
     run: tyro.conf.Positional[Path]  # The run's folder.

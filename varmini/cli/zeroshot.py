@@ -43,6 +43,8 @@ class Zeroshot:
 
     def __call__(self) -> None:
         check_writable(self.out / "painting.csv")
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"--shares are {list(self.shares)}, expected some in (0, 1]")
         var, tok, _ = self.models.load()
         channels = tok.config.image_channels
         name = self.classifier or ("cifar10" if channels == 3 else "fashion")

@@ -94,7 +94,7 @@ def load_images(
     if name in IMAGENET:
         view |= {"size": size or 256, "channels": channels or 3}
         parts = SPLITS[split][::-1]  # ImageNet's own test part has no labels
-        if folder := root or _imagenet_folder():
+        if folder := root or imagenet_folder():
             return _from_folder(Path(folder), split, parts, IMAGENET[name], **view)
         part = "train" if split == "train" else "validation"
         return _from_rows(_from_hub("imagenet-1k", part, IMAGENET[name]), "imagenet", split, **view)
@@ -116,7 +116,7 @@ def class_names(name: str | Path) -> tuple[str, ...]:
     """The names of a set's classes; the hub is never asked, so they are empty for what is there."""
     if f"{name}-subset" in SUBSETS:
         name = f"{name}-subset"
-    if name in SUBSETS or Path(name).is_dir() or (name in IMAGENET and _imagenet_folder()):
+    if name in SUBSETS or Path(name).is_dir() or (name in IMAGENET and imagenet_folder()):
         return load_images(name, limit=1, size=1, channels=3).classes
     return ()
 
@@ -131,12 +131,11 @@ def find_parquet(name: str, split: str, root: str | Path | None = None) -> list[
     for folder in (f"{own}/{config}", own, f"{hub}/{config}", config, "."):
         if files := parquet_files(base / folder, split):
             return files
-    if root:
-        raise ValueError(f"{name}: no {own}/{config}/{split}-*.parquet under {root}")
     return []
 
 
-def _imagenet_folder() -> Path | None:
+def imagenet_folder() -> Path | None:
+    """ImageNet below $VARMINI_DATA, where it is there."""
     data = Path(os.environ.get("VARMINI_DATA") or os.devnull)
     return next((p for p in (data / "imagenet-1k", data / "imagenet") if p.is_dir()), None)
 
@@ -148,6 +147,9 @@ def _in_memory(
     """An embedded subset, or a full set from parquet files or the hub, as bytes in memory."""
     known = KNOWN[name.removesuffix("-subset")]
     files = find_parquet(name, split, root)
+    if root and not files:
+        own = f"{known.hub.split('/')[1]}/{known.config}"
+        raise ValueError(f"{name}: no {own}/{split}-*.parquet under {root}")
     rows = read_parquet(files) if files else _from_hub(known.hub, split)
     source = f"{files[0].parent if files else name}, {split}"
     image, label = find_columns(rows.features, source)

@@ -178,6 +178,6 @@ def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluato
         if reads != channels:
             raise ValueError(
                 f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
-                f"name a fitting --classifier"
+                f"name a fitting --classifier or --rejector"
             )
     return classifier_evaluator(name or bed), line

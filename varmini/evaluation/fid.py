@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import quicken
 from ..data import in_order
+from ..data.sets import spread
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
@@ -55,12 +56,6 @@ class Reference:
         npz.write_arrays(path, arrays)
 
 
-def _kept(total: int) -> np.ndarray:
-    """Numbers of the images whose features are kept, evenly spaced, so that all classes occur."""
-    count = min(KEPT, total)
-    return np.arange(count) * total // count
-
-
 def reference_of(
     evaluator: Evaluator, images: Iterable[Tensor], total: int, about: str
 ) -> Reference:
@@ -70,7 +65,7 @@ def reference_of(
     """
     metrics.check_samples(total, evaluator.features, f"the reference ({about})")
     moments, kept, seen = metrics.Moments(), [], 0
-    wanted = _kept(total)
+    wanted = spread(total, KEPT)
     for batch in images:
         features, _ = evaluator(batch)
         moments.add(features)
@@ -98,7 +93,7 @@ def load_reference(path: Path, evaluator: Evaluator, batch_size: int = 250) -> R
         parts = (to_channels_first(part) for part in npz.read_images(path, batch_size))
         if "mu" not in held:
             return reference_of(evaluator, parts, count, about)
-        features = evaluator.all_of(parts)[0][_kept(count)]
+        features = evaluator.all_of(parts)[0][spread(count, KEPT)]
     if not {"mu", "sigma"} <= set(held):
         raise ValueError(f"{path} holds {', '.join(held)}: expected mu and sigma, or images arr_0")
     mu = npz.read_array(path, "mu", (None,))

@@ -126,7 +126,7 @@ def check_samples(count: int, features: int, name: str) -> None:
     if count < max(features, 2):
         raise ValueError(
             f"{name} holds {count} samples of {features} features, expected at least "
-            f"{max(features, 2)}: draw more samples"
+            f"{max(features, 2)}: draw more samples, or take more images"
         )
 
 

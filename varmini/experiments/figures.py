@@ -75,6 +75,7 @@ def _plain(value: float) -> str:
 
 
 def titled(axes: Axes, measure: str, over: str, law: Any) -> None:
+    """Names a panel by its measure and its law, and makes both axes logarithmic."""
     name = rf"{NAMES[measure]}" "\n" rf"$\propto {over}^{{{law.b:.4f}}}$"
     axes.set_title(f"{name}, r = {law.pearson:.3f}")
     log_axes(axes)

@@ -186,6 +186,7 @@ def cases_gradient(rng, output):
 
 
 def pyramids(rng):
+    """Token maps of two schedules: a list of K integer arrays (B, h_k, w_k) each."""
     return [pyramid(rng, LADDERS[0], 3), pyramid(rng, LADDERS[1])]
 
 

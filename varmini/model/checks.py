@@ -165,7 +165,7 @@ def check_drawing(
     var: VAR, tok: MultiScaleVQVAE, cfg: float, top_k: int, top_p: float, seed: int | None
 ) -> None:
     """Raises a ValueError unless the models fit each other and the rest is in range."""
-    if (getattr(var, "kind", None), getattr(tok, "kind", None)) != ("var", "tokenizer"):
+    if not (hasattr(var, "new_cache") and hasattr(tok, "decode_features")):
         raise ValueError(
             f"models are a {type(var).__name__} and a {type(tok).__name__}, expected a VAR, then a "
             f"MultiScaleVQVAE; of a wrapper give its .module"

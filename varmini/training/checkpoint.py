@@ -215,6 +215,8 @@ def consolidate(run: Path) -> Path:
     if not (run / "run.json").exists():
         raise ValueError(f"{run} holds no run.json: give the folder of a training run")
     told, kinds = read_json(run / "run.json"), {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
+    if told.get("kind") == "classifier":
+        raise ValueError(f"{run} trains a classifier, which has no averaged weights: let it end")
     try:
         cls, values = kinds[told["kind"]], told["config"]["model"]
     except (KeyError, TypeError):

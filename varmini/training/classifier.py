@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data import batches, in_order, load_images
+from ..data import batches, check_batch_size, in_order, load_images
 from ..fast.quicken import quicken
 from ..runtime.machine import autocast, device
 from ..runtime.pretrained import Pretrained
@@ -115,6 +115,7 @@ def train(
     train_set, test_set = (load_images(config.data, split) for split in ("train", "test"))
     shape = {"image_channels": train_set.channels, "num_classes": len(train_set.classes)}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **shape))
+    check_batch_size(config.batch_size, len(train_set))
     out = check_folder(out, config, overwrite=overwrite, resume=resume)
     torch.manual_seed(config.seed)
     layout = {"memory_format": torch.channels_last}

@@ -34,6 +34,24 @@ def drop_labels(labels: Tensor, chance: float, null: int) -> Tensor:
     return labels.masked_fill(dropped, null)
 
 
+def with_null(labels: Tensor, null: int, scale: float) -> Tensor:
+    """Labels (B,), and below them the null class as often where s = `scale` asks for guidance."""
+    return labels if scale == 1 else torch.cat([labels, torch.full_like(labels, null)])
+
+
+def both(x: Tensor, scale: float) -> Tensor:
+    """x (B, ...) once, or twice under guidance: what was drawn enters both halves."""
+    return x if scale == 1 else torch.cat([x, x])
+
+
+def combine(x: Tensor, scale: float) -> Tensor:
+    """u + s (c - u) of the two halves of x: (2 B, ...) -> (B, ...); x itself for s = 1."""
+    if scale == 1:
+        return x
+    conditional, unconditional = x.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
+
+
 def guided(
     network: Callable[[Tensor, Tensor], Tensor], x: Tensor, labels: Tensor, null: int, scale: float
 ) -> Tensor:
@@ -46,8 +64,4 @@ def guided(
         null: label of the null class, which u is conditioned on.
         scale: s; 1 is no guidance.
     """
-    if scale == 1:
-        return network(x, labels)
-    both = torch.cat([labels, torch.full_like(labels, null)])
-    conditional, unconditional = network(torch.cat([x, x]), both).chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    return combine(network(both(x, scale), with_null(labels, null, scale)), scale)

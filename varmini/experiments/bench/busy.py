@@ -1,7 +1,7 @@
 """A training step beside busy processes: threads that sleep while they wait, and that spin.
 
 Threads of a product wait for each other. Those that spin keep the core from the one that they wait
-for when another process takes a core, too (see `varmini/__init__.py`).
+for when another process takes a core, too (see `varmini/runtime/__init__.py`).
 """
 
 from __future__ import annotations

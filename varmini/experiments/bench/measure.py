@@ -109,7 +109,7 @@ def _status(name: str) -> int:
 
 
 def precisions() -> list[torch.dtype]:
-    """What is measured here: float32, and bfloat16 where the machine has instructions for it."""
+    """What is measured here: float32, and bfloat16 where the machine is quicker at it."""
     return [torch.float32, *([torch.bfloat16] if quick_at_bfloat16(device().type) else [])]
 
 

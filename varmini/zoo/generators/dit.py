@@ -2,6 +2,9 @@
 
 Source: Peebles and Xie 2022, "Scalable Diffusion Models with Transformers" (arXiv:2212.09748), with
 AdaLN-Zero; sampler of Song et al. 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502).
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps,    L = |eps - eps_theta(z_t, t, class)|^2
+
 Left out: the learned variance (DDIM with eta = 0 has none) and patches, as the latent is 8x8.
 """
 
@@ -15,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.pretrained import Pretrained
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
+from .generator import Generator
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Block(nn.Module):
         return x + gate2 * self.fc2(h)
 
 
-class DiT(nn.Module, Pretrained):
+class DiT(Generator):
     """Predicts the noise epsilon in z_t = sqrt(abar_t) z + sqrt(1 - abar_t) epsilon."""
 
     config_class = DiTConfig
@@ -132,12 +135,15 @@ class DiT(nn.Module, Pretrained):
         latents: (B, C, side, side), as the autoencoder gives them; labels: (B,).
         """
         c = self.config
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         z = latents.float() / self.latent_std
         t = torch.randint(c.timesteps, (len(z),), device=z.device)
         noise = torch.randn_like(z)
         return F.mse_loss(self(self.noised(z, t, noise), t, labels), noise)
+
+    def steps(self, *, steps: int = 50, **options: object) -> int:
+        """Those of DDIM."""
+        return steps
 
     @torch.no_grad()
     def generate(

@@ -1,8 +1,12 @@
 """MaskGIT: a bidirectional transformer fills in masked tokens, many at once, in a few rounds.
 
 Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (arXiv:2202.04200): a BERT
-(post-norm, tied output), cosine schedule, confidence with annealed Gumbel noise. Label dropout and
-guidance are ours, so that all methods have them.
+(post-norm, tied output), cosine schedule, confidence with annealed Gumbel noise.
+
+    L = -mean over masked i of log p(x_i | class, visible),    ceil(cos(pi r / 2) N) masked, r ~ U
+    round t of T:  draw all masked; the floor(N cos(pi t / 2T)) least confident are masked again
+
+Added: label dropout and guidance, so that all methods have them. Left out: dropout.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.pretrained import Pretrained
-from ..parts import SelfAttention, drop_labels, guided
+from ..parts import SelfAttention, guided
+from .generator import Generator
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class MaskGITConfig:
     """Chance that a training image is shown the null class, for guidance."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all codes."""
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of an image's tokens."""
+        return (self.side, self.side)
+
+    @property
+    def num_tokens(self) -> int:
+        """N, tokens an image."""
+        return math.prod(self.token_shape)
 
 
 class Block(nn.Module):
@@ -64,8 +78,8 @@ def hidden_after(round_: int, rounds: int, tokens: int, hidden: int) -> int:
     return max(1, min(hidden - 1, math.floor(tokens * math.cos(math.pi * round_ / rounds / 2))))
 
 
-class MaskGIT(nn.Module, Pretrained):
-    """Masked token modelling: predicts all hidden tokens of a map from the visible ones.
+class MaskGIT(Generator):
+    """Masked token modelling: predicts all masked tokens of a map from the visible ones.
 
     Ids of the one embedding table: V codes, then num_classes + 1 classes, then [MASK].
     """
@@ -79,7 +93,7 @@ class MaskGIT(nn.Module, Pretrained):
         self.config, w = config, config.width
         self.mask_id = config.vocab_size + config.num_classes + 1
         self.embedding = nn.Embedding(self.mask_id + 1, w)
-        self.position = nn.Parameter(torch.empty(1, 1 + config.side**2, w))
+        self.position = nn.Parameter(torch.empty(1, 1 + config.num_tokens, w))
         self.norm_in = nn.LayerNorm(w)
         self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
         self.fc, self.norm_out = nn.Linear(w, w), nn.LayerNorm(w)
@@ -90,11 +104,11 @@ class MaskGIT(nn.Module, Pretrained):
                 nn.init.trunc_normal_(module.weight, std=0.02)
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of every position, hidden or not.
+        """Logits of every position, masked or not.
 
         Args:
             labels: (B,) in [0, num_classes].
-            tokens: (B, N) codes, or `mask_id` where hidden. Gives (B, N, V) float32.
+            tokens: (B, N) codes, or `mask_id` where masked. Gives (B, N, V) float32.
         """
         ids = torch.cat([labels[:, None] + self.config.vocab_size, tokens], dim=1)
         x = self.norm_in(self.embedding(ids) + self.position)
@@ -104,26 +118,34 @@ class MaskGIT(nn.Module, Pretrained):
         # The output layer is the embedding of the codes itself.
         return F.linear(x, self.embedding.weight[: self.config.vocab_size], self.bias).float()
 
+    @staticmethod
+    def share(r: Tensor) -> Tensor:
+        """gamma(r) = cos(pi r / 2): the share of tokens masked in training, r uniform in [0, 1)."""
+        return torch.cos(math.pi / 2 * r)
+
     def hide(self, count: int) -> Tensor:
-        """(count, N) bool: ceil(cos(pi r / 2) N) random positions of each image, r uniform."""
-        device, n = self.position.device, self.config.side**2
+        """(count, N) bool: ceil(gamma(r) N) random positions of each image, r uniform."""
+        device, n = self.position.device, self.config.num_tokens
         r = torch.rand(count, 1, device=device)
-        number = torch.ceil(torch.cos(math.pi / 2 * r) * n)
+        number = torch.ceil(self.share(r) * n)
         order = torch.rand(count, n, device=device).argsort(1).argsort(1)
         return order < number
 
     def training_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the hidden tokens, with label smoothing in training.
+        """Cross-entropy of the masked tokens, with label smoothing in training.
 
         tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
         c, flat = self.config, tokens.flatten(1)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
+        labels = self.shown(labels)
         hidden = self.hide(len(flat))
         logits = self(labels, flat.masked_fill(hidden, self.mask_id))
         smoothing = c.label_smoothing if self.training else 0.0
         return F.cross_entropy(logits[hidden], flat[hidden], label_smoothing=smoothing)
+
+    def steps(self, *, rounds: int = 8, **options: object) -> int:
+        """The rounds."""
+        return rounds
 
     @torch.no_grad()
     def generate(
@@ -135,7 +157,7 @@ class MaskGIT(nn.Module, Pretrained):
         temperature: float = 4.5,
         seed: int = 0,
     ) -> Tensor:
-        """Fills maps (B, side, side) in `rounds` sequential steps, keeping the surest guesses.
+        """Fills maps (B, side, side) in `rounds` sequential steps, most confident guesses first.
 
         confidence = log p(id) + temperature (1 - t / T) Gumbel; the noise is on the confidence, not
         on the ids, and gone in the last round.
@@ -153,8 +175,8 @@ class MaskGIT(nn.Module, Pretrained):
             u = torch.rand(shape, generator=generator).clamp(min=1e-20)
             return -(-u.log()).clamp(min=1e-20).log().to(labels.device)
 
-        tokens = labels.new_full((len(labels), c.side**2), self.mask_id)
-        left = c.side**2
+        left = c.num_tokens
+        tokens = labels.new_full((len(labels), left), self.mask_id)
         for t in range(1, rounds + 1):
             logits = guided(lambda x, y: self(y, x), tokens, labels, c.num_classes, guidance)
             logp = logits.log_softmax(-1)
@@ -164,8 +186,8 @@ class MaskGIT(nn.Module, Pretrained):
             confidence = logp.gather(2, tokens[..., None])[..., 0]
             confidence = confidence + temperature * (1 - t / rounds) * gumbel(*tokens.shape)
             confidence = confidence.masked_fill(~hidden, float("inf"))
-            left = hidden_after(t, rounds, c.side**2, left)
+            left = hidden_after(t, rounds, c.num_tokens, left)
             if left:
                 least = confidence.topk(left, dim=1, largest=False).indices
                 tokens = tokens.scatter(1, least, self.mask_id)
-        return tokens.unflatten(1, (c.side, c.side))
+        return tokens.unflatten(1, c.token_shape)

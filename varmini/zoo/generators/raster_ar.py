@@ -1,8 +1,12 @@
 """Raster AR: one token after the other, row by row, by a Llama-like transformer.
 
 Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation"
-(LlamaGen, arXiv:2406.06525): RMSNorm, SwiGLU, 2D rotary positions, the class as first token. Left
-out: its dropout of 0.1, because the toy sees every image about once.
+(LlamaGen, arXiv:2406.06525): RMSNorm, SwiGLU, 2D rotary positions, the class as first token.
+
+    p(x_1, ..., x_N | class) = prod_i softmax(Llama(class, x_1, ..., x_{i-1})_i)[x_i]
+    L = -1/N sum_i log p(x_i | x_1, ..., x_{i-1}, class)
+
+Left out: its dropout of 0.1, because the toy sees every image about once.
 """
 
 from __future__ import annotations
@@ -14,9 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...model.filters import draw, filter_logits
-from ...runtime.pretrained import Pretrained
-from ..parts import drop_labels, guided
+from .generator import Generator, draw_in_order
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Block(nn.Module):
         return x + self.w2(F.silu(gate) * up)
 
 
-class RasterAR(nn.Module, Pretrained):
+class RasterAR(Generator):
     """Next-token prediction: p(x_1, ..., x_N | class) = prod_i p(x_i | x_1, ..., x_{i-1}, class).
 
     Position 0 reads the class and predicts x_1; position i reads x_i and predicts x_{i+1}.
@@ -132,10 +134,13 @@ class RasterAR(nn.Module, Pretrained):
 
         tokens: (B, side, side); labels: (B,) in [0, num_classes).
         """
-        c, flat = self.config, tokens.flatten(1)
-        if self.training:
-            labels = drop_labels(labels, c.label_dropout, c.num_classes)
-        return F.cross_entropy(self(labels, flat[:, :-1]).flatten(0, 1), flat.flatten())
+        flat = tokens.flatten(1)
+        logits = self(self.shown(labels), flat[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), flat.flatten())
+
+    def steps(self, **options: object) -> int:
+        """One a token."""
+        return self.config.side**2
 
     @torch.no_grad()
     def generate(
@@ -157,19 +162,15 @@ class RasterAR(nn.Module, Pretrained):
             seed: the same seed and batch give the same tokens.
             cached: keep keys and values; otherwise every step computes all positions anew.
         """
-        c, generator = self.config, torch.Generator().manual_seed(seed)
-        noise = torch.rand(len(labels), c.side**2, generator=generator).to(labels.device)
-        cache = [[] for _ in self.blocks]  # of each block: keys and values so far
+        c, cache = self.config, [[] for _ in self.blocks]  # of each block: keys and values so far
 
         def following(shown: Tensor, classes: Tensor) -> Tensor:
-            """Logits (n, V) of the token after those shown, (n, i)."""
             return self.step(classes, shown, cache) if cached else self(classes, shown)[:, -1]
 
-        tokens = labels.new_empty(len(labels), 0)
-        for i in range(c.side**2):
-            logits = guided(following, tokens, labels, c.num_classes, guidance)
-            logits = filter_logits(logits, top_k, top_p)
-            tokens = torch.cat([tokens, draw(logits[:, None], noise[:, i : i + 1])], dim=1)
+        tokens = draw_in_order(
+            following, labels, self.steps(), c.num_classes,
+            guidance=guidance, seed=seed, top_k=top_k, top_p=top_p,
+        )  # fmt: skip
         return tokens.unflatten(1, (c.side, c.side))
 
     def step(self, labels: Tensor, tokens: Tensor, cache: list[list[Tensor]]) -> Tensor:

@@ -2,6 +2,11 @@
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models"
 (arXiv:2112.10752), appendix G.
+
+    (mean, log std^2) = E(x),    z = mean + std n with n ~ N(0, 1),    x^ = D(z)
+    L = distance(x^, x) + kl 1/2 sum(mean^2 + std^2 - 1 - log std^2)
+
+Left out: the adversary, and the 1x1 convolutions around the latent.
 """
 
 from __future__ import annotations

@@ -1,0 +1,119 @@
+"""Every generator of the zoo: its protocol, one step of training, guidance, seeds, tokenizers."""
+
+import pytest
+import torch
+from small_generators import LABELS, SHAPES, SHORT, SMALL, V, batch_of, make, new
+
+from varmini.training.optim import decay_groups
+from varmini.zoo.generators.family import GENERATORS, build
+from varmini.zoo.generators.igpt import Palette, PaletteConfig
+from varmini.zoo.tokenizers.family import TOKENIZERS
+from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
+
+each = pytest.mark.parametrize("name", SMALL)
+STEPS = {"factorised-ar": 18, "rq-transformer": 18, "maskgit": 8, "titok-maskgit": 8,
+         "mar": 16 * 25, "fractal-ar": 32, "dit": 50}  # fmt: skip
+
+
+@each
+def test_the_protocol(name, tmp_path):
+    model, batch = make(name), batch_of(name)
+    assert model.loss(batch, LABELS).isfinite()
+    assert model.steps() == STEPS.get(name, 9)
+    drawn = model.draw(LABELS, seed=1, **SHORT.get(name, {}))
+    assert drawn.shape == batch.shape and drawn.dtype == batch.dtype
+    if drawn.dtype == torch.long:
+        assert 0 <= drawn.min() and drawn.max() < V + 2 * (name == "factorised-ar")
+    again = type(model).from_pretrained(model.save_pretrained(tmp_path))
+    assert drawn.equal(again.draw(LABELS, seed=1, **SHORT.get(name, {})))
+
+
+@each
+def test_one_step_lowers_the_loss(name):
+    model, batch = new(name), batch_of(name)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+
+    def loss():
+        torch.manual_seed(5)  # the same labels dropped, the same tokens hidden
+        return model.loss(batch, LABELS.clamp(max=2))
+
+    before = loss()
+    before.backward()
+    optimizer.step()
+    assert loss().item() < before.item()
+
+
+@each
+def test_embeddings_do_not_decay(name):
+    model = new(name)
+    decayed = {id(p) for p in decay_groups(model, 0.1)[0]["params"]}
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    assert tables and decayed and not decayed & {id(table) for table in tables}
+
+
+@each
+def test_seeds_and_classes(name):
+    model, options = make(name), SHORT.get(name, {})
+    drawn = model.draw(LABELS, seed=1, **options)
+    torch.manual_seed(9)
+    assert drawn.equal(model.draw(LABELS, seed=1, **options))
+    assert not drawn.equal(model.draw(LABELS, seed=2, **options))
+    assert not drawn.equal(model.draw((LABELS + 1) % 4, seed=1, **options))
+
+
+@each
+def test_guidance(name):
+    model, options = make(name), SHORT.get(name, {}) | {"seed": 1}
+    drawn = model.draw(LABELS, **options)
+    assert drawn.equal(model.draw(LABELS, cfg=0.0, **options))
+    # Both halves run, and their sum is the class's half but for rounding.
+    assert torch.allclose(drawn, model.draw(LABELS, cfg=1e-6, **options), rtol=1e-3, atol=1e-3)
+    assert not drawn.equal(model.draw(LABELS, cfg=3.0, **options))
+    # Guidance away from the null class towards the null class changes nothing.
+    null = torch.full((4,), 3)
+    both = model.draw(null, cfg=3.0, **options)
+    assert torch.allclose(both, model.draw(null, **options), rtol=1e-3, atol=1e-3)
+
+
+def test_bad_input_meets_a_clear_message():
+    model = make("igpt")
+    with pytest.raises(ValueError, match="cfg is -1, expected 0"):
+        model.draw(LABELS, cfg=-1)
+    with pytest.raises(ValueError, match="label 4 is outside the classes"):
+        model.draw(LABELS + 1)
+
+
+def tokenizer_of(name):
+    """A tokenizer of the live bed with random weights; the generator itself where it has none."""
+    torch.manual_seed(0)
+    if name == "palette":
+        return Palette(PaletteConfig())
+    if name == "kl":
+        return KLAutoencoder(KLConfig(image_channels=1, width=16, norm_groups=4, attention=False))
+    return TOKENIZERS[name](TOKENIZERS[name].config_class()).eval()
+
+
+def test_every_member_is_tested_here():
+    assert {m.cls for m in GENERATORS.values()} == {cls for cls, _ in SMALL.values()}
+    assert set(SHAPES) <= set(SMALL)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_each_draws_what_its_tokenizer_decodes(name):
+    if name == "fractal-ar":
+        model = build(name, None, grids=(4, 8), widths=(16,) * 3, depths=(1,) * 3)
+        tokenizer = model
+    else:
+        tokenizer = tokenizer_of(GENERATORS[name].tokenizer)
+        model = build(name, tokenizer, depth=1, width=16, heads=2)
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if name == "igpt":
+        tokenizer.fit(images)
+    batch = tokenizer.encode(images)
+    assert model.loss(batch, torch.tensor([0, 9])).isfinite()
+    drawn = model.draw([0, 9], **SHORT.get(name, {}))
+    assert drawn.shape == batch.shape
+    decoded = tokenizer.decode(drawn)
+    assert decoded.shape == images.shape and decoded.abs().max() <= 1
+    if name == "rq-transformer":
+        assert model.codebook.equal(tokenizer.quantizer.codebook)
