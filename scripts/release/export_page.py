@@ -12,28 +12,35 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.image import imread, imsave
 from torch import Tensor
 
 from varmini import VAR, MultiScaleVQVAE
-from varmini.data import class_names, load_images
-from varmini.model.sampler import Noise, sample
+from varmini.data import load_images
+from varmini.experiments.scaling import fits
+from varmini.model.sampler import Noise, forced, generate, sample
 from varmini.runtime.files import write_atomic
+from varmini.runtime.tables import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "web"
 PAGE = ("index.html", "style.css", "texts.json", "src")
 """What of web/ the page consists of."""
-SEEDS = {0: 6, 7: 3, 8: 1, 9: 5}
-"""The precomputed examples: class -> seed, picked by eye."""
-EMBEDDED_PICTURES = 20
+SEEDS = {0: 11, 3: 6, 8: 7, 9: 2}
+"""The precomputed examples: class -> seed, picked by eye among seeds 0 to 13."""
+EMBEDDED_PICTURES = 10
+NEIGHBOURS, BOOTSTRAP, TILE = 6, 2000, 32
+SWEEP = ROOT / "results" / "scaling"
 GUIDANCE, TOP_K, TOP_P = 1.5, 900, 0.96
 
 
@@ -55,7 +62,7 @@ def colours(codebook: Tensor) -> list[str]:
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
     axes = axes * axes.sum(1, keepdim=True).sign()  # an axis has no sign of its own
     ranks = (centred @ axes.T).argsort(0).argsort(0) / (len(codebook) - 1)
-    return ["#" + bytes(rgb).hex() for rgb in (70 + 185 * ranks).round().int().tolist()]
+    return ["#" + bytes(rgb).hex() for rgb in (120 + 135 * ranks).round().int().tolist()]
 
 
 def stored(name: str, tensor: Tensor, precision: str) -> tuple[str, bytes]:
@@ -84,7 +91,6 @@ def write_model(out: Path, tok: MultiScaleVQVAE, var: VAR, precision: str) -> No
     tokenizer, transformer = tok.config, var.config
     about = {
         "grids": tok.schedule.grids,
-        "classes": class_names("fashion"),
         "vocab_size": tokenizer.vocab_size,
         "code_channels": tokenizer.code_channels,
         "patch": tokenizer.patch,
@@ -129,14 +135,91 @@ def write_examples(out: Path, tok: MultiScaleVQVAE, var: VAR) -> None:
             {"label": label, "seed": seed, "tokens": flat(tokens, 0)}
             | {"images": grey(torch.cat(steps))}
         )
-    images, labels = held_out(tok, EMBEDDED_PICTURES)
-    write_json(
-        out / "examples.json",
-        {"drawings": drawings, "pictures": {"labels": labels, "images": grey(images)}},
-    )
+    images, labels = held_out(EMBEDDED_PICTURES)
+    codebook = tok.quantizer.codebook.weight
+    near = torch.cdist(codebook, codebook).argsort(1)[:, 1 : NEIGHBOURS + 1]
+    about = {
+        "settings": {"cfg": GUIDANCE, "topK": TOP_K, "topP": TOP_P},
+        "drawings": drawings,
+        "pictures": {"labels": labels, "images": grey(images)},
+        "neighbours": near.tolist(),
+    }
+    write_json(out / "examples.json", about)
+    # What the decoder makes of each code as the 1x1 map, at half size, 32 a row.
+    f_hats = tok.quantizer.contribution(0, codebook[:, :, None, None])
+    small = F.avg_pool2d(tok.decode_features(f_hats), 2)[:, 0].clamp(-1, 1)
+    sheet = small.unflatten(0, (-1, 32)).transpose(1, 2).flatten(2).flatten(0, 1)
+    write_png(out / "codes.png", (sheet[..., None].expand(-1, -1, 3) / 2 + 0.5).numpy())
 
 
-def held_out(tok: MultiScaleVQVAE, count: int) -> tuple[Tensor, list[int]]:
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Pixels (H, W, 3) in [0, 1]."""
+    file = io.BytesIO()
+    imsave(file, pixels, format="png")
+    write_atomic(path, file.getvalue())
+
+
+def write_scaling(out: Path) -> None:
+    """scaling.json, the committed sweep with its laws, and samples.png, what its runs drew."""
+    rows = read_rows(SWEEP / "sweep.csv")
+    kept = ("depth", "n", "seed", "images", "loss", "error")
+    points = [{name: row[name] for name in kept} | {"c": row["flops"]} for row in rows]
+    found = {"n": {}, "c": {}}
+    for fit in fits.laws(rows):
+        if (measure := fit["measure"]) not in ("loss", "error"):
+            continue
+        if fit["over"] == "n":
+            ends = fits.ends_of(rows)
+            x, y = (np.array([row[name] for row in ends], float) for name in ("n", measure))
+        else:
+            x, y = fits.frontier(rows, measure)
+            x = x * fits.PFLOP
+        interval = {name: fit[name] for name in ("b", "b_low", "b_high")}
+        found[fit["over"]][measure] = interval | {"band": band(x, y)}
+    depths = sorted({row["depth"] for row in rows})
+    tiles = tiles_of(imread(SWEEP / "pictures.png")[..., :3], len(depths))
+    write_png(out / "samples.png", tiles)
+    samples = {"depths": depths, "columns": tiles.shape[1] // TILE}
+    write_json(out / "scaling.json", {"rows": points, "laws": found, "samples": samples})
+
+
+def band(x: np.ndarray, y: np.ndarray) -> dict[str, list[float]]:
+    """The law from the smallest to ten times the largest x, and its 95 % interval at each of them.
+
+    The bootstrap is that of `fits.bootstrap`: sizes are drawn again, and runs within a size.
+    """
+    at = np.geomspace(x.min(), 10 * x.max(), 60)
+    random, sizes, curves = np.random.default_rng(0), np.unique(x), []
+    while len(curves) < BOOTSTRAP:
+        groups = [np.flatnonzero(x == size) for size in random.choice(sizes, len(sizes))]
+        picks = np.concatenate([random.choice(group, len(group)) for group in groups])
+        if len(np.unique(x[picks])) > 1:
+            curves.append(fits.fit_power_law(x[picks], y[picks])(at))
+    low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+    law = fits.fit_power_law(x, y)(at)
+    return {name: v.tolist() for name, v in zip(("x", "y", "low", "high"), (at, law, low, high))}
+
+
+def tiles_of(sheet: np.ndarray, rows: int) -> np.ndarray:
+    """A figure (H, W, 3) -> its pictures alone, at their own size: (rows TILE, n TILE, 3)."""
+
+    def runs(line: np.ndarray) -> list[np.ndarray]:
+        edges = np.flatnonzero(np.diff(np.pad(line.astype(int), 1)))
+        return [(a, b) for a, b in zip(edges[::2], edges[1::2]) if b - a > TILE]
+
+    dark = (sheet < 0.99).any(2)
+    down = runs(dark.mean(1) > 0.5)
+    across = runs(dark[np.concatenate([np.arange(a, b) for a, b in down])].mean(0) > 0.2)
+    if len(down) != rows:
+        raise ValueError(f"{SWEEP / 'pictures.png'} shows {len(down)} rows of pictures, expected "
+                         f"{rows}, one a size of sweep.csv: make both again")  # fmt: skip
+    middle = (np.arange(TILE) + 0.5) / TILE
+    at = (np.concatenate([a + (b - a) * middle for a, b in r]) for r in (down, across))
+    y, x = (positions.astype(int) for positions in at)
+    return sheet[y][:, x]
+
+
+def held_out(count: int) -> tuple[Tensor, list[int]]:
     """The first so many held-out pictures, in [-1, 1], and their classes."""
     pictures = load_images("fashion-subset", "test", limit=count)
     images, labels = zip(*(pictures[i] for i in range(count)))
@@ -158,11 +241,26 @@ def write_fixtures(out: Path, tok: MultiScaleVQVAE, var: VAR, count: int) -> Non
         numbers = Noise(seed, 0, 1, torch.device("cpu")).uniform(tok.schedule.num_tokens)
         case |= {"top_k": top_k, "top_p": top_p, "uniform": numbers[0].tolist()}
         draws.append(case | {"sampled": flat(sampled, 0), "sampled_image": grey(images)})
-    images, _ = held_out(tok, count)
+    images, labels = held_out(count)
     tokens = tok.encode(images)
     rebuilt = [grey(tok.decode(tokens, num_scales=k + 1)) for k in range(len(tokens))]
     pictures = {"images": grey(images), "tokens": [flat(tokens, i) for i in range(count)]}
-    write_json(out / "fixtures.json", {"draws": draws, "pictures": pictures | {"rebuilt": rebuilt}})
+    fixtures = {"draws": draws, "pictures": pictures | {"rebuilt": rebuilt}}
+    fixtures["painted"] = [painted(tok, var, images[i : i + 1], labels[i], i) for i in range(count)]
+    write_json(out / "fixtures.json", fixtures)
+
+
+def painted(tok: MultiScaleVQVAE, var: VAR, image: Tensor, label: int, seed: int) -> dict:
+    """A case of in-painting: a rectangle of the picture with this number is drawn again."""
+    mask = torch.zeros(1, 1, *image.shape[-2:], dtype=torch.bool)
+    mask[..., 2 + seed % 7 : 14 + seed % 13, 1 + seed % 5 : 12 + seed % 11] = True
+    noise = Noise(seed, 0, 1, torch.device("cpu"))
+    options = {"cfg": GUIDANCE, "top_k": TOP_K, "top_p": TOP_P}
+    replace = forced(tok, image, ~mask)
+    *_, (_, f_hat) = generate(var, tok, torch.tensor([label]), noise, replace=replace, **options)
+    decoded = tok.decode_features(f_hat)
+    keep = (~mask).flatten().int().tolist()
+    return {"label": label, "seed": seed, "keep": keep, "image": grey(decoded)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -182,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with torch.no_grad():
         write_model(args.out, tok, var, args.precision)
         write_examples(args.out, tok, var)
+        write_scaling(args.out)
         if args.fixtures:
             write_fixtures(args.out, tok, var, args.fixtures)
     print(args.out / "index.html")

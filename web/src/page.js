@@ -1,30 +1,34 @@
 // The page: what is shown, and what happens on a click. The models run in worker.js.
 
+import { inRange, problem, readControls, status } from "./controls.js";
+import { Paper } from "./paint.js";
 import { readPicture } from "./pictures.js";
-import { fill, language, say, setLanguage } from "./texts.js";
-import { codeItem, moveFocus, readExamples, showMap, showPicture, thumbnail } from "./views.js";
+import { ScalingPlot } from "./scaling.js";
+import { fill, say, setLanguage, tell } from "./texts.js";
+import { showPeek, showToken } from "./token.js";
+import { element, readExamples, showPicture, showScale, stageColumn, thumbnail } from "./views.js";
 
 const $ = (id) => document.getElementById(id);
 const PACE = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 450;
 
-const FIELDS = { cfg: "cfg", topK: "top-k", topP: "top-p", seed: "seed", keep: "keep" };
-
 const state = {
   ready: false,
   job: 0,
-  scales: [], // of the picture on show: {tokens, image, chances, best}
-  shown: 0, // how many of them are visible
-  fixed: null, // tokens that a click has put there, by scale; null where they are drawn
-  chosen: null, // the token being repainted: [k, i]
+  scales: [], // of the picture on show: {tokens, image, chances, kept}
+  done: false, // whether the worker has made it whole, and so can look into it
+  shown: 0, // how many scales are visible
+  fixed: null, // tokens that are forced, by scale; null where they are drawn
+  chosen: null, // the token that is looked into: [k, i]
+  peek: null, // the token under the pointer: [k, i]
+  look: null, // the worker's answer about the chosen token
   options: null, // what the picture was drawn with
-  source: null, // [text, values] for the line above it
-  status: null, // what the two lines above the controls say: [text, values]
-  problem: null,
+  original: null, // grey levels of a picture that was taken apart
+  source: null, // [text, values] for the line above the maps
   card: 0,
 };
 
-const [texts, about, examples] = await Promise.all(
-  ["texts.json", "model.json", "examples.json"].map(async (name) => (await fetch(name)).json()),
+const [about, examples, scaling] = await Promise.all(
+  ["model.json", "examples.json", "scaling.json"].map(async (name) => (await fetch(name)).json()),
 );
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 worker.onmessage = ({ data }) => handlers[data.kind](data);
@@ -33,8 +37,9 @@ worker.onerror = (event) => problem("problem_load", { detail: event.message ?? "
 const handlers = {
   ready({ ms }) {
     state.ready = true;
-    for (const id of ["draw", "again"]) $(id).disabled = false;
+    for (const id of ["draw", "again", "apart", "inpaint"]) $(id).disabled = false;
     status("ready", { seconds: (ms / 1000).toFixed(1) });
+    if (state.chosen) choose(...state.chosen);
   },
   scale({ job, k, ...scale }) {
     if (job !== state.job) return;
@@ -42,73 +47,69 @@ const handlers = {
     if (k < state.shown) show();
     else if (state.shown === k && state.waiting) reveal();
   },
-  done({ job, ms, encoded }) {
-    if (job === state.job) status(encoded ? "taken" : "drawn", { ms: Math.round(ms) });
+  done({ job, ms, what }) {
+    if (job !== state.job) return;
+    state.done = true;
+    status(what === "encode" ? "taken" : "drawn", { ms: Math.round(ms) });
+    if (state.chosen) choose(...state.chosen);
+  },
+  look(answer) {
+    if (answer.job !== state.job || answer.i !== state.chosen?.[1] || answer.k !== state.chosen[0]) return;
+    state.look = answer;
+    showLook();
   },
   problem({ code, detail }) {
-    state.status = null;
-    $("status").textContent = "";
+    tell("status", null);
     problem(`problem_${code}`, { detail });
   },
 };
 
-function status(text, values) {
-  state.status = [text, values];
-  $("status").textContent = say(text, values);
-}
+// Making a picture
 
-function problem(text, values) {
-  state.problem = [text, values];
-  $("problem").textContent = say(text, values);
-  $("problem").hidden = false;
-}
-
-// Drawing
-
-const className = (label) => (label < about.num_classes ? about.classes[label] : say("no_class"));
-
-/** The controls' values, or null after a message about the first that is out of range. */
-function readControls() {
-  const options = { label: Number($("label").value) };
-  for (const [name, id] of Object.entries(FIELDS)) {
-    const field = $(id);
-    const { min, max } = field;
-    if (field.value === "" || !field.checkValidity()) {
-      const title = field.labels[0].textContent.trim();
-      problem("problem_number", { name: title, value: field.value, least: min, most: max || "∞" });
-      field.focus();
-      return null;
-    }
-    options[name] = Number(field.value);
-  }
-  return options;
-}
+const className = (label) => (label < about.num_classes ? say("classes")[label] : say("no_class"));
 
 /** Has the worker make the picture that `state.options` and `state.fixed` describe. */
 function make(job, keep = 0) {
   state.job += 1;
   state.scales.length = state.shown = keep;
-  state.waiting = true;
-  state.problem = null;
-  $("problem").hidden = true;
+  Object.assign(state, { waiting: true, done: false, look: null });
+  problem(null);
   worker.postMessage({ job: state.job, fixed: state.fixed, ...state.options, ...job });
   show();
+  if ($("stage").getBoundingClientRect().top > innerHeight * 0.7) $("stage").scrollIntoView();
 }
 
 function draw() {
   const { keep, ...options } = readControls() ?? {};
   if (keep === undefined || !state.ready) return;
   const kept = state.scales.slice(0, keep).map(({ tokens }) => tokens);
-  Object.assign(state, { options, fixed: keep ? kept : null, chosen: null });
+  Object.assign(state, { options, fixed: kept, chosen: null, original: null });
   state.source = ["from_draw", () => ({ name: className(options.label), seed: options.seed })];
   make({ kind: "draw" }, kept.length);
 }
 
-function takeApart(pixels, source) {
-  if (!state.ready) return;
-  const options = { label: about.num_classes, cfg: 0, topK: 0, topP: 0, seed: 0 };
+/** Takes a picture apart, or in-paints it where a mask says so. */
+function fromPixels(job, source) {
+  const options = readControls();
+  if (!options || !state.ready) return;
   Object.assign(state, { options, fixed: null, chosen: null, source });
-  make({ kind: "encode", pixels });
+  state.original = Uint8ClampedArray.from(job.pixels, (v) => Math.round(v * 127.5 + 127.5));
+  make(job);
+}
+
+function takeApart(pixels, label, source) {
+  $("label").value = label;
+  $("keep").value = 0;
+  paper.load(pixels.map((v) => Math.round(v * 127.5 + 127.5)));
+  fromPixels({ kind: "encode", pixels }, source);
+}
+
+function inpaint() {
+  const keep = paper.keep();
+  if (!keep) return problem("problem_mask");
+  const name = Number($("label").value);
+  fromPixels({ kind: "inpaint", pixels: paper.pixels(), keep },
+    ["from_mask", () => ({ name: className(name), seed: state.options.seed })]);
 }
 
 /** Puts a code at a token: coarser maps stay, and all finer ones are drawn again. */
@@ -117,6 +118,18 @@ function repaint(code) {
   state.fixed = state.scales.slice(0, k + 1).map(({ tokens }) => [...tokens]);
   state.fixed[k][i] = code;
   make({ kind: "draw" }, k);
+}
+
+/** A cell was chosen. Of an example nothing is known yet: the model makes it anew. */
+function choose(k, i) {
+  state.chosen = [k, i];
+  state.look = null;
+  if (state.done) worker.postMessage({ kind: "look", job: state.job, k, i });
+  else if (state.ready && state.shown === about.grids.length && state.scales.length === state.shown) {
+    state.fixed = state.scales.map(({ tokens }) => tokens);
+    make({ kind: "draw" }, state.scales.length);
+  }
+  show();
 }
 
 /** Shows one more scale, and goes on by itself until all are there. */
@@ -128,10 +141,10 @@ function reveal() {
   if (state.waiting) state.timer = setTimeout(reveal, PACE);
 }
 
-function step() {
+function step(play) {
   clearTimeout(state.timer);
-  state.waiting = false;
-  if (state.shown >= about.grids.length) state.shown = 0;
+  state.waiting = play;
+  if (play || state.shown >= about.grids.length) state.shown = 0;
   reveal();
 }
 
@@ -139,9 +152,11 @@ function showExample({ label, seed, tokens, images }) {
   const size = images.length / tokens.length;
   const image = (k) => images.subarray(k * size, (k + 1) * size);
   state.job += 1;
+  clearTimeout(state.timer);
   state.scales = tokens.map((map, k) => ({ tokens: map, image: image(k) }));
-  Object.assign(state, { shown: tokens.length, waiting: false, fixed: null, chosen: null });
-  state.options = { label, seed, cfg: 1.5, topK: 900, topP: 0.96 };
+  Object.assign(state, { shown: tokens.length, waiting: false, done: false, original: null });
+  Object.assign(state, { fixed: null, chosen: null, look: null });
+  state.options = { label, seed, ...examples.settings };
   state.source = ["from_draw", () => ({ name: className(label), seed })];
   $("label").value = label;
   $("seed").value = seed;
@@ -153,46 +168,40 @@ function showExample({ label, seed, tokens, images }) {
 function show() {
   const [text, values] = state.source;
   $("source").textContent = say(text, values());
-  about.grids.forEach(([h, w], k) => {
-    const column = $("scales").children[k];
-    const scale = k < state.shown ? state.scales[k] : null;
-    column.classList.toggle("later", !scale);
-    column.querySelector("figcaption").textContent = say("scale", { k: k + 1, h, w });
-    if (!scale) return;
-    const fixed = (i) => state.fixed?.[k]?.[i] !== undefined && state.chosen?.join() === `${k},${i}`;
-    showMap(column.querySelector(".map"), scale.tokens, about.colours, k, w, fixed);
-    showPicture(column.querySelector("canvas"), scale.image, say("image_alt", { k: k + 1 }));
+  const { original, scales, chosen } = state;
+  about.grids.forEach((grid, k) => {
+    const scale = k < state.shown ? scales[k] : null;
+    const isChosen = (i) => chosen?.[0] === k && chosen[1] === i;
+    showScale(column(k), k, grid, { scale, before: scales[k - 1], original, isChosen }, about);
   });
-  showRepaint();
+  column(-1).hidden = !original;
+  if (original) {
+    showPicture(column(-1).querySelector("canvas"), original, say("original"));
+    column(-1).querySelector("figcaption").textContent = say("original");
+    column(-1).querySelector(".map").textContent = say("original_note");
+  }
+  peek();
+  showLook();
 }
 
-function showRepaint() {
-  const scale = state.chosen && state.chosen[0] < state.shown && state.scales[state.chosen[0]];
-  $("repaint").hidden = !scale?.best;
-  if (!scale?.best) return;
-  const [k, i] = state.chosen;
-  const [, w] = about.grids[k];
-  const percent = (p) => (100 * p).toFixed(1);
-  const where = { k: k + 1, row: Math.floor(i / w) + 1, column: (i % w) + 1 };
-  $("token").textContent = say("token", { ...where, code: scale.tokens[i], p: percent(scale.chances[i]) });
-  $("likeliest").replaceChildren(
-    ...scale.best[i].map(([code, p]) =>
-      codeItem(about.colours[code], say("choose", { code, p: percent(p) }), () => repaint(code)),
-    ),
-  );
+const column = (k) => $("scales").children[k + 1]; // the original comes first
+
+function peek(...at) {
+  if (at.length) state.peek = at;
+  const [k] = state.peek ?? [];
+  if (state.peek && k < state.shown && state.scales[k]) {
+    showPeek(state.peek, state.scales[k], about.grids[k], { ...about, ...examples });
+  } else $("peek").replaceChildren(element("p", "note", say("peek_none")));
 }
 
-/** A cell was chosen. Of an example the probabilities are not known yet: the model makes it anew. */
-function choose(k, i) {
-  state.chosen = [k, i];
-  if (!state.scales[k].best && state.ready) {
-    state.fixed = state.scales.map(({ tokens }) => tokens);
-    make({ kind: "draw" }, state.scales.length);
-  } else showRepaint();
+function showLook() {
+  const scale = state.look && state.look.k < state.shown && state.scales[state.look.k];
+  $("token").hidden = !scale;
+  if (scale) showToken(state.look, scale, about, repaint);
 }
 
 function showCard(by = 0) {
-  const { cards } = texts[language()];
+  const cards = say("cards");
   state.card = (state.card + by + cards.length) % cards.length;
   $("card-title").textContent = cards[state.card].title;
   $("card-text").textContent = cards[state.card].text;
@@ -201,7 +210,7 @@ function showCard(by = 0) {
 
 /** Everything that has words, in the language that is set. */
 function translate(name) {
-  setLanguage(texts, name);
+  setLanguage(name);
   const { value } = $("label");
   const labels = Array.from({ length: about.num_classes + 1 }, (_, label) => label);
   $("label").replaceChildren(...labels.map((label) => new Option(className(label), label)));
@@ -211,45 +220,40 @@ function translate(name) {
   $("keep").max = about.grids.length - 1;
   fill(document, { last });
   for (const [id, list, text] of thumbnails) {
-    list.forEach((entry, i) => $(id).children[i].setAttribute("aria-label", say(text, entry(i))));
+    list.forEach(({ label, seed }, i) => {
+      const words = say(text, { name: className(label), seed, number: i + 1 });
+      Object.assign($(id).children[i], { title: words, ariaLabel: words });
+    });
   }
-  if (state.status) status(...state.status);
-  if (state.problem) problem(...state.problem);
   showCard();
   show();
+  plot.show();
 }
 
 // The page's own parts, and what they do
 
 const { drawings, pictures } = readExamples(examples);
-const thumbnails = [
-  ["examples", drawings.map(({ label, seed }) => () => ({ name: className(label), seed })), "example_alt"],
-  ["pictures", pictures.map(({ label }) => (i) => ({ name: className(label), number: i + 1 })), "picture_alt"],
-];
+const thumbnails = [["examples", drawings, "example_alt"], ["pictures", pictures, "picture_alt"]];
+const paper = new Paper($("paper"));
+const plot = new ScalingPlot(scaling);
 for (const drawing of drawings) {
-  $("examples").append(thumbnail(drawing.images.slice(-drawing.images.length / drawing.tokens.length),
-    () => showExample(drawing)));
+  const last = drawing.images.slice(-drawing.images.length / drawing.tokens.length);
+  $("examples").append(thumbnail(last, () => showExample(drawing)));
 }
 for (const { label, image } of pictures) {
   const source = ["from_picture", () => ({ name: className(label) })];
-  $("pictures").append(
-    thumbnail(image, () => takeApart(Float32Array.from(image, (v) => v / 127.5 - 1), source)),
-  );
+  const pixels = Float32Array.from(image, (v) => v / 127.5 - 1);
+  $("pictures").append(thumbnail(image, () => takeApart(pixels, label, source)));
 }
-for (const [k, [, w]] of about.grids.entries()) {
-  const column = document.createElement("figure");
-  column.innerHTML = '<div class="map"></div><canvas role="img"></canvas><figcaption></figcaption>';
-  const map = column.querySelector(".map");
-  map.style.gridTemplateColumns = `repeat(${w}, 1fr)`;
-  map.onclick = ({ target }) => target.dataset.at && choose(k, Number(target.dataset.at));
-  map.onkeydown = (event) => moveFocus(event, w);
-  $("scales").append(column);
-}
+$("scales").append(stageColumn(-1, 1, {}), ...about.grids.map(([, w], k) =>
+  stageColumn(k, w, { onchoose: choose, onpeek: peek })));
+column(-1).classList.add("original");
+column(-1).querySelector(".added").remove();
 
 async function takeFile(file) {
   if (!file) return;
   const pixels = await readPicture(file).catch(() => null);
-  if (pixels) takeApart(pixels, ["from_file", () => ({})]);
+  if (pixels) takeApart(pixels, about.num_classes, ["from_file", () => ({})]);
   else problem("problem_file", { name: file.name });
 }
 
@@ -262,15 +266,25 @@ $("again").onclick = () => {
   $("seed").value = (Number($("seed").value) + 1) % 2 ** 32;
   draw();
 };
-$("step").onclick = step;
+$("step").onclick = () => step(false);
+$("play").onclick = () => step(true);
 $("card-previous").onclick = () => showCard(-1);
 $("card-next").onclick = () => showCard(1);
 $("any-code").onsubmit = (event) => {
   event.preventDefault();
-  const { value, min, max } = $("code");
-  if (value !== "" && $("code").checkValidity()) repaint(Number(value));
-  else problem("problem_number", { name: $("code").labels[0].textContent.trim(), value, least: min, most: max });
+  if (inRange($("code"))) repaint(Number($("code").value));
 };
+for (const button of $("brushes").children) {
+  button.onclick = () => {
+    paper.brush = button.dataset.brush === "mask" ? "mask" : Number(button.dataset.brush);
+    for (const other of $("brushes").children) other.ariaPressed = other === button;
+  };
+}
+$("brushes").firstElementChild.click();
+$("clear").onclick = () => paper.clear();
+$("copy").onclick = () => state.scales.length && paper.load(state.scales.at(-1).image);
+$("apart").onclick = () => takeApart(paper.pixels(), $("label").value, ["from_paper", () => ({})]);
+$("inpaint").onclick = inpaint;
 $("file").onchange = ({ target }) => takeFile(target.files[0]);
 document.ondragover = (event) => {
   event.preventDefault();
@@ -286,7 +300,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
   button.onclick = () => translate(button.dataset.language);
 }
 
-if (!state.ready) state.status = ["loading", { size: (about.bytes / 1e6).toFixed(1) }];
+status("loading", { size: (about.bytes / 1e6).toFixed(1) });
 state.source = ["from_draw", () => ({ name: "", seed: 0 })];
 translate(navigator.language.startsWith("zh") ? "zh" : "en");
 showExample(drawings[0]);

@@ -70,8 +70,23 @@ export class Uniform {
   }
 }
 
+/** Of the masked-out positions of a picture, side x side: which cells of an h x w map are kept. */
+export function keptCells(keep, side, h, w) {
+  if (h * w <= 3) return Array(h * w).fill(true); // such maps say what the whole picture is
+  const along = (n) => Array.from({ length: n }, (_, i) => ((i + 0.5) * side) / n - 0.5);
+  const at = (y, x) => {
+    // bilinear, as torch's F.interpolate without antialiasing
+    const [y0, x0] = [Math.floor(y), Math.floor(x)];
+    const [y1, x1] = [Math.min(y0 + 1, side - 1), Math.min(x0 + 1, side - 1)];
+    const row = (r) => keep[r * side + x0] * (1 - x + x0) + keep[r * side + x1] * (x - x0);
+    return row(y0) * (1 - y + y0) + row(y1) * (y - y0);
+  };
+  return along(h).flatMap((y) => along(w).map((x) => at(y, x) > 0.5));
+}
+
 /**
- * Draws one picture: yields {k, tokens, logits, fHat, attention} of every scale.
+ * Draws one picture: yields {k, tokens, logits, hidden, before, fHat, attention} of every scale.
+ * `hidden` is what the head reads, with the class and without; `before` is f_hat without scale k.
  *
  * @param force  (k, drawn tokens) -> the tokens that are used: repainting and in-painting.
  */
@@ -93,8 +108,9 @@ export function* generate(tok, net, options) {
       draw(probabilities(logits.subarray(i * vocab, (i + 1) * vocab), topK, topP), uniform()),
     );
     const tokens = force(k, drawn);
-    fHat = add(fHat, tok.contribution(k, tokens));
-    yield { k, tokens, logits, fHat, attention: streams[0].attention[k] };
+    const before = fHat;
+    fHat = add(before, tok.contribution(k, tokens));
+    yield { k, tokens, logits, hidden: [own, other ?? own], before, fHat, attention: streams[0].attention[k] };
     if (k + 1 < scales) codes = tok.down(fHat, k + 1);
   }
 }

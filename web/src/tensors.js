@@ -1,6 +1,6 @@
 // The few operations that both networks need, on Float32Arrays.
 //
-// A map of n places with c channels is stored row by row as (n, c): the places' vectors one after
+// A map of n positions with c channels is stored row by row as (n, c): the positions' vectors one after
 // another. Sums run in JavaScript's double precision and are rounded to float32 when stored.
 
 /** x (n, in) -> x W^T + b, (n, out); W is (out, in), as in torch.nn.Linear. */
@@ -77,20 +77,20 @@ export function normSilu(map, weight, bias, groups) {
   const { data } = map;
   const channels = weight.data.length;
   const each = channels / groups;
-  const places = data.length / channels;
+  const positions = data.length / channels;
   const out = new Float32Array(data.length);
   for (let g = 0; g < groups; g++) {
     let sum = 0;
     let squares = 0;
-    for (let p = 0; p < places; p++) {
+    for (let p = 0; p < positions; p++) {
       for (let c = g * each; c < (g + 1) * each; c++) sum += data[p * channels + c];
     }
-    const mean = sum / (places * each);
-    for (let p = 0; p < places; p++) {
+    const mean = sum / (positions * each);
+    for (let p = 0; p < positions; p++) {
       for (let c = g * each; c < (g + 1) * each; c++) squares += (data[p * channels + c] - mean) ** 2;
     }
-    const scale = 1 / Math.sqrt(squares / (places * each) + 1e-6);
-    for (let p = 0; p < places; p++) {
+    const scale = 1 / Math.sqrt(squares / (positions * each) + 1e-6);
+    for (let p = 0; p < positions; p++) {
       for (let c = g * each; c < (g + 1) * each; c++) {
         const v = (data[p * channels + c] - mean) * scale * weight.data[c] + bias.data[c];
         out[p * channels + c] = v / (1 + Math.exp(-v));
@@ -122,8 +122,8 @@ export function add(x, y) {
   return x.map((value, i) => value + y[i]);
 }
 
-/** A matrix {data, shape (to, from)} over the places of a map (from, c) -> (to, c). */
-export function overPlaces(matrix, x) {
+/** A matrix {data, shape (to, from)} over the positions of a map (from, c) -> (to, c). */
+export function overPositions(matrix, x) {
   const [to, from] = matrix.shape;
   const channels = x.length / from;
   const out = new Float32Array(to * channels);

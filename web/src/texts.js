@@ -1,22 +1,30 @@
 // The page's words, all from texts.json.
 
-let words = {};
-let current = "en";
+const texts = await (await fetch(new URL("../texts.json", import.meta.url))).json();
+let words = texts.en;
+const told = new Map();
 
-export const language = () => current;
+/** A line that says something, or nothing without a text; it changes with the language. */
+export function tell(id, text, values) {
+  told.set(id, [text, values]);
+  const line = document.getElementById(id);
+  line.textContent = text ? say(text, values) : "";
+  line.hidden = !text;
+}
 
-export function setLanguage(texts, name) {
+export function setLanguage(name) {
   words = texts[name];
-  current = name;
+  for (const [id, line] of told) tell(id, ...line);
   document.documentElement.lang = name;
   for (const button of document.querySelectorAll("[data-language]")) {
-    button.setAttribute("aria-pressed", button.dataset.language === name);
+    button.ariaPressed = button.dataset.language === name;
   }
 }
 
-/** A text with its {names} filled in. */
+/** A text with its {names} filled in; a list of texts as it is. */
 export function say(name, values = {}) {
-  return words[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+  const text = words[name];
+  return Array.isArray(text) ? text : text.replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
 }
 
 /** Fills every element that names a text. */
@@ -25,7 +33,7 @@ export function fill(root, values) {
     element.textContent = say(element.dataset.text, values);
   }
   for (const element of root.querySelectorAll("[data-label]")) {
-    element.setAttribute("aria-label", say(element.dataset.label, values));
+    element.ariaLabel = say(element.dataset.label, values);
   }
   root.title = say("title");
 }

@@ -1,6 +1,6 @@
 // The tokenizer: encoder, multi-scale quantizer and decoder (varmini/model/tokenizer.py).
 
-import { add, conv, linear, normSilu, overPlaces } from "./tensors.js";
+import { add, conv, linear, normSilu, overPositions } from "./tensors.js";
 
 export class Tokenizer {
   constructor(about, tensors) {
@@ -80,7 +80,7 @@ export class Tokenizer {
   contribution(k, tokens) {
     const codes = this.embed(tokens);
     const up = this.tensors.get(`up.${k}`); // none at the last scale
-    const data = up ? overPlaces(up, codes) : codes;
+    const data = up ? overPositions(up, codes) : codes;
     const { phi_strength: s, phi_of_scale: phis } = this.about;
     const mixed = this.conv({ data, h: this.h, w: this.w }, `quantizer.phis.${phis[k]}`).data;
     return mixed.map((v, i) => (1 - s) * data[i] + s * v);
@@ -89,7 +89,7 @@ export class Tokenizer {
   /** Averages a full-size map (h w, C) down to scale k's grid. */
   down(f, k) {
     const matrix = this.tensors.get(`down.${k}`);
-    return matrix ? overPlaces(matrix, f) : f;
+    return matrix ? overPositions(matrix, f) : f;
   }
 
   /** Nearest codes by |z - e|^2 = |e|^2 - 2 <z, e> + |z|^2: (n, C) -> n tokens. */
@@ -134,8 +134,8 @@ function unshuffle(pixels, patch) {
   const data = new Float32Array(pixels.length);
   for (let y = 0; y < side; y++) {
     for (let x = 0; x < side; x++) {
-      const place = ((y / patch) | 0) * small + ((x / patch) | 0);
-      data[place * patch * patch + (y % patch) * patch + (x % patch)] = pixels[y * side + x];
+      const at = ((y / patch) | 0) * small + ((x / patch) | 0);
+      data[at * patch * patch + (y % patch) * patch + (x % patch)] = pixels[y * side + x];
     }
   }
   return { data, h: small, w: small };
@@ -146,8 +146,8 @@ function shuffle({ data, h, w }, patch) {
   const pixels = new Float32Array(data.length);
   for (let y = 0; y < h * patch; y++) {
     for (let x = 0; x < side; x++) {
-      const place = ((y / patch) | 0) * w + ((x / patch) | 0);
-      pixels[y * side + x] = data[place * patch * patch + (y % patch) * patch + (x % patch)];
+      const at = ((y / patch) | 0) * w + ((x / patch) | 0);
+      pixels[y * side + x] = data[at * patch * patch + (y % patch) * patch + (x % patch)];
     }
   }
   return pixels;

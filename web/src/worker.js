@@ -1,13 +1,17 @@
-// The models, away from the page's own thread. Messages in: {job, kind: "draw" | "encode", ...};
-// out: "ready", "scale" (one a scale), "done", "problem". A newer job ends an older one.
+// The models, away from the page's own thread. Messages in: {kind: "draw" | "encode" | "inpaint",
+// job, ...} makes a picture, {kind: "look", job, k, i} looks at a token of it. Out: "ready",
+// "scale" (one a scale), "done", "look", "problem". A newer job ends an older one.
 
-import { Uniform, generate } from "./sampler.js";
+import { Uniform, generate, keptCells, probabilities } from "./sampler.js";
+import { add } from "./tensors.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Transformer, softmax } from "./transformer.js";
 import { WeightsError, readWeights } from "./weights.js";
 
 const LIKELIEST = 10;
+const IN_BAR = 48;
 let newest = 0;
+let picture = null; // the newest: {options, scales}
 
 const models = load().catch((error) => {
   const code = error instanceof WeightsError ? error.code : "load";
@@ -22,7 +26,7 @@ async function load() {
   ]);
   const tensors = readWeights(about, bytes);
   const both = { tok: new Tokenizer(about, tensors), net: new Transformer(about, tensors) };
-  postMessage({ kind: "ready", about: { vocab: about.vocab_size }, ms: performance.now() - started });
+  postMessage({ kind: "ready", ms: performance.now() - started });
   return both;
 }
 
@@ -33,34 +37,69 @@ async function fetched(name) {
 }
 
 onmessage = async ({ data }) => {
-  newest = data.job;
+  if (data.kind !== "look") newest = data.job;
   const both = await models;
-  if (both) await run(both, data);
+  if (both) await (data.kind === "look" ? look : make)(both, data);
 };
 
-async function run({ tok, net }, { job, kind, pixels, fixed, seed, ...options }) {
+/** What is used of a scale's drawn tokens, and which cells an in-painting keeps. */
+function forcing(tok, { kind, pixels, fixed, keep }) {
+  if (kind === "draw") return { force: (k, drawn) => fixed?.[k] ?? drawn };
+  const own = tok.encode(pixels).tokens;
+  if (kind === "encode") return { force: (k) => own[k] };
+  const side = Math.sqrt(keep.length);
+  const kept = tok.grids.map(([h, w]) => keptCells(keep, side, h, w));
+  return { kept, force: (k, drawn) => drawn.map((token, i) => (kept[k][i] ? own[k][i] : token)) };
+}
+
+async function make({ tok, net }, { job, kind, seed, ...options }) {
   const started = performance.now();
-  if (kind === "encode") fixed = tok.encode(pixels).tokens;
   const numbers = new Uniform(seed);
-  const force = (k, drawn) => fixed?.[k] ?? drawn;
+  const { force, kept } = forcing(tok, { kind, ...options });
+  const made = { options, scales: [] };
   for (const scale of generate(tok, net, { ...options, force, uniform: () => numbers.next() })) {
     await new Promise((resolve) => setTimeout(resolve)); // lets a newer job in
     if (job !== newest) return;
-    const image = Uint8ClampedArray.from(tok.decode(scale.fHat), (v) => Math.round(v * 127.5 + 127.5));
-    const { k, tokens, logits } = scale;
-    postMessage({ kind: "scale", job, k, tokens, image, ...likeliest(tokens, logits) });
+    const { k, tokens, logits, fHat } = scale;
+    const vocab = logits.length / tokens.length;
+    const chances = tokens.map((token, i) => softmax(logits.slice(i * vocab, (i + 1) * vocab))[token]);
+    made.scales[k] = scale;
+    postMessage({ kind: "scale", job, k, tokens, image: grey(tok.decode(fHat)), chances, kept: kept?.[k] });
   }
-  postMessage({ kind: "done", job, encoded: kind === "encode", ms: performance.now() - started });
+  picture = made;
+  postMessage({ kind: "done", job, what: kind, ms: performance.now() - started });
 }
 
-/** Of every token: its own probability, and the likeliest codes as [code, probability]. */
-function likeliest(tokens, logits) {
-  const vocab = logits.length / tokens.length;
-  const rows = tokens.map((_, i) => softmax(logits.slice(i * vocab, (i + 1) * vocab)));
-  const best = rows.map((row) =>
-    Array.from(row, (p, code) => [code, p])
-      .sort((a, b) => b[1] - a[1])
-      .slice(0, LIKELIEST),
+const grey = (pixels) => Uint8ClampedArray.from(pixels, (v) => Math.round(v * 127.5 + 127.5));
+
+/** One token: its distributions, what the filters keep, attention, and the likeliest codes drawn. */
+async function look({ tok, net }, { job, k, i }) {
+  if (job !== newest || !picture?.scales[k]) return;
+  const { scales, options } = picture;
+  const { tokens, logits, hidden, before, attention } = scales[k];
+  const part = (all) => all.slice((i * all.length) / tokens.length, ((i + 1) * all.length) / tokens.length);
+  const mix = softmax(part(logits));
+  const [own, other] = hidden.map((h) => softmax(net.logits(part(h))));
+  const ranked = Array.from(mix.keys()).sort((a, b) => mix[b] - mix[a]);
+  const left = (topK, topP) => {
+    const count = probabilities(part(logits), topK, topP).filter((p) => p > 0).length;
+    return { count, mass: ranked.slice(0, count).reduce((sum, code) => sum + mix[code], 0) };
+  };
+  const best = ranked.slice(0, LIKELIEST).map((code) => {
+    const image = tok.decode(add(before, tok.contribution(k, tokens.with(i, code))));
+    return { code, p: mix[code], own: own[code], other: other[code], image: grey(image) };
+  });
+  const seen = attention[0].length / (net.heads * tokens.length);
+  const heads = attention.map((all) =>
+    Array.from({ length: net.heads }, (_, head) =>
+      all.slice((head * tokens.length + i) * seen, (head * tokens.length + i + 1) * seen),
+    ),
   );
-  return { chances: rows.map((row, i) => row[tokens[i]]), best };
+  postMessage({
+    kind: "look", job, k, i, best, attention: heads,
+    bar: ranked.slice(0, IN_BAR).map((code) => [code, mix[code]]),
+    topK: left(options.topK, 0), topP: left(options.topK, options.topP),
+    options: { topK: options.topK, topP: options.topP },
+    t: (options.cfg * k) / Math.max(1, tok.grids.length - 1),
+  });
 }
