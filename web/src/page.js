@@ -300,6 +300,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
   button.onclick = () => translate(button.dataset.language);
 }
 
+for (const sheet of ["codes.png", "samples.png"]) new Image().src = sheet; // before they are needed
 status("loading", { size: (about.bytes / 1e6).toFixed(1) });
 state.source = ["from_draw", () => ({ name: "", seed: 0 })];
 translate(navigator.language.startsWith("zh") ? "zh" : "en");

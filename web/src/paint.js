@@ -3,7 +3,7 @@
 const INNER = 28;
 const SIDE = 32;
 const PAD = (SIDE - INNER) / 2;
-const RADIUS = { level: 1.2, mask: 2.4 };
+const RADIUS = { level: 1.2, mask: 4 }; // a mask of one dab covers a cell of some map
 
 export class Paper {
   constructor(canvas) {
