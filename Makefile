@@ -84,6 +84,7 @@ lab: $(STAMP) ## JupyterLab with the course
 book: $(BOOK) ## the course as a static, searchable site: out/book/html/index.html
 	@rm -rf out/book/html
 	@"$(PY)" -m sphinx -q -W --keep-going -c docs/book -d out/book/.doctrees . out/book/html
+	@"$(PY)" scripts/release/export_page.py --out out/book/html/page
 	@"$(PY)" scripts/release/check_links.py out/book/html
 	@echo "out/book/html/index.html"
 
@@ -91,7 +92,7 @@ $(BOOK): $(STAMP)
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[book]'
 	@rm -f "$(VENV)"/.book-* && touch "$@"
 
-page: $(STAMP) ## the live bed's models in a page that runs them itself: out/page/index.html
+page: $(STAMP) ## a small VAR that draws in the browser (needs no Node): out/page/index.html
 	@rm -rf out/page
 	@"$(PY)" scripts/release/export_page.py --out out/page
 

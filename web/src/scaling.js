@@ -31,7 +31,7 @@ export class ScalingPlot {
     const points = this.points();
     const { x, low, high } = this.law.band;
     const ys = [...points.map((point) => point.y), ...low, ...high];
-    this.scaleX = axis([Math.min(x[0], ...points.map((point) => point.x)) * 0.8, x.at(-1)], LEFT, WIDTH - RIGHT);
+    this.scaleX = axis([Math.min(x[0], ...points.map((point) => point.x)) * 0.6, x.at(-1)], LEFT, WIDTH - RIGHT);
     this.scaleY = axis([Math.min(...ys) * 0.998, Math.max(...ys) * 1.002], HEIGHT - BOTTOM, TOP);
     this.dots = points.map(({ row, x: px, y }) => ({ row, x: this.scaleX(px), y: this.scaleY(y) }));
     const at = (i, values) => `${this.scaleX(x[i])} ${this.scaleY(values[i])}`;

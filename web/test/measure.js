@@ -68,7 +68,9 @@ if (process.env.SHOTS) {
   await page.setViewportSize({ width: 1080, height: 1000 });
   await look(page);
   await page.evaluate(() => scrollTo(0, 0));
-  await shot(page, "page.png", { clip: { x: 0, y: 0, width: 1080, height: 1520 }, fullPage: true });
+  const [top, end] = await Promise.all(["#stage", "#token"].map((id) => page.locator(id).boundingBox()));
+  const clip = { x: 0, y: top.y, width: 1080, height: end.y + end.height - top.y };
+  await shot(page, "page.png", { clip, fullPage: true });
   const phone = (await opened({ viewport: { width: 390, height: 844 } })).page;
   await look(phone);
   await phone.evaluate(() => document.querySelector("#stage").scrollIntoView());
