@@ -61,7 +61,7 @@ export class ScalingPlot {
   depths() {
     const last = Math.max(...this.data.rows.map((row) => row.images));
     return this.dots.filter(({ row }) => row.seed === 0 && row.images === last)
-      .map(({ row, x, y }) => `<text x="${x - 5}" y="${y + 18}" text-anchor="end">d = ${row.depth}</text>`).join("");
+      .map(({ row, x, y }) => `<text x="${x - 5}" y="${y + 18}" text-anchor="end">${row.depth === 1 ? "d = 1" : row.depth}</text>`).join("");
   }
 
   frame() {
