@@ -68,7 +68,7 @@ def main() -> None:
 
     def export(name: str, graph: nn.Module, *args: Tensor) -> None:
         file = out / f"{name}.onnx"
-        torch.onnx.export(graph, args, file, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(graph.eval(), args, file, dynamo=True, external_data=False, verbose=False)
 
     labels = torch.tensor([3, var.config.num_classes])
     export("scale0", FirstScale(var), labels)
