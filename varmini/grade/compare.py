@@ -39,7 +39,7 @@ def difference(got: Tree, expected: Tree, tolerance: float, name: str = "") -> s
         got = np.asarray(got)
     if isinstance(got, list | tuple | dict | str):
         return f"returned {_described(got)}{of}, expected {_described(expected)}"
-    mine, right = np.asarray(got), np.asarray(expected)
+    mine, right = _array(got), _array(expected)
     if mine.shape != right.shape:
         return f"returned shape {mine.shape}{of}, expected {right.shape}"
     if right.dtype == bool and mine.dtype != bool:
@@ -61,6 +61,11 @@ def difference(got: Tree, expected: Tree, tolerance: float, name: str = "") -> s
     allowed = tolerance * max(float(np.abs(right[finite]).max(initial=0)), 1e-6)
     error = np.abs(np.where(finite, mine - np.where(finite, right, 0), 0))
     return _first(~(error <= allowed), mine, right, of, error)
+
+
+def _array(value: Tree) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.float64) if array.dtype == object else array  # a count past 64 bits
 
 
 def _described(value: Tree) -> str:

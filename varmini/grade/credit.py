@@ -59,8 +59,10 @@ class Marking:
         if seen is None:
             culprits = [f for f in used if f in self.in_place]
         else:
+            # First: what `_excused` asks of earlier functions tells how the reference goes on.
+            right = bool(used) and self._right_with(check)
             culprits = [] if failed else self._excused(check, values, contexts)
-            if not culprits and used and self._right_with(check):
+            if not culprits and right:
                 culprits = used
         if failed and not culprits:
             culprits = self._raised_before(check, answers)
@@ -103,7 +105,7 @@ class Marking:
         for names in contexts:
             given = self._students(check, names)
             if self.exam.compare(check, values, NONE, given) is None:
-                if self._shown(check, given) >= enough:
+                if self._shown(check, given) >= enough and self._again(check, names, enough):
                     return [name for name in names if name in self.suspects]
         made = {name: known for name, known in self.made.items() if name != check.function}
         wrong = NONE.union(*made.values())  # in code that is no function of its own
@@ -111,6 +113,22 @@ class Marking:
             if self._shown(check, None, wrong) == 1:
                 return list(made)
         return []
+
+    def _again(self, check: Check, names: Iterable[str], enough: float) -> bool:
+        """Whether it is so on other inputs, too, where the references come in a random order.
+
+        An earlier function that keeps count could else be right for the first one, whatever the
+        later function returned, and then make each known mistake show.
+        """
+        other = self.exam.other(check)
+        values = [answer.get("value") for answer in self.ask(other.calls)]
+        given = self._students(other, names)
+        sets = [NONE, *(frozenset({mistake}) for mistake in check.mistakes)]
+        runs = list(itertools.product(other.calls, sets))
+        for i in self.exam.rng.permutation(len(runs)):
+            self.exam.expected(other, *runs[i], given)  # whose answers are kept
+        right = self.exam.compare(other, values, NONE, given) is None
+        return right and self._shown(other, given) >= enough
 
     def _shown(self, check: Check, given: Given | None, wrong=NONE) -> float:
         """The share of the known mistakes that would show, given these functions or mistakes.

@@ -32,7 +32,7 @@ class Exam:
         self.assignment = load(assignment)
         checks = self.assignment.checks
         # Each check has its own stream: leaving one out does not change another's inputs.
-        streams = np.random.default_rng(seed).spawn(len(checks))
+        *streams, self.rng = np.random.default_rng(seed).spawn(len(checks) + 1)
         if function is not None:
             names = [check.function for check in checks]
             if function not in names:
@@ -57,6 +57,10 @@ class Exam:
             pairs = itertools.combinations(sets, 2)
             if all(self.differ(drawn, *pair, 3 * check.tolerance) for pair in pairs):
                 return drawn
+
+    def other(self, check: Check) -> Check:
+        """A check with other inputs."""
+        return self._draw(check, self.rng)
 
     def reference(self, wrong: frozenset[str] = NONE, given: Given | None = None) -> Reference:
         """The references with these mistakes, and these functions in the place of their own."""
