@@ -3,8 +3,9 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
+import { pathToFileURL } from "node:url";
 
 import { finished, root, serve } from "./server.js";
 
@@ -202,6 +203,12 @@ test("a damaged weight file gives one message, in the language that is set", asy
   assert.match(await text(page, "problem"), /^The weight file is damaged/);
   assert.equal(await text(page, "status"), "");
   assert.deepEqual(errors, []);
+});
+
+test("opened as a file, the page says that it needs a server", async () => {
+  const page = await served.browser.newPage();
+  await page.goto(pathToFileURL(resolve(root, "index.html")).href);
+  assert.match(await page.innerText("#from-file"), /python -m http\.server/);
 });
 
 test("a phone shows everything within its width, in Chinese too", async () => {
