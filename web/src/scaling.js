@@ -52,23 +52,28 @@ export class ScalingPlot {
   /** A line through the points of every run. */
   runs() {
     const lines = Map.groupBy(this.dots, ({ row }) => `${row.depth},${row.seed}`);
-    return [...lines.values()].map((dots) =>
-      `<path d="M${dots.map((dot) => `${dot.x} ${dot.y}`).join("L")}" fill="none" stroke="${shade(dots[0].row.depth)}"/>`,
-    ).join("");
+    return [...lines.values()].map((dots) => {
+      const path = dots.map((dot) => `${dot.x} ${dot.y}`).join("L");
+      return `<path d="M${path}" fill="none" stroke="${shade(dots[0].row.depth)}"/>`;
+    }).join("");
   }
 
   /** The depth below the last point of its first run. */
   depths() {
     const last = Math.max(...this.data.rows.map((row) => row.images));
     return this.dots.filter(({ row }) => row.seed === 0 && row.images === last)
-      .map(({ row, x, y }) => `<text x="${x - 5}" y="${y + 18}" text-anchor="end">${row.depth === 1 ? "d = 1" : row.depth}</text>`).join("");
+      .map(({ row: { depth }, x, y }) => {
+        const words = depth === 1 ? "d = 1" : depth;
+        return `<text x="${x - 5}" y="${y + 18}" text-anchor="end">${words}</text>`;
+      }).join("");
   }
 
   frame() {
     const over = $("over").value;
     const inside = (ticks, [least, most]) => ticks.filter((v) => v >= least && v <= most);
     const decades = Array.from({ length: 16 }, (_, i) => 10 ** (i + 3));
-    const ys = $("measure").value === "loss" ? [5.6, 5.8, 6, 6.2, 6.4, 6.6] : [0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99];
+    const loss = $("measure").value === "loss";
+    const ys = loss ? [5.4, 5.6, 5.8, 6, 6.2, 6.4, 6.6] : [0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99];
     const x = inside(decades, this.scaleX.ends).map((v) => {
       const words = over === "n" ? short(v) : String(v / UNIT.c);
       return `<text x="${this.scaleX(v)}" y="${HEIGHT - 22}" text-anchor="middle">${words}</text>` +
@@ -77,7 +82,8 @@ export class ScalingPlot {
     const y = inside(ys, this.scaleY.ends).map((v) =>
       `<text x="${LEFT - 6}" y="${this.scaleY(v) + 4}" text-anchor="end">${v}</text>` +
       `<path d="M${LEFT} ${this.scaleY(v)}H${WIDTH - RIGHT}" stroke="var(--rule)"/>`);
-    const title = `<text x="${(LEFT + WIDTH) / 2}" y="${HEIGHT - 4}" text-anchor="middle">${say(`over_${over}`)}</text>`;
+    const middle = `x="${(LEFT + WIDTH) / 2}" y="${HEIGHT - 4}" text-anchor="middle"`;
+    const title = `<text ${middle}>${say(`over_${over}`)}</text>`;
     return [...x, ...y, title].join("");
   }
 

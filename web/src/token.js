@@ -67,7 +67,8 @@ function showBar({ bar, topK, topP, options }, about, chosen) {
   let parts = "";
   for (const [code, p] of bar) {
     const stroke = code === chosen ? ' stroke="currentColor" stroke-width="3"' : "";
-    parts += `<rect x="${width * at}" y="${top}" width="${width * p}" height="${high}" fill="${about.colours[code]}"${stroke}/>`;
+    const shape = `x="${width * at}" y="${top}" width="${width * p}" height="${high}"`;
+    parts += `<rect ${shape} fill="${about.colours[code]}"${stroke}/>`;
     at += p;
   }
   const cut = ({ mass }, words, y, end) => {
