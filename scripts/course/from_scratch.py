@@ -32,10 +32,10 @@ HEAD = '''"""All of VAR in one file, exported from notebooks/var_from_scratch.ip
 Run it inside a checkout of varmini: the whole training takes about five minutes on two CPU cores.
 """
 '''
-SAVED = '''
+SAVED = """
 plt.switch_backend("agg")  # no window: each picture is saved instead
 plt.show = lambda: plt.savefig(f"var_from_scratch_{plt.gcf().number}.png")
-'''
+"""
 WHOLE = r"^SHARE = [\d.]+"
 
 
@@ -56,13 +56,14 @@ def exported() -> str:
     """The method as one file of Python, with all of the training."""
     parts, before = [HEAD], ""
     for section, code, tags in cells():
+        if {"proof", "picture"} & set(tags):
+            continue
         if section != before:
             parts.append(f"\n# {'-' * (97 - len(section))} {section}\n")
             before = section
-        if not {"proof", "picture"} & set(tags):
-            parts.append(re.sub(WHOLE, "SHARE = 1", code, flags=re.M) + "\n")
-            if code.startswith("SCALE"):
-                parts.append(SAVED)
+        parts.append(re.sub(WHOLE, "SHARE = 1", code, flags=re.M) + "\n")
+        if code.startswith("SCALE"):
+            parts.append(SAVED)
     return "\n".join(parts)
 
 
