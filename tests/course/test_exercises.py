@@ -33,7 +33,8 @@ ANSWERS = {
            "coverage(real_toy, drawn_toy)": 0.25},
     "10": {"answer_1": 16, "answer_2": 6 / 30, "flat": [0] * 14 + [1] * 16},
     "10 gpu": {"answer_1": 55, "answer_2": 27 / 103, "flat": [0] * 39 + [1] * 64},
-    "11": {"answer_1": [2080, 32768], "answer_2": [1.5, 1.75], "answer_3": [1.4, 4.3027]},
+    "11": {"answer_1": [1.4706, 2.7674], "answer_2": [0.04, 0.09, 0.09, 0.2],
+           "half_width(5)": 1.2417},
 }  # fmt: skip
 
 
