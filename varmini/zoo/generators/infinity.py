@@ -137,10 +137,7 @@ class Infinity(Generator):
         return -logits.log_softmax(3).gather(3, self.classes(tokens)[..., None]).sum((2, 3))
 
     def training_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy a bit, in nats, without flips in evaluation mode.
-
-        Raises a ValueError on tokens in place of features.
-        """
+        """Mean cross-entropy a bit, in nats; only in training mode are bits flipped."""
         if not isinstance(features, Tensor) or not features.is_floating_point():
             raise ValueError("the batch holds tokens, expected features (B, d, H, W): "
                              "tokenizer.features(images)")  # fmt: skip
