@@ -21,6 +21,8 @@ ANSWERS = {
     "05": {"two_maps(level)": (DISTANCE == 0) | (DISTANCE == 1), "row_of_logits": 27,
            "row_of_inputs": 26, "answer_3": 81},
     "11": {"answer_1": [2080, 32768], "answer_2": [1.5, 1.75], "answer_3": [1.4, 4.3027]},
+    "13": {"codes_1": 1000, "bits_1": 14336, "answer_3": -6.2383,
+           "moved": [[0, 0], [1, 1], [0, 0], [2, 2], [0, 0], [3, 3]]},
 }  # fmt: skip
 
 
