@@ -21,6 +21,8 @@ ANSWERS = {
     "05": {"two_maps(level)": (DISTANCE == 0) | (DISTANCE == 1), "row_of_logits": 27,
            "row_of_inputs": 26, "answer_3": 81},
     "11": {"answer_1": [2080, 32768], "answer_2": [1.5, 1.75], "answer_3": [1.4, 4.3027]},
+    "14": {"answer_1": [5, 15, 24, 31, 39, 45, 48, 49], "answer_2": [2720, 32896],
+           "answer_3": [11808, 524800]},
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def comparable(cell) -> bool:
 
 
 def test_the_course_is_complete():
-    assert [path.stem[:3] for path in LESSONS] == [f"{n:02}_" for n in range(13)]
+    assert [path.stem[:3] for path in LESSONS] == [f"{n:02}_" for n in range(15)]
     assert [path.stem[:3] for path in ASSIGNMENTS] == ["a1_", "a2_", "a3_", "a4_"] * 2
     assert len({path.stem for path in ASSIGNMENTS}) == 4  # the two versions have one name
 
