@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import report_figures
-from comparison_report import ablation, comparison
+from comparison_report import ablation, comparison, tokenizers
 
 from varmini.evaluation.statistics import welch
 from varmini.experiments.bench.cost import exponents
@@ -238,7 +238,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    scaling, comparison, ablation, zero_shot, cost,
+    tokenizers, comparison, ablation, scaling, zero_shot, cost,
 )  # fmt: skip
 
 

@@ -5,20 +5,17 @@ Each takes rows as `varmini.runtime.tables.read_rows` gives them and returns a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from varmini.experiments.figures import (
-    COLOURS,
     NAMES,
     five_panels,
     log_axes,
-    points,
     round_numbers,
     styled,
     titled,
@@ -94,48 +91,24 @@ def law_residuals(rows: Sequence[Row]) -> Figure:
 
 
 @styled
-def comparison(rows: Sequence[Row], claims: Mapping[str, float]) -> Figure:
-    """All of the comparison: distance over time and FLOPs, the other measures, ratios to VAR.
+def family(rows: Sequence[Row]) -> Figure:
+    """Frechet distance (down is better) and own class over milliseconds an image, one by one.
 
-    rows: of results/comparison/table.csv. claims: {name: how many times VAR's time, as published}.
+    rows: of results/comparison/table.csv, those with quality. Bars are two standard errors.
     """
-    figure, grid = plt.subplots(2, 3, figsize=(12.5, 7.2), layout="constrained")
-    for axes, batch in zip(grid[0], (1, 16)):
-        points(axes, rows, f"ms_{batch}", f"ms an image, batch {batch}")
-    gflops = [row | {"gflops": row["flops"] / 1e9} for row in rows]
-    points(grid[0, 2], gflops, "gflops", "GFLOPs an image")
-    for axes in grid[0, 1:]:
-        axes.sharey(grid[0, 0])
-    grid[0, 0].set_title("Frechet distance (down is better)")
-    # The two caches of a raster model draw the same pictures.
-    unlike = [row for row in rows if row["name"] != "raster AR, no cache"]
-    for i, row in enumerate(unlike):
-        grid[1, 0].barh(i, 100 * row["accuracy"], xerr=200 * row["accuracy_se"],
-                        color=COLOURS.get(row["name"], MUTED), ecolor=INK)  # fmt: skip
-    grid[1, 0].set_title("own class, %")
-    points(grid[1, 1], unlike, "recall", "recall", "precision")
-    grid[1, 1].set_title("precision over recall (upper right is best)")
-    for i, row in enumerate(rows[1:]):
-        for batch, mark in ((1, "o"), (16, "s")):
-            grid[1, 2].plot(row[f"ms_{batch}_ratio"], i, mark,
-                            color=COLOURS.get(row["name"], MUTED))  # fmt: skip
-        if row["name"] in claims:
-            grid[1, 2].plot(claims[row["name"]], i, "x", color=INK)
-    grid[1, 2].axvline(1, color=ACCENT, linewidth=1)
-    grid[1, 2].set_xscale("log")
-    grid[1, 2].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
-    grid[1, 2].minorticks_off()
-    grid[1, 2].set_title("time, as a multiple of VAR's")
-    for axes, named in ((grid[1, 0], unlike), (grid[1, 2], rows[1:])):
-        axes.set_yticks(range(len(named)), [row["name"] for row in named], fontsize=9)
-        axes.invert_yaxis()
-    symbols = [
-        Line2D([], [], marker=mark, linestyle="", color=MUTED, label=f"{name} (times)")
-        for mark, name in (("o", "batch 1"), ("s", "batch 16"), ("x", "paper"))
-    ]
-    handles = [*grid[0, 0].get_legend_handles_labels()[0], *symbols]
-    figure.legend(handles=handles, loc="outside lower center",
-                  ncols=-(-len(handles) // 2), frameon=False, fontsize=9)  # fmt: skip
+    figure, grid = plt.subplots(1, 2, figsize=(12.5, 5), layout="constrained", sharex=True)
+    for axes, key, scale, label in ((grid[0], "frechet", 1, "Frechet distance (down is better)"),
+                                    (grid[1], "accuracy", 100, "own class, %")):  # fmt: skip
+        for row in rows:
+            colour = ACCENT if row["method"] == "var" else BLUE
+            x, y = row["ms_1"], scale * row[key]
+            axes.errorbar(x, y, yerr=2 * scale * row[f"{key}_se"], fmt="o", color=colour, capsize=3)
+            axes.annotate(row["name"], (x, y), (6, 4), textcoords="offset points", fontsize=8,
+                          color=colour)  # fmt: skip
+        axes.set_xscale("log")
+        round_numbers(axes.xaxis)
+        axes.margins(x=0.2)
+        axes.set(xlabel="ms an image, batch 1", title=label)
     return figure
 
 

@@ -105,7 +105,7 @@ def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     (["sample", "--n", "0"], ["--n is 0", "at least 1"]),
     (["sample", "--out", f"{__file__}/x/grid.png"], ["grid.png cannot be written", "Not a dir"]),
     (["scaling", "--csv", f"{__file__}/x.csv"], ["x.csv cannot be written", "Not a directory"]),
-    (["compare", "speed", "--csv", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
+    (["compare", "--speed", "1", "--csv", f"{__file__}/x"], ["cannot be written", "Not a dir"]),
     (["zeroshot", "--out", f"{__file__}/x"], ["cannot be written", "Not a directory"]),
     (["sample", "--var", "nowhere"], ["'nowhere'", "folder"]),
     (["reconstruct"], ["no picture"]),

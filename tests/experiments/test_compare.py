@@ -1,10 +1,10 @@
-"""The comparison end to end in a tiny world: autoencoders, methods, measures, tables, figures."""
+"""The family's bed end to end in a tiny world: tokenizers, generators, measures, tables."""
 
+import dataclasses
 import importlib.util
 import re
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,13 @@ from varmini.cli import main as cli
 from varmini.data import ImageSet, to_uint8
 from varmini.evaluation.evaluators import classifier_evaluator
 from varmini.evaluation.metrics import frechet_distance, precision_recall
+from varmini.evaluation.resnet import ResNet, ResNetConfig
 from varmini.experiments.comparison import bed as bed_file
-from varmini.experiments.comparison import measure
-from varmini.experiments.comparison.bed import KINDS, Bed, Codes, claim
+from varmini.experiments.comparison import measure, methods, sweep, tokenizers
+from varmini.experiments.comparison.bed import Bed, Codes, claim
 from varmini.experiments.comparison.measure import jackknife, measure_against
-from varmini.experiments.comparison.methods import ABLATION, DRAWINGS, METHODS, settings
+from varmini.experiments.comparison.methods import ABLATION, COMPARED, METHODS, tokenizer_of
+from varmini.experiments.comparison.tokenizers import BARE, BUILDERS, FAMILY
 from varmini.runtime.machine import precision
 from varmini.runtime.tables import (
     NOT_MEASURED,
@@ -31,169 +33,204 @@ from varmini.runtime.tables import (
 from varmini.training import train_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import var_sampling_flops
-
-BED = Bed(data="toy", images=48, autoencoder_images=64, sizes=(1, 2, 4), vocab_size=32,
-          code_channels=4, latent_channels=2, autoencoder_width=8, perceptual_network="", depth=4,
-          width=16, heads=2)  # fmt: skip
-OPTIONS = """--data toy --images 48 --autoencoder-images 64 --sizes 1 2 4 --vocab-size 32
-    --code-channels 4 --latent-channels 2 --autoencoder-width 8 --perceptual-network= --depth 4
-    --width 16 --heads 2""".split()
+from varmini.training.presets import PRESETS
+from varmini.zoo.generators.family import GENERATORS
+from varmini.zoo.tokenizers.family import TOKENIZERS
 
 
 def image_set(name, split, *options):
     count = 60 if split == "train" else 40
     generator = torch.Generator().manual_seed(count)
-    coarse = torch.randint(256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    coarse = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     images = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
     return ImageSet(images, torch.arange(count) % 10, tuple("abcdefghij"), "toy")
 
 
+QUICK = ("var", "raster-ar", "dit", "rq-transformer", "fractal-ar")
+"""Methods of the tiny sweep: one of each kind of code."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def tiny_world():
+def tiny_world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluator")
+    torch.manual_seed(0)
+    ResNet(ResNetConfig(widths=(4, 8))).save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
         precision.cache_clear()
-        for module in (bed_file, train_tokenizer):
+        for module in (bed_file, tokenizers, train_tokenizer):
             patch.setattr(module, "fitted", image_set)
-        short = replace(DRAWINGS[-1], options={"steps": 50})  # for 250 steps take long
-        patch.setattr(measure, "DRAWINGS", (*DRAWINGS[:-1], short))
-        yield
+        small = {"fractal-ar": {"widths": (16, 16, 16), "depths": (1, 1, 1), "patches": 2}}
+        for name in METHODS:
+            drawings = {key: value | ({"steps": 4} if "steps" in value else {})
+                        for key, value in METHODS[name].drawings.items()}  # fmt: skip
+            shape = small.get(name, METHODS[name].shape | {"depth": 1} if name in QUICK else {})
+            patch.setitem(METHODS, name, dataclasses.replace(METHODS[name], drawings=drawings,
+                                                         shape=shape, seeds=1))  # fmt: skip
+        patch.setattr(sweep, "GUIDANCE", (1.0, 2.0))
+        yield folder
     precision.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(runs, tables) of a whole comparison by the three commands."""
+def bed(tiny_world):
+    return Bed(data="toy", images=32, tokenizer_images=48, batch_size=8, evaluator=str(tiny_world))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, bed):
+    """(runs, tables) of a sweep over some methods."""
     runs, tables = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
-    torch.manual_seed(0)
-    classifier = Classifier(ClassifierConfig(widths=(4, 8))).save_pretrained(runs / "classifier")
-    places = ["--out", str(runs / "all"), "--csv", str(tables / "comparison")]
-    for target, more in (
-        ("train", ["--grid", "1e-3", "3e-3", "--grid-images", "16", "--seeds", "0", "1"]),
-        ("measure", ["--per-class", "2", "--classifier", str(classifier), "--guidance", "2.5"]),
-        ("speed", ["--rounds", "2", "--batches", "1", "16"]),
-    ):
-        assert cli.main(["compare", target, *OPTIONS, *more, *places]) == 0
-    return runs / "all", tables
+    claim(runs, bed)
+    sweep.Sweep(Codes(bed, runs), tables / "comparison", 2, QUICK).run()
+    return runs, tables
 
 
-def test_every_method_is_trained_at_the_best_rate_of_its_grid(finished):
+def test_each_method_gets_the_best_rate_of_its_grid_and_rows_with_their_origin(finished, bed):
     runs, tables = finished
-    grid = read_rows(tables / "comparison" / "grid.csv")
-    rows = read_rows(tables / "comparison" / "training.csv")
-    assert {(r["method"], r["lr"]) for r in grid} == {
-        (m, lr) for m in METHODS for lr in (1e-3, 3e-3)
-    }
-    for name in METHODS:
-        best = min((r for r in grid if r["method"] == name), key=lambda r: r["val_loss"])["lr"]
-        mine = [r for r in rows if r["method"] == name]
-        assert {r["seed"] for r in mine} == {0, 1} and {r["lr"] for r in mine} == {best}
-        assert max(r["images"] for r in mine) == 48
-        assert (runs / f"{name}-s1" / "model.safetensors").exists()
-    assert all(r["commit"] and r["hardware"] for r in rows + grid)
-
-
-def test_all_autoencoders_have_one_budget_and_all_methods_the_same_images(finished):
-    runs, _ = finished
-    codes = Codes(BED, runs)
-    shapes = {"multi": (48, 21), "single": (48, 4, 4), "kl": (48, 2, 4, 4)}
-    images = torch.stack([codes.images["train"][i][0] for i in (0, 1)])
-    for kind in KINDS:
-        x, labels = codes.load(kind, "train")
-        own = codes.autoencoder(kind)
-        assert tuple(x.shape) == shapes[kind] and labels.tolist() == [i % 10 for i in range(48)]
-        decoded = own.decode(x[:2])
-        assert decoded.shape == (2, 3, 16, 16) and decoded.abs().max() <= 1
-        with torch.no_grad():
-            assert torch.allclose(own.encode(images).float(), x[:2].float(), atol=1e-2)
-        assert read_rows(runs / f"autoencoder-{kind}" / "log.csv")[-1]["images"] == 64
-
-
-def test_parameters_and_training_flops_of_the_methods_are_alike():
-    """At the default sizes; the FLOPs as they were counted for the committed table."""
-    sizes = {
-        name: sum(p.numel() for p in METHODS[name].build(Bed(), 10).parameters())
-        for name in ("var", "raster-ar", "maskgit", "dit")
-    }
-    assert max(sizes.values()) < 1.4 * min(sizes.values())
-    cost = {r["method"]: r for r in read_rows(RESULTS / "comparison" / "cost.csv")}
-    assert {name: cost[name]["parameters"] for name in sizes} == sizes
-    flops = [cost[name]["training_flops"] for name in sizes]
-    assert max(flops) < 2 * min(flops)
-
-
-def test_counted_flops_follow_what_is_computed(finished):
-    _, tables = finished
-    cost = {r["drawing"]: r for r in read_rows(tables / "comparison" / "cost.csv")}
-    assert cost["VAR"]["steps"] == 3 and cost["raster AR, cache"]["steps"] == 16
-    assert cost["raster AR, no cache"]["flops"] > 3 * cost["raster AR, cache"]["flops"]
-    assert cost["DiT, DDIM 250"]["flops"] == 2 * cost["DiT, DDIM 25"]["flops"]
-    # A round of MaskGIT is a forward pass of both halves; a training image is about three.
-    maskgit = cost["MaskGIT, 8 rounds"]
-    assert maskgit["flops"] / 16 == pytest.approx(maskgit["training_flops"] / 3, rel=0.1)
-    var = METHODS["var"].build(BED, 10)
-    assert cost["VAR"]["parameters"] == sum(p.numel() for p in var.parameters())
-    assert cost["VAR"]["flops"] == pytest.approx(var_sampling_flops(var.config), rel=0.15)
-
-
-def test_quality_has_every_setting_and_seed(finished):
-    _, tables = finished
-    rows = read_rows(tables / "comparison" / "quality.csv")
-    expected = {(s.drawing or s.method, s.guidance, str(s.filtered), seed)
-                for s in settings((2.5,)) for seed in (0, 1)}  # fmt: skip
-    found = {(r["method"], r["guidance"], r["filtered"], r["seed"]) for r in rows}
-    assert found == expected and len(rows) == len(expected)
-    for _, setting in ABLATION:
-        assert (setting.method, setting.guidance, str(setting.filtered), 0) in expected
+    grid, rows = (read_rows(tables / "comparison" / f"{t}.csv") for t in ("grid", "training"))
+    assert {r["method"] for r in rows} == set(QUICK)
     for row in rows:
-        assert row["n"] == 20 and row["frechet"] >= 0 and row["frechet_se"] > 0
-        assert 0 <= row["accuracy"] <= 1 and 0 <= row["precision"] <= 1 and 0 <= row["recall"] <= 1
-    bound = read_rows(tables / "comparison" / "autoencoders.csv")
-    assert [r["autoencoder"] for r in bound] == ["none (real images)", *KINDS]
-    assert (tables / "comparison" / "samples.png").stat().st_size > 1000
+        tried = {r["scale"]: r["val_loss"] for r in grid if r["method"] == row["method"]}
+        best = min(tried, key=tried.get)
+        assert min(tried) < best < max(tried)  # inside the grid, which grew if it had to
+        assert row["lr"] == pytest.approx(best * methods.LR) and row["images"] == bed.images
+        assert (runs / f"{row['method']}-s0" / "model.safetensors").exists()
+    assert all(r["commit"] and r["hardware"] and r["date"] for r in rows + grid)
 
 
-def test_flops_are_counted_where_draws_are_in_bf16(finished, monkeypatch):
+def test_guidance_is_chosen_on_training_images_and_quality_measured_on_test_images(finished):
+    _, tables = finished
+    chosen, quality = (rows_of(tables, t) for t in ("guidance", "quality"))
+    for name in QUICK:
+        drawing = next(iter(METHODS[name].drawings))
+        of = {r["guidance"]: r["frechet"] for r in chosen
+              if (r["method"], r.get("drawing", "")) == (name, drawing)}  # fmt: skip
+        best = min(of, key=of.get)
+        assert best < max(of) or max(of) > 10
+        rows = [r for r in quality if (r["method"], r.get("drawing", "")) == (name, drawing)]
+        assert {r["guidance"] for r in rows} == {best}
+        assert all(r["n"] == 20 and r["frechet_se"] > 0 and 0 <= r["accuracy"] <= 1 for r in rows)
+    found = {(r["method"], r.get("drawing", "")): r["guidance"] for r in quality}
+    assert {"DDIM 25", "DDIM 250"} == {drawing for name, drawing in found if name == "dit"}
+    assert found["raster-ar", "no filter"] == 1.0 and ("raster-ar", "no cache") not in found
+
+
+def rows_of(tables, table):
+    return read_rows(tables / "comparison" / f"{table}.csv")
+
+
+def test_a_finished_sweep_takes_no_step_and_draws_nothing_again(finished, bed, monkeypatch):
     runs, tables = finished
-    monkeypatch.setenv("VARMINI_PRECISION", "bfloat16")
-    precision.cache_clear()
-    again = measure.cost_rows(Codes(BED, runs))
-    precision.cache_clear()
-    before = read_rows(tables / "comparison" / "cost.csv")
-    assert [r["flops"] for r in again] == [r["flops"] for r in before]
+    before = {p.name: p.read_bytes() for p in (tables / "comparison").glob("*.csv")}
+    for name in ("training_loss", "draw_images"):
+        monkeypatch.delattr(measure, name)
+    sweep.Sweep(Codes(bed, runs), tables / "comparison", 2, QUICK).run()
+    assert before == {p.name: p.read_bytes() for p in (tables / "comparison").glob("*.csv")}
 
 
-def test_times_are_taken_in_turn(finished):
-    rows = read_rows(finished[1] / "comparison" / "speed.csv")
-    names = [d.name for d in DRAWINGS]
-    assert [r["drawing"] for r in rows] == names * 4
+def test_codes_are_what_the_tokenizer_makes_of_the_images_and_their_mirror(finished, bed):
+    codes = Codes(bed, finished[0])
+    tok = codes.tokenizer("rq-vae")
+    x, labels = codes.load("rq-vae", tok.encode, "train")
+    images = torch.stack([codes.images["train"][i][0] for i in range(60)])
+    assert x.equal(torch.cat([tok.encode(images), tok.encode(images.flip(3))]))
+    assert labels.tolist() == [i % 10 for i in range(60)] * 2
+    var = codes.tokenizer("var")
+    flat, _ = codes.load("var", var.encode, "test")
+    assert flat[:3].equal(var.schedule.flatten(var.encode(image_set("", "test").images[:3].float()
+                                                          / 127.5 - 1)))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n not in ("var", "palette")])
+def test_every_tokenizer_trains_and_is_measured(name, finished, bed, tmp_path):
+    codes = Codes(bed, tmp_path)
+    codes.train(name)
+    row = measure.tokenizer_row(codes, name, 0, measure_against(codes.evaluator,
+                                codes.images["test"]), 20)  # fmt: skip
+    assert row["psnr"] > 0 and row["frechet"] > 0 and row["images"] == 48
+    assert bool(row["lacks"]) == (name in BARE)
+    if name != "kl":
+        assert 0 < row["usage"] <= 1 and row["bits"] > 0
+    before = (codes.folder(name) / "model.safetensors").read_bytes()
+    codes.train(name)  # finds it finished
+    assert before == (codes.folder(name) / "model.safetensors").read_bytes()
+
+
+def test_usage_counts_codes_over_positions_maps_and_parts():
+    pair = torch.tensor([[[[0, 1], [0, 1]], [[2, 1], [0, 0]]]])  # three different pairs
+    cls = TOKENIZERS["open-magvit2"]
+    tok = cls(cls.config_class(side=2))
+    assert measure.counts(tok, [pair])["usage"] == 3 / 512
+    cls = TOKENIZERS["multiscale-bsq"]
+    maps = [torch.tensor([[[5]]]), torch.tensor([[[5, 7], [7, 8]]])]
+    tok = cls(cls.config_class(side=2, sizes=(1, 2)))
+    row = measure.counts(tok, [maps, maps])
+    assert row["usage"] == 3 / 512 and row["tokens"] == 5 and row["bits"] == 45
+    assert measure.counts(tok, [torch.zeros(1, 4, 2, 2)])["numbers"] == 16
+
+
+def test_parameters_are_within_a_tenth_of_vars_at_the_real_sizes(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    sizes = {}
+    for name in COMPARED:
+        kind = tokenizer_of(name)
+        tok = BUILDERS[kind].cls(BUILDERS[kind].config) if kind else None
+        if name == "var":
+            sizes[name] = 1_293_968
+        else:
+            shape = SHAPES[name]
+            model = methods.build(name, tok, **shape)
+            sizes[name] = sum(p.numel() for p in model.parameters())
+    assert all(0.9 < n / sizes["var"] < 1.1 for n in sizes.values()), sizes
+
+
+SHAPES = {name: method.shape for name, method in METHODS.items()}
+"""As they are outside of the tiny world."""
+
+
+def test_counted_flops_follow_what_is_computed(finished, bed):
+    codes = Codes(bed, finished[0])
+    cost = {(r["method"], r["drawing"]): r for r in measure.cost_rows(codes, QUICK)}
+    assert cost["var", ""]["steps"] == 4 and cost["raster-ar", ""]["steps"] == 16
+    assert cost["raster-ar", "no cache"]["flops"] > 3 * cost["raster-ar", ""]["flops"]
+    tok = codes.tokenizer("var")
+    decoder = measure.counted(False, tok.decode, tok.encode(torch.zeros(1, 1, 32, 32)))
+    var = methods.new_model("var", codes)
+    expected = var_sampling_flops(var.config)
+    assert cost["var", ""]["flops"] - decoder == pytest.approx(expected, rel=0.15)
+
+
+def test_times_are_taken_in_turn(finished, bed):
+    codes = Codes(bed, finished[0])
+    rows = measure.speed_rows(codes, ("var", "raster-ar"), 2)
+    names = [("var", ""), ("raster-ar", ""), ("raster-ar", "no cache")]
+    assert [(r["method"], r["drawing"]) for r in rows] == names * 4
     assert {(r["batch"], r["round"]) for r in rows} == {(b, i) for b in (1, 16) for i in (0, 1)}
 
 
-def test_a_finished_comparison_takes_no_step_again(finished, monkeypatch):
-    runs, tables = finished
-    monkeypatch.delattr(measure, "training_loss")
-    again = measure.train_all(Codes(BED, runs), (0, 1), 16, (1e-3, 3e-3))
-    for rows, name in zip(again, ("grid", "training")):
-        kept = read_rows(tables / "comparison" / f"{name}.csv")
-        assert len(kept) == len(rows) and all(old | new == old for old, new in zip(kept, rows))
+def test_one_system_by_the_command_and_what_it_refuses(finished, bed, tmp_path, capsys):
+    options = ["--data", "toy", "--images", "32", "--tokenizer-images", "48", "--batch-size", "8",
+               "--evaluator", bed.evaluator, "--out", str(tmp_path)]  # fmt: skip
+    assert cli.main(["compare", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name}" in told for name in (*FAMILY, *COMPARED))
+    for name in ("raster-ar", "fsq"):
+        assert cli.main(["compare", name, *options]) == 0
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert cli.main(["compare", "maskgti", *options]) == 2
+    assert "no system named 'maskgti', expected one of: var, " in capsys.readouterr().err
+    options[3] = "40"
+    assert cli.main(["compare", "raster-ar", *options]) == 2
+    assert "holds a comparison with images=32, not 40" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        Bed(batch_size=0)
 
 
-def test_a_comparison_does_not_go_on_as_another_and_bad_beds_are_named(finished, capsys):
-    runs, tables = finished
-    with pytest.raises(ValueError, match="holds a comparison with width=16, not 32"):
-        claim(runs, Bed(**{**vars(BED), "width": 32}))
-    claim(runs, BED)
-    places = ["--out", str(runs), "--csv", str(tables)]
-    assert cli.main(["compare", "speed", *OPTIONS[:-1], "4", *places]) == 2
-    assert "heads=2, not 4" in capsys.readouterr().err
-    assert cli.main(["compare", "speed", *OPTIONS, "--out", str(tables / "none")]) == 2
-    assert "run `varmini compare train` first" in capsys.readouterr().err
-    for options, message in ((dict(depth=6), "depth is 6, expected a multiple of 4"),
-                             (dict(heads=5), "width is 96, expected a multiple of 20"),
-                             (dict(images=0), "images is 0")):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            Bed(**options)
+def test_the_family_is_whole():
+    assert set(GENERATORS) | {"var"} == set(COMPARED)
+    assert {"var", *TOKENIZERS, "kl"} == set(FAMILY)
+    assert tokenizers.LIVE == PRESETS["fashion"].tokenizer
 
 
 # ---------------------------------------------------------------------------------------- jackknife
@@ -244,26 +281,49 @@ def script():
 def test_what_has_no_table_was_not_measured(script, tmp_path, capsys):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.count(NOT_MEASURED) == 5 and "nan" not in text
+    assert text.count(NOT_MEASURED) == 6 and "nan" not in text
     write_rows(tmp_path / "scaling" / "sweep.csv", [{"depth": d} for d in (1, 2, 3)])
     assert script.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make_results: error: ")
 
 
-def test_the_comparison_and_the_ablation_become_tables(script, finished):
-    _, tables = finished
+def test_the_comparison_and_the_ablation_become_tables(script, finished, bed, monkeypatch):
+    runs, tables = finished
+    folder, codes = tables / "comparison", Codes(bed, runs)
+    about = {"command": "x", "commit": "y", "hardware": "z", "date": "2026-01-01"}
+    for name, rows in (("cost", measure.cost_rows(codes, QUICK)),
+                       ("speed", measure.speed_rows(codes, QUICK, 1))):  # fmt: skip
+        write_rows(folder / f"{name}.csv", [row | about for row in rows])
+    again = sweep.Sweep(codes, folder, 2)
+    for name in ("fsq", "kl", "rq-vae-bare"):
+        codes.train(name)
+        again.tokenizer(name, 0)
+    quality = read_rows(folder / "quality.csv")
+    monkeypatch.setattr(sys.modules["comparison_report"], "ABLATION", ABLATION[:1] + ABLATION[5:])
     assert script.main(["--results", str(tables)]) == 0
     text = (tables / "README.md").read_text()
-    assert all(f"| {d.name} |" in text for d in DRAWINGS)
-    assert "Every method saw 48 images, with each of 2 seeds." in text
-    kept = read_rows(tables / "comparison" / "table.csv")
+    kept = read_rows(folder / "table.csv")
+    assert [r["name"] for r in kept] == [
+        "VAR", "raster AR", "raster AR, no cache", "DiT, DDIM 25", "DiT, DDIM 250",
+        "RQ-Transformer", "FractalAR",
+    ]  # fmt: skip
+    assert all(f"| {row['name']} |" in text for row in kept)
     assert all(row["ms_16_ratio"] == row["ms_16"] / kept[0]["ms_16"] for row in kept)
-    quality = read_rows(tables / "comparison" / "quality.csv")
-    for row, (name, setting) in zip(read_rows(tables / "comparison" / "ablation.csv"), ABLATION):
-        of = [r["frechet"] for r in quality
-              if (r["method"], r["guidance"], r["filtered"]) == setting.key]  # fmt: skip
-        assert row["row"] == name and row["frechet"] == pytest.approx(sum(of) / 2)
-        assert f"| {name} | {row['frechet']:.2f} ± " in text
+    var = next(r for r in quality if r["method"] == "var")
+    assert kept[0]["frechet"] == var["frechet"] and kept[0]["seeds"] == 1
+    assert "| rq-vae | start on data, revival | 64 x 9 bits |" in text
+    assert "| kl |  | 256 numbers |  |" in text
+    last = read_rows(folder / "ablation.csv")[-1]
+    assert last["row"] == "+ q/k normalisation" and last["frechet"] == var["frechet"]
+    assert "undecided" in text
+
+
+def test_var_is_compared_with_who_has_enough_seeds(script):
+    report = sys.modules["comparison_report"]
+    rows = [{"method": m, "frechet": f + s / 10} for m, f, n in
+            (("var", 1.0, 5), ("maskgit", 2.0, 5), ("igpt", 3.0, 3)) for s in range(n)]  # fmt: skip
+    ((name, difference),) = report.against_var(rows)
+    assert name == "MaskGIT" and difference.value == pytest.approx(-1) and difference.high < 0
 
 
 def test_the_committed_tables_make_the_committed_text(script, tmp_path):

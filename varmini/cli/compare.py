@@ -40,13 +40,14 @@ class Compare:
         for name in (self.name, *self.methods):
             if name and name not in (*METHODS, *BUILDERS):
                 raise ValueError(f"no system named {name!r}, expected one of: "
-                                 f"{', '.join((*COMPARED, *FAMILY))}")  # fmt: skip
+                                 f"{', '.join(dict.fromkeys((*COMPARED, *FAMILY)))}")  # fmt: skip
+        if self.sweep or self.speed:
+            check_writable(self.csv / "quality.csv")
         claim(self.out, self.bed)
         codes = Codes(self.bed, self.out)
         if self.name:
             self._one(codes)
         if self.sweep:
-            check_writable(self.csv / "quality.csv")
             Sweep(codes, self.csv, methods=self.methods).run()
         if self.speed:
             names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()

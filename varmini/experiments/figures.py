@@ -26,15 +26,6 @@ NAMES = {
 }
 RANGES = {"n": (0.0185, 2.0), "c": (1e3, 1e6)}
 """The paper's range of N, in billions; and a range of C, in PFlops, to draw its laws over."""
-COLOURS = {
-    "VAR": ACCENT,
-    "raster AR, cache": BLUE,
-    "raster AR, no cache": "#8fb8d6",
-    "MaskGIT, 8 rounds": "#3a9188",
-    "DiT, DDIM 25": "#8d6bb1",
-    "DiT, DDIM 250": "#c3aee0",
-}
-"""Of the ways to draw that are compared."""
 styled = plt.rc_context(STYLE)
 
 
@@ -111,35 +102,6 @@ def round_numbers(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def points(axes: Axes, rows: Sequence[Row], x: str, label: str, y: str = "frechet") -> None:
-    """The methods with two standard errors each way, as far as the rows have them."""
-    for row in rows:
-        error = {f"{k}err": 2 * row[f"{name}_se"] for k, name in (("x", x), ("y", y))
-                 if f"{name}_se" in row}  # fmt: skip
-        axes.errorbar(row[x], row[y], fmt="o", color=COLOURS.get(row["name"], MUTED), capsize=3,
-                      label=row["name"], **error)  # fmt: skip
-    axes.set_xlabel(label)
-    if y == "frechet":
-        axes.set_xscale("log")
-        round_numbers(axes.xaxis)
-        axes.margins(x=0.15)
-
-
-@styled
-def quality_and_time(rows: Sequence[Row]) -> Figure:
-    """The comparison: Frechet distance (down is better) over milliseconds an image.
-
-    rows: of the table, with name, ms_1, ms_16, frechet and frechet_se.
-    """
-    figure, grid = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained", sharey=True)
-    for axes, batch in zip(grid, (1, 16)):
-        points(axes, rows, f"ms_{batch}", f"ms an image, batch {batch}")
-    grid[0].set_ylabel("Frechet distance, our classifier")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center",
-                  ncols=len(rows), frameon=False, fontsize=9)  # fmt: skip
-    return figure
 
 
 @styled

@@ -229,7 +229,7 @@ def draw_many(
 # --------------------------------------------------------------------------------------------- cost
 
 
-def _counted(train: bool, call: Callable[..., Tensor], *args: Any, **options: Any) -> int:
+def counted(train: bool, call: Callable[..., Tensor], *args: Any, **options: Any) -> int:
     """FLOPs of a call; with `train` of a loss and its backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -251,16 +251,21 @@ def cost_rows(codes: Codes, names: Sequence[str]) -> list[Row]:
         tok, model = codes.tokenizer(tokenizer_of(name)), finished_model(codes, name)
         x = codes_of(name, codes, model, "test")[0][:4].to(device())
         model.train()
-        training = _counted(True, training_loss, model, x, label.expand(4), tok)
+        training = counted(True, training_loss, model, x, label.expand(4), tok)
         model.eval()
-        for drawing, options in METHODS[name].drawings.items():
+        for drawing, options in timed(name).items():
             given = {"guidance": 2.0, "seed": 0, **options}
             steps = len(model.config.sizes) if isinstance(model, VAR) else model.steps(**options)
             rows.append({"method": name, "drawing": drawing, "steps": steps,
                          "parameters": sum(p.numel() for p in model.parameters()),
-                         "flops": _counted(False, draw_images, name, model, tok, label, **given),
+                         "flops": counted(False, draw_images, name, model, tok, label, **given),
                          "training_flops": training // 4})  # fmt: skip
     return rows
+
+
+def timed(name: str) -> dict[str, dict[str, Any]]:
+    """The drawings of a method whose cost differs."""
+    return {key: d for key, d in METHODS[name].drawings.items() if key != "no filter"}
 
 
 def speed_rows(
@@ -283,7 +288,7 @@ def speed_rows(
         return draw
 
     runs = {(name, drawing, batch): run(name, options, batch) for batch in batches
-            for name in names for drawing, options in METHODS[name].drawings.items()}  # fmt: skip
+            for name in names for drawing, options in timed(name).items()}  # fmt: skip
     in_turn(runs, 1, 0)  # warms up
     seconds = in_turn(runs, rounds, math.inf)
     return [{"method": key[0], "drawing": key[1], "batch": key[2], "round": number,

@@ -47,10 +47,11 @@ class Method:
     """Seeds that are trained; five where something is claimed."""
 
 
+NO_FILTER = {"no filter": {"top_k": 0, "top_p": 0.0}}
 METHODS = {
     "var": Method("VAR", filtered=True, seeds=5),
     "raster-ar": Method("raster AR", filtered=True, seeds=5,
-                        drawings={"": {}, "no cache": {"cached": False}}),
+                        drawings={"": {}, "no cache": {"cached": False}, **NO_FILTER}),
     "maskgit": Method("MaskGIT", drawings={"": {"rounds": 8}}, seeds=5),
     "dit": Method("DiT", {"depth": 4}, seeds=5,
                   drawings={"DDIM 25": {"steps": 25}, "DDIM 250": {"steps": 250}}),
@@ -63,14 +64,23 @@ METHODS = {
     "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
     # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
-    "var-plain": Method("VAR, no AdaLN", filtered=True, seeds=5),
-    "var-adaln": Method("VAR, no q/k norm", filtered=True, seeds=5),
+    "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5),
+    "var-adaln": Method("VAR, no q/k norm", drawings={"": {}, **NO_FILTER}, filtered=True,
+                        seeds=5),
 }  # fmt: skip
 """By name."""
 COMPARED = tuple(name for name in METHODS if name not in ("var-plain", "var-adaln"))
 """Methods that are compared; the others serve the ablation alone."""
-ABLATED = ("var", "raster-ar", "var-plain", "var-adaln")
-"""Methods of the ablation, measured without guidance as well."""
+ABLATION = (
+    ("raster AR", "raster-ar", "no filter", 1.0),
+    ("VAR, no AdaLN", "var-plain", "no filter", 1.0),
+    ("+ AdaLN", "var-adaln", "no filter", 1.0),
+    ("+ top-k, top-p", "var-adaln", "", 1.0),
+    ("+ guidance", "var-adaln", "", None),
+    ("+ q/k normalisation", "var", "", None),
+)
+"""The paper's table 3 as far as a toy has its rows: name, method, drawing, guidance (None: the one
+chosen for VAR)."""
 LONG = ("dit", "DDIM 250")
 """DiT's own way to draw. It takes long, so its guidance is the one chosen for the short one."""
 

@@ -15,7 +15,7 @@ from ...runtime.distributed import progress
 from ...runtime.tables import Row, append_row, origin, read_rows
 from . import measure
 from .bed import Codes
-from .methods import ABLATED, COMPARED, GUIDANCE, LONG, METHODS, tokenizer_of
+from .methods import COMPARED, GUIDANCE, LONG, METHODS, tokenizer_of
 from .tokenizers import BARE, FAMILY
 
 TOKENIZER_SEEDS = 3
@@ -112,9 +112,11 @@ class Sweep:
         """Drawings and guidance strengths of a method that quality is measured at."""
         like = name if name in COMPARED else "var"  # the ablation is guided as VAR is
         for drawing in METHODS[name].drawings:
-            if drawing != "no cache":  # the same tokens, only slower
+            if drawing == "no filter":
+                yield drawing, 1.0
+            elif drawing != "no cache":  # the same tokens, only slower
                 yield drawing, self.guidance(like, drawing)
-        if name in ABLATED:
+        if name == "var-adaln":
             yield "", 1.0
 
     def drawn(self, key: Row, seed: int, sample_seed: int, split: str) -> Row:
