@@ -50,6 +50,10 @@ QUICK = ("var", "raster-ar", "dit", "rq-transformer", "fractal-ar")
 """Methods of the tiny sweep: one of each kind of code."""
 
 
+REAL = {name: vars(method) for name, method in METHODS.items()}
+"""The methods as they are outside of the tiny world."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def tiny_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluator")
@@ -179,14 +183,9 @@ def test_parameters_are_within_a_tenth_of_vars_at_the_real_sizes(tmp_path, monke
         if name == "var":
             sizes[name] = 1_293_968
         else:
-            shape = SHAPES[name]
-            model = methods.build(name, tok, **shape)
+            model = methods.build(name, tok, **REAL[name]["shape"])
             sizes[name] = sum(p.numel() for p in model.parameters())
     assert all(0.9 < n / sizes["var"] < 1.1 for n in sizes.values()), sizes
-
-
-SHAPES = {name: method.shape for name, method in METHODS.items()}
-"""As they are outside of the tiny world."""
 
 
 def test_counted_flops_follow_what_is_computed(finished, bed):
@@ -343,3 +342,13 @@ def test_an_error_covers_sampling_and_seeds():
     assert error_of(rows, "x") == pytest.approx(1.0)  # sd 1.41 over the root of 2
     assert error_of(rows[:1], "x") == pytest.approx(0.1)
     assert with_error([], "x") == NOT_MEASURED
+
+
+def test_the_defaults_of_one_system_are_the_best_of_the_committed_searches():
+    tried = {}
+    for table, key, value in (("grid", "scale", "val_loss"), ("guidance", "guidance", "frechet")):
+        for r in read_rows(RESULTS / "comparison" / f"{table}.csv"):
+            tried.setdefault((r["method"], key), {})[r[key]] = r[value]
+    assert len(tried) >= 8
+    for (name, key), losses in tried.items():
+        assert REAL[name][key] == min(losses, key=losses.get), (name, key)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_generators import LABELS, SHAPES, SHORT, SMALL, V, batch_of, make, new
+from small_generators import LABELS, SHAPES, SHORT, SMALL, V, batch_of, flat, make, new
 
 from varmini.training.optim import decay_groups
 from varmini.zoo.generators.family import GENERATORS, build
@@ -12,7 +12,9 @@ from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
 each = pytest.mark.parametrize("name", SMALL)
 STEPS = {"factorised-ar": 18, "rq-transformer": 18, "maskgit": 8, "titok-maskgit": 8,
-         "mar": 16 * 25, "fractal-ar": 32, "dit": 50}  # fmt: skip
+         "mar": 16 * 25, "fractal-ar": 32, "dit": 50, "infinity": 3}  # fmt: skip
+PYRAMID = torch.zeros(4, 1 + 4 + 9, dtype=torch.long)
+"""What "infinity" draws, as `flat` has it."""
 
 
 @each
@@ -20,12 +22,13 @@ def test_the_protocol(name, tmp_path):
     model, batch = make(name), batch_of(name)
     assert model.loss(batch, LABELS).isfinite()
     assert model.steps() == STEPS.get(name, 9)
-    drawn = model.draw(LABELS, seed=1, **SHORT.get(name, {}))
-    assert drawn.shape == batch.shape and drawn.dtype == batch.dtype
+    drawn = flat(model.draw(LABELS, seed=1, **SHORT.get(name, {})))
+    like = PYRAMID if name == "infinity" else batch
+    assert drawn.shape == like.shape and drawn.dtype == like.dtype
     if drawn.dtype == torch.long:
         assert 0 <= drawn.min() and drawn.max() < V + 2 * (name == "factorised-ar")
     again = type(model).from_pretrained(model.save_pretrained(tmp_path))
-    assert drawn.equal(again.draw(LABELS, seed=1, **SHORT.get(name, {})))
+    assert drawn.equal(flat(again.draw(LABELS, seed=1, **SHORT.get(name, {}))))
 
 
 @each
@@ -54,25 +57,28 @@ def test_embeddings_do_not_decay(name):
 @each
 def test_seeds_and_classes(name):
     model, options = make(name), SHORT.get(name, {})
-    drawn = model.draw(LABELS, seed=1, **options)
+    drawn = flat(model.draw(LABELS, seed=1, **options))
     torch.manual_seed(9)
-    assert drawn.equal(model.draw(LABELS, seed=1, **options))
-    assert not drawn.equal(model.draw(LABELS, seed=2, **options))
-    assert not drawn.equal(model.draw((LABELS + 1) % 4, seed=1, **options))
+    assert drawn.equal(flat(model.draw(LABELS, seed=1, **options)))
+    assert not drawn.equal(flat(model.draw(LABELS, seed=2, **options)))
+    assert not drawn.equal(flat(model.draw((LABELS + 1) % 4, seed=1, **options)))
 
 
 @each
 def test_guidance(name):
     model, options = make(name), SHORT.get(name, {}) | {"seed": 1}
-    drawn = model.draw(LABELS, **options)
-    assert drawn.equal(model.draw(LABELS, cfg=0.0, **options))
+
+    def draw(labels, **guided):
+        return flat(model.draw(labels, **guided, **options))
+
+    drawn = draw(LABELS)
+    assert drawn.equal(draw(LABELS, cfg=0.0))
     # Both halves run, and their sum is the class's half but for rounding.
-    assert torch.allclose(drawn, model.draw(LABELS, cfg=1e-6, **options), rtol=1e-3, atol=1e-3)
-    assert not drawn.equal(model.draw(LABELS, cfg=3.0, **options))
+    assert torch.allclose(drawn, draw(LABELS, cfg=1e-6), rtol=1e-3, atol=1e-3)
+    assert not drawn.equal(draw(LABELS, cfg=3.0))
     # Guidance away from the null class towards the null class changes nothing.
     null = torch.full((4,), 3)
-    both = model.draw(null, cfg=3.0, **options)
-    assert torch.allclose(both, model.draw(null, **options), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(draw(null, cfg=3.0), draw(null), rtol=1e-3, atol=1e-3)
 
 
 def test_bad_input_meets_a_clear_message():
@@ -109,10 +115,10 @@ def test_each_draws_what_its_tokenizer_decodes(name):
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     if name == "igpt":
         tokenizer.fit(images)
-    batch = tokenizer.encode(images)
+    batch = getattr(tokenizer, GENERATORS[name].learns)(images)
     assert model.loss(batch, torch.tensor([0, 9])).isfinite()
     drawn = model.draw([0, 9], **SHORT.get(name, {}))
-    assert drawn.shape == batch.shape
+    assert flat(drawn).shape == flat(tokenizer.encode(images)).shape
     decoded = tokenizer.decode(drawn)
     assert decoded.shape == images.shape and decoded.abs().max() <= 1
     if name == "rq-transformer":

@@ -55,8 +55,9 @@ def quicken(model: nn.Module) -> nn.Module:
             works(name, dtype)
     for part in model.modules():
         part.__class__ = QUICK.get(type(part), type(part))
-    if isinstance(model, QuickVAR):
-        model.quickened()
+    for part in model.modules():
+        if isinstance(part, QuickVAR):
+            part.quickened()
     return model
 
 

@@ -63,6 +63,8 @@ METHODS = {
     "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}),
     "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
+    "infinity": Method("Infinity"),
+    "infinity-sc": Method("Infinity, self-correction"),
     # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
     "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5),
     "var-adaln": Method("VAR, no q/k norm", drawings={"": {}, **NO_FILTER}, filtered=True,
@@ -106,8 +108,10 @@ def new_model(name: str, codes: Codes) -> nn.Module:
 
 def codes_of(name: str, codes: Codes, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
     """What a method learns, and labels: `Codes.load` of its tokenizer, or of itself."""
-    kind = tokenizer_of(name)
-    return codes.load(kind, (codes.tokenizer(kind) or model).encode, split)
+    kind, member = tokenizer_of(name), GENERATORS.get(name)
+    learns = member.learns if member else "encode"
+    encode = getattr(codes.tokenizer(kind) or model, learns)
+    return codes.load(kind if learns == "encode" else f"{kind}, {learns}", encode, split)
 
 
 def training_loss(model: nn.Module, x: Tensor, labels: Tensor, tok: nn.Module | None) -> Tensor:

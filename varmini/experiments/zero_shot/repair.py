@@ -14,8 +14,11 @@ And what later maps could mend, by one who knows the image:
 Damage is the error of an arm above that of "clean", in features (against the encoder's) and in
 pixels; repair = 1 - damage(corrected) / damage(ignored): 1 is mended, 0 is no help, below 0 is
 worse than no correction. For the oracle "own" and "stored" stand for "clean" and
-"ignored". Of a raster AR it is 0 by construction: no later token adds anything where an
-earlier one is.
+"ignored". Of a raster AR it is 0 by construction: no later token adds anything where an earlier one
+is.
+
+The control is unfair: the maps of "ignored" were drawn from the true map, which "corrected" never
+sees. `self_correction.py` has controls that do not know it.
 """
 
 from __future__ import annotations

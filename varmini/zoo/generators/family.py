@@ -12,6 +12,7 @@ from .factorised_ar import FactorisedAR
 from .fractal_ar import FractalAR
 from .generator import Generator
 from .igpt import IGPT
+from .infinity import Infinity
 from .mar import MAR
 from .maskgit import MaskGIT
 from .raster_ar import RasterAR
@@ -27,6 +28,8 @@ class Member(NamedTuple):
     """A name of `TOKENIZERS`, "kl", "palette" (`igpt.Palette`), or "" where it has none."""
     fit: Callable[[Any], dict[str, Any]]
     """Of a tokenizer: the fields of `cls.config_class` that it decides."""
+    learns: str = "encode"
+    """What makes batches of images: this method of the tokenizer."""
 
 
 def _grid(tok: Any) -> dict[str, Any]:
@@ -39,6 +42,10 @@ def _latent(tok: Any) -> dict[str, Any]:
 
 def _residual(tok: Any) -> dict[str, Any]:
     return _grid(tok) | {"code_depth": tok.config.depth, "code_channels": tok.config.code_channels}
+
+
+def _pyramid(tok: Any) -> dict[str, Any]:
+    return {"sizes": tok.config.sizes, "bits": tok.config.bits}
 
 
 GENERATORS = {
@@ -62,6 +69,10 @@ GENERATORS = {
     "mar": Member(MAR, "kl", _latent),
     "fractal-ar": Member(FractalAR, "", lambda tok: {}),
     "dit": Member(DiT, "kl", _latent),
+    "infinity": Member(Infinity, "multiscale-bsq", _pyramid, "features"),
+    "infinity-sc": Member(
+        Infinity, "multiscale-bsq", lambda tok: _pyramid(tok) | {"flips": 0.3}, "features"
+    ),
 }
 """Name to class and tokenizer."""
 

@@ -1,6 +1,7 @@
 """The protocol of the zoo's generators, so that one loop can train each of them.
 
-model.loss(batch, labels).backward()                # batch: what the tokenizer's encode gave
+model.loss(batch, labels).backward()                # batch: what the tokenizer's encode gave,
+                                                    # or its features (Infinity)
 images = tokenizer.decode(model.draw(labels, seed=0, cfg=1.5))
 model.steps(**options)                              # sequential steps of draw(**options)
 """

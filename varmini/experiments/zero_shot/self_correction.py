@@ -1,0 +1,147 @@
+"""Does self-correction mend mistakes? The repair experiment with fair controls, for Infinity.
+
+A share of the bits of map k is flipped; maps before it are the image's own in all arms, and the
+random numbers are the same. What differs is where the later maps come from:
+  seen      the model draws them from the corrupted start
+  unseen    the model draws them without sight of the corruption: the flipped bits it has drawn
+            itself from the coarser maps, the others are the image's own
+  redrawn   the same, of a map k that the model has drawn as a whole
+  stored    they are the image's own
+  oracle    the tokenizer codes what the corrupted start lacks of the image's features
+  informed  they are those of "clean": the control of `repair.py`
+All go onto the corrupted start. For comparison, without corruption:
+  clean     map k is the image's own; the model draws the later ones
+  own       all are the image's own
+
+"Informed" is unfair: its maps were drawn by a model that had seen the true map k. They carry
+details of this picture that nobody knows from a corrupted start, so "seen" may lose to it although
+it mends. "Unseen" knows of the picture what "seen" is shown: the maps before and the bits that were
+not flipped (and that these are right, which "seen" is not told; "redrawn" knows less than both).
+Bits of a map are independent given the coarser maps, so drawing only some of them is exact, with
+the head of bits.
+
+Gain = error of a control - error of "seen", image by image: above 0 is mending.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...evaluation.evaluators import Evaluator
+from ...evaluation.statistics import Difference, t_quantile, welch
+from ...runtime.tables import Row
+from ...zoo.generators.infinity import Infinity
+from ...zoo.tokenizers.lfq import to_tokens
+from ...zoo.tokenizers.multiscale_bsq import MultiScaleBSQ
+from .painting import mean_and_error, squared_error
+from .repair import repaired
+
+CONTROLS = ("unseen", "redrawn", "informed")
+"""Arms that "seen" is compared with."""
+SPACES = ("features", "pixels", "wrong")
+"""Errors: against the encoder's features, against the image, and 1 where the class is not kept."""
+
+
+def flip_bits(maps: Tensor, share: float, bits: int, generator: torch.Generator) -> Tensor:
+    """Which bits to flip of maps (B, h, w), as tokens: ceil(share n) of each map's n, drawn anew.
+
+    ValueError when the share is outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, expected a share of the bits in (0, 1]")
+    order = torch.rand(len(maps), maps[0].numel() * bits, generator=generator).argsort(1)
+    chosen = order < math.ceil(share * order.shape[1])  # a random order's first places
+    return to_tokens(chosen.view(*maps.shape, bits)).to(maps.device)
+
+
+def arms(
+    model: Infinity, features: Tensor, labels: Tensor, flips: Tensor, scale: int, **options: Any
+) -> dict[str, list[Tensor]]:
+    """Token pyramids of all arms (see the module).
+
+    Args:
+        features: (B, d, H, W) of the images, before quantization; labels (B,).
+        flips: (B, h_k, w_k), which bits of map k = `scale` are flipped, from 1 to K - 1.
+        options: of `Infinity.generate`; the seed among them.
+    """
+
+    def draw(*forced: Tensor) -> list[Tensor]:
+        return model.generate(labels, forced=forced, **options)
+
+    k, schedule = scale - 1, model.schedule
+    every = flips.new_zeros(len(flips), schedule.num_tokens)
+    every[:, schedule.slices[k]] = flips.flatten(1)
+    own, again = (
+        schedule.unflatten(model.teacher(features, flipped)[0]) for flipped in (None, every)
+    )
+    before, start = own[:k], [*own[:k], own[k] ^ flips]
+    redrawn, clean, seen = draw(*before), draw(*own[:scale]), draw(*start)
+    unseen = draw(*before, redrawn[k] & flips | own[k] & ~flips)
+    later = {"unseen": unseen, "redrawn": redrawn, "informed": clean, "stored": own,
+             "oracle": again}  # fmt: skip
+    on_start = {name: [*start, *maps[scale:]] for name, maps in later.items()}
+    return {"seen": seen, "clean": clean, "own": own} | on_start
+
+
+@torch.no_grad()
+def measure(
+    model: Infinity, tok: MultiScaleBSQ, images: Tensor, labels: Tensor, evaluator: Evaluator,
+    scale: int, share: float, *, seed: int = 0, batch_size: int = 100, **options: Any,
+) -> Row:  # fmt: skip
+    """Flips a share of the bits of one map of each image; errors of all arms, and gains.
+
+    Every gain has its 95 % interval, paired over images; "repair" is 1 - damage(seen) /
+    damage(unseen), and for the oracle 1 - damage(oracle) / damage(stored), as in `repair.py`.
+
+    Args:
+        images, labels: (B, C, H, W) in [-1, 1], held out, and (B,) their classes.
+        options: of `Infinity.generate`.
+    """
+    generator, found = torch.Generator().manual_seed(seed), []
+    for i, (part, y) in enumerate(zip(images.split(batch_size), labels.split(batch_size))):
+        features = tok.features(part)
+        map_ = torch.zeros(len(part), *model.schedule.grids[scale - 1], dtype=torch.long)
+        flips = flip_bits(map_, share, model.config.bits, generator).to(features.device)
+        drawn = arms(model, features, y, flips, scale, seed=seed * 10_007 + i, **options)
+        errors = {}
+        for name, maps in drawn.items():
+            shown = tok.decode(maps)
+            kept = evaluator(shown)[1].argmax(1) == y.cpu()
+            errors[name] = (squared_error(tok.quantizer.embed(maps), features).cpu(),
+                            squared_error(shown, part).cpu(), 1 - kept.float())  # fmt: skip
+        found.append(errors)
+    row: Row = {"scale": scale, "share": share, "n": len(images), "sample_seed": seed} | options
+    for j, space in enumerate(SPACES):
+        of = {name: torch.cat([errors[name][j] for errors in found]) for name in found[0]}
+        for name, values in of.items():
+            row |= mean_and_error(values, f"{space}_{name}")
+        for control in CONTROLS:
+            row |= paired(of[control] - of["seen"], f"gain_{space}_{control}")
+        if space != "wrong":
+            row |= repaired(of["clean"], of["unseen"], of["seen"], f"seen_{space}")
+            row |= repaired(of["own"], of["stored"], of["oracle"], f"oracle_{space}")
+    return row
+
+
+def paired(gain: Tensor, name: str) -> dict[str, float]:
+    """{name: mean of (n,), name_low, name_high: its 95 % interval by Student's t, n >= 2}."""
+    gain = gain.double()
+    mean, half = gain.mean().item(), t_quantile(0.95, len(gain) - 1) * gain.std().item()
+    half /= math.sqrt(len(gain))
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+
+
+def over_seeds(
+    rows: Sequence[Row], figure: str, a: str = "infinity-sc", b: str = "infinity", **key: Any
+) -> Difference:
+    """Welch's test of a figure of two methods over training seeds: mean of a - mean of b.
+
+    rows: of `measure`, with their "method"; those that `key` (scale, share) fits, one a seed.
+    """
+    fitting = [row for row in rows if all(row[name] == value for name, value in key.items())]
+    return welch(*([row[figure] for row in fitting if row["method"] == name] for name in (a, b)))
