@@ -49,26 +49,26 @@ class Method:
 
 NO_FILTER = {"no filter": {"top_k": 0, "top_p": 0.0}}
 METHODS = {
-    "var": Method("VAR", filtered=True, seeds=5),
-    "raster-ar": Method("raster AR", filtered=True, seeds=5,
+    "var": Method("VAR", filtered=True, seeds=5, scale=2.0),
+    "raster-ar": Method("raster AR", filtered=True, seeds=5, scale=2.0, guidance=2.0,
                         drawings={"": {}, "no cache": {"cached": False}, **NO_FILTER}),
     "maskgit": Method("MaskGIT", drawings={"": {"rounds": 8}}, seeds=5),
     "dit": Method("DiT", {"depth": 4}, seeds=5,
-                  drawings={"DDIM 25": {"steps": 25}, "DDIM 250": {"steps": 250}}),
+                  drawings={"DDIM 25": {"steps": 25}, "DDIM 250": {"steps": 250}}, guidance=1.5),
     "igpt": Method("iGPT", drawings={"": {"top_k": 0}}, filtered=True),
-    "raster-ar-ibq": Method("raster AR, IBQ", filtered=True),
+    "raster-ar-ibq": Method("raster AR, IBQ", filtered=True, scale=2.0, guidance=1.5),
     "factorised-ar": Method("raster AR, factorised", {"depth": 5}, drawings={"": {"top_k": 0}},
-                            filtered=True),
-    "rq-transformer": Method("RQ-Transformer", filtered=True),
-    "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}),
+                            filtered=True, guidance=2.0),
+    "rq-transformer": Method("RQ-Transformer", filtered=True, scale=2.0, guidance=2.0),
+    "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}, guidance=1.0),
     "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
     "infinity": Method("Infinity"),
     "infinity-sc": Method("Infinity, self-correction"),
     # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
-    "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5),
+    "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5, scale=2.0),
     "var-adaln": Method("VAR, no q/k norm", drawings={"": {}, **NO_FILTER}, filtered=True,
-                        seeds=5),
+                        seeds=5, scale=2.0),
 }  # fmt: skip
 """By name."""
 COMPARED = tuple(name for name in METHODS if name not in ("var-plain", "var-adaln"))
