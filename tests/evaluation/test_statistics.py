@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from varmini.evaluation.statistics import holm, t_quantile, t_tail, welch
+from varmini.evaluation.statistics import holm, interval, t_quantile, t_tail, welch
 
 A, B = [27.5, 21.0, 19.0, 23.6, 17.0], [22.0, 20.8, 23.4, 28.5, 25.0, 31.0]
 
@@ -15,6 +15,15 @@ def test_students_t_is_that_of_the_tables(df, critical):
     assert t_quantile(0.95, df) == pytest.approx(critical, rel=1e-5)
     assert t_tail(critical, df) == t_tail(-critical, df) == pytest.approx(0.05, rel=1e-5)
     assert t_tail(0, df) == pytest.approx(1)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_tables():
+    half = 4.30265 / 3**0.5
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), rel=1e-4)
+    half = 2.776445 * np.std(A, ddof=1) / 5**0.5
+    assert interval(A) == pytest.approx((np.mean(A) - half, np.mean(A) + half))
+    assert interval(A, 0.5)[0] > interval(A)[0] and interval([2.0, 2.0]) == (2, 2)
+    assert interval([1.0]) == (-np.inf, np.inf)
 
 
 def test_welchs_test_is_scipys():

@@ -1,4 +1,4 @@
-"""Is a difference real? Welch's test with its interval, and Holm's correction.
+"""Is a difference real? Intervals of means, Welch's test with its interval, Holm's correction.
 
 Every "better" of this project goes through here. It needs at least `ENOUGH` seeds a side, Welch's
 test at the 5 % level, and an interval. Student's t is written out, since scipy is no dependency.
@@ -37,6 +37,14 @@ def t_quantile(level: float, df: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, df) > 1 - level else (low, middle)
     return high
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean, mean -+ t_{n-1} s / sqrt(n); one value alone says nothing."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = t_quantile(level, len(values) - 1) * math.sqrt(variance(values) / len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 @dataclass(frozen=True)
