@@ -31,6 +31,7 @@ class Compare:
     sweep: bool = False  # All tokenizers and generators, all seeds, all tables (hours).
     speed: int = 0  # Rounds of timing all generators in turn; 0: none.
     methods: tuple[str, ...] = ()  # Only these generators, in a sweep.
+    tokenizers: int = 0  # Only the tokenizers, in a sweep, with so many random seeds.
     out: Path = Path("runs/comparison")  # Folder of all runs.
     csv: Path = Path("results/comparison")  # Folder that gets the tables of --sweep and --speed.
 
@@ -48,7 +49,8 @@ class Compare:
         if self.name:
             self._one(codes)
         if self.sweep:
-            Sweep(codes, self.csv, methods=self.methods).run()
+            sweep = Sweep(codes, self.csv, methods=self.methods)
+            sweep.tokenizers(self.tokenizers) if self.tokenizers else sweep.run()
         if self.speed:
             names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()
                      or not tokenizer_of(n)]  # fmt: skip

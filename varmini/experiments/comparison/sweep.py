@@ -62,7 +62,12 @@ class Sweep:
         for name, seed in progress(jobs, "generators"):
             self.train(name, seed)
             self.quality(name, seed)
-        for seed in range(TOKENIZER_SEEDS if self.all else 0):
+        if self.all:
+            self.tokenizers(TOKENIZER_SEEDS)
+
+    def tokenizers(self, seeds: int) -> None:
+        """Trains and measures every tokenizer, with and without its remedy against collapse."""
+        for seed in range(seeds):
             for name in (*FAMILY, *BARE):
                 self.codes.train(name, seed)
                 self.tokenizer(name, seed)
