@@ -28,7 +28,7 @@ DRAWN = {"cfg": 1.5, "top_k": 0, "top_p": 0.96, "seed": 0}
 def task_mask(task: str, size: tuple[int, int]) -> Tensor:
     """(H, W) bool, True where one of `TASKS` draws.
 
-    The middle half of each side, or all around it; "line": a line, one pixel wide, down the picture.
+    The middle half of each side, or all around it; "line": a line, one pixel wide.
     """
     h, w = size
     middle = torch.zeros(h, w, dtype=torch.bool)
