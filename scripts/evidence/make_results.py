@@ -169,15 +169,21 @@ def zero_shot(folder: Path, figures: Path) -> str:
         name = f"{r['task']}, {'smooth' if r['smooth'] == 'True' else 'sampled'}"
         edited = "accuracy_target_painted" in r
         target = with_error([r], "accuracy_target_painted", 1, 100) if edited else ""
-        cells.append([name, *(with_error([r], f"kept_{k}", 4) for k in ("painted", "tokenizer")),
+        cells.append([name, r["rule"], with_error([r], "moved", 4),
+                      *(with_error([r], f"kept_{k}", 4) for k in ("painted", "tokenizer")),
                       *(with_error([r], f"seam_{k}", 3) for k in
                         ("painted", "tokenizer", "pasted", "original")),
                       target, with_error([r], "accuracy_own_painted", 1, 100)])  # fmt: skip
-    heads = ("task", "error in the kept area", "the tokenizer's own", "seam", "seam, tokenizer",
-             "seam, pasted blindly", "seam, original", "class asked for, %",
+    heads = ("task", "rule", "moved", "error in the kept area", "the tokenizer's own", "seam",
+             "seam, tokenizer", "seam, pasted blindly", "seam, original", "class asked for, %",
              "own class, %")  # fmt: skip
     text += table(heads, cells) + "\nMean squares of pixels in [-1, 1]; seam: mean step across "
-    text += "the mask's edge.\n\n"
+    text += (
+        "the mask's edge; moved: how far the masked pixels are from the reconstruction's. Rules: "
+        "painted draws the tokens of the last map that the mask touches, and of coarser maps those "
+        "it covers by half; touched draws all that it touches; paper is that of the official "
+        "demonstration. For the box and around it, painted and paper draw the same tokens.\n\n"
+    )
     for r in dict.fromkeys(r["task"] for r in painting):
         text += f"![{r}](zero_shot/{r}.png)\n\n"
     finer = rows_of(folder / "super_resolution.csv")

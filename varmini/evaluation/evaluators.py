@@ -18,6 +18,7 @@ from ..runtime.files import file_checksum
 from ..runtime.machine import device
 from ..runtime.pretrained import SHIPPED, resolve_folder
 from ..training.classifier import Classifier
+from .resnet import ResNet
 
 WEIGHTS_SUM = "6726825d"
 WEIGHTS = f"weights-inception-2015-12-05-{WEIGHTS_SUM}.pth"
@@ -67,13 +68,15 @@ class Evaluator:
         return {(published if self.adm else ours).get(k, k): v for k, v in results.items()}
 
 
-def classifier_evaluator(name: str) -> Evaluator:
-    """One of our classifiers: shipped ("cifar10", "fashion") or a folder.
+def classifier_evaluator(name: str, kind: str = Classifier.kind) -> Evaluator:
+    """One of our networks: shipped ("cifar10", "fashion") or a folder.
 
-    Raises ValueError when there is none, or it is damaged.
+    kind: "classifier", whose features the tokenizers' perceptual loss uses, or "evaluator", which
+    takes part in no training. Raises ValueError when there is none, or it is damaged.
     """
-    folder = resolve_folder(name, Classifier.kind)
-    network = Classifier.from_pretrained(folder).to(device()).eval()
+    folder = resolve_folder(name, kind)
+    build = ResNet if kind == ResNet.kind else Classifier
+    network = build.from_pretrained(folder).to(device()).eval()
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = to_float(images[:, : network.config.image_channels].to(device()))
@@ -82,8 +85,8 @@ def classifier_evaluator(name: str) -> Evaluator:
 
     weights = file_checksum(folder / "model.safetensors")[:8]
     bed = folder.parent.name if folder.is_relative_to(SHIPPED) else "own"
-    about, config = f"varmini's {bed} classifier, weights {weights}", network.config
-    return Evaluator(f"{bed}_classifier", about, config.widths[-1], run, config.num_classes)
+    about, config = f"varmini's {bed} {kind}, weights {weights}", network.config
+    return Evaluator(f"{bed}_{kind}", about, config.widths[-1], run, config.num_classes)
 
 
 def inception_evaluator() -> Evaluator:
