@@ -73,7 +73,8 @@ def strange(n: int) -> list[Row]:
             found[name] = lh.log_likelihood(var, tok, tok.encode(images), null).float()
     rows = []
     for name, values in found.items():
-        rows.append({"set": name, "n": n, "nats": values.sum(1).mean().item(),
+        role = "known" if name == "itself" else "strange"
+        rows.append({"set": name, "role": role, "n": n, "nats": values.sum(1).mean().item(),
                      "auroc": lh.auroc(found["itself"].sum(1), values.sum(1))})  # fmt: skip
         for k in range(values.shape[1]):
             rows[-1][f"auroc_{k + 1}"] = lh.auroc(found["itself"][:, k], values[:, k])
