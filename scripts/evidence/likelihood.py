@@ -25,7 +25,7 @@ from varmini.runtime.tables import RESULTS, Row, origin, write_rows
 from varmini.training.classifier import Classifier
 from varmini.training.flops import encode_flops, var_flops
 
-DRAWS, KEPT, SEEDS = 8, 500, range(5)
+DRAWS, KEPT, SEEDS = 8, 300, range(5)
 
 
 def models(bed: str) -> tuple[VAR, MultiScaleVQVAE, Classifier]:
