@@ -44,8 +44,7 @@ def test_no_other_floor_or_exponent_fits_better():
             assert ((basis @ [e, a] - y) ** 2).sum() >= least * (1 - 1e-6)
 
 
-def test_a_rising_or_straight_measure_has_no_exponent_to_find():
-    assert fit_floor(N, 5 - 0.1 * np.log(N / N[0])).edge or True
+def test_a_rising_measure_has_no_exponent_to_find():
     flat = fit_floor(N, np.linspace(1, 2, len(N)))  # rises: the best falling law is flat
     assert flat.scale == 0 and flat.floor == pytest.approx(1.5)
 
@@ -77,7 +76,8 @@ def test_rows_of_a_sweep():
     found = {row["measure"]: row for row in floors(rows, draws=100)}
     assert set(found) == {"loss_last", "loss", "error_last", "error"}
     row = found["loss"]
-    assert row["points"] == 14 and row["b_low"] * 0.98 <= row["b"] <= row["b_high"] * 1.02
+    assert row["points"] == 14
+    assert [row["b_low"], row["b_high"]] == pytest.approx([-0.3, -0.3], rel=0.02)  # of the grid
     assert abs(row["miss"]) < 1e-4 < abs(row["pure_miss"]) and row["next_miss"] > 0
     assert row["rms"] < 1e-4 < row["rms_pure"] and row["paper_b"] == -0.2
 
