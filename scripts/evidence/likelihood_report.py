@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from varmini.evaluation.statistics import holm, welch
-from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table, with_error
+from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table
 
 WAYS = {
     "first": "one draw, no choice",
@@ -71,7 +72,7 @@ def choice(rows: Sequence[Row]) -> str:
     text = f"Drawing with a second thought on Fashion-MNIST: {kept} images kept, {seeds} seeds; "
     text += f"the evaluator ({evaluator}) chose nothing. Changes are against one draw, with "
     text += "Welch's interval; p-values adjusted for the whole table (Holm).\n\n"
-    heads = ("way", "own class, %", "Frechet distance", "change", "p", "precision", "recall",
+    heads = ("way", "own class", "Frechet distance", "change", "p", "precision", "recall",
              "change", "p")  # fmt: skip
     others = [way for way in WAYS if way != "first"]
     runs = {way: [r for r in rows if r["way"] == way] for way in WAYS}
@@ -82,11 +83,16 @@ def choice(rows: Sequence[Row]) -> str:
     for way, name in WAYS.items():
         told = {m: [""] * 2 if way == "first" else change(found[way, m], adjusted[way, m])
                 for m in ("frechet", "recall")}  # fmt: skip
-        cells.append([name.format(n=n), with_error(runs[way], "accuracy", 1, 100),
-                      with_error(runs[way], "frechet"), *told["frechet"],
-                      with_error(runs[way], "precision"), with_error(runs[way], "recall"),
-                      *told["recall"]])  # fmt: skip
+        of = {m: over_seeds([r[m] for r in runs[way]]) for m in
+              ("accuracy", "frechet", "precision", "recall")}  # fmt: skip
+        cells.append([name.format(n=n), of["accuracy"], of["frechet"], *told["frechet"],
+                      of["precision"], of["recall"], *told["recall"]])  # fmt: skip
     return text + table(heads, cells) + "\n"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean and standard error over seeds."""
+    return f"{fmean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
 
 
 def change(found, p: float) -> list[str]:
