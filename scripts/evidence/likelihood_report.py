@@ -25,7 +25,8 @@ def likelihood(folder: Path, figures: Path) -> str:
     tables = {name: rows_of(folder / f"{name}.csv") for name, _ in parts}
     if not any(tables.values()):
         return text + f"{NOT_MEASURED}: run `python scripts/evidence/likelihood.py`\n"
-    text += "".join(write(tables[name]) for name, write in parts if tables[name])
+    for name, write in parts:
+        text += write(tables[name]) if tables[name] else f"{name}: {NOT_MEASURED}\n\n"
     return text + provenance([row for rows in tables.values() for row in rows])
 
 
