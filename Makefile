@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions torture lint notebooks lab book clean distclean results bench
+.PHONY: help setup demo test versions torture lint notebooks lab book page clean distclean results bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -84,12 +84,17 @@ lab: $(STAMP) ## JupyterLab with the course
 book: $(BOOK) ## the course as a static, searchable site: out/book/html/index.html
 	@rm -rf out/book/html
 	@"$(PY)" -m sphinx -q -W --keep-going -c docs/book -d out/book/.doctrees . out/book/html
+	@"$(PY)" scripts/release/export_page.py --out out/book/html/page
 	@"$(PY)" scripts/release/check_links.py out/book/html
 	@echo "out/book/html/index.html"
 
 $(BOOK): $(STAMP)
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[book]'
 	@rm -f "$(VENV)"/.book-* && touch "$@"
+
+page: $(STAMP) ## a small VAR that draws in the browser (needs no Node): out/page/index.html
+	@rm -rf out/page
+	@"$(PY)" scripts/release/export_page.py --out out/page
 
 clean: ## remove caches and build leftovers (out/, runs/ and .venv stay)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

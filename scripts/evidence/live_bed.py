@@ -32,7 +32,7 @@ from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import RESULTS, read_rows, write_rows
 
 CLASSES, ROWS, GUIDANCE = 10, 50, 1.5
-NAME = "ResNet of scripts/live_bed.py, seed 101"
+NAME = "ResNet of scripts/evidence/live_bed.py, seed 101"
 
 
 class Residual(nn.Module):

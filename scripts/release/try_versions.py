@@ -54,6 +54,14 @@ def interpreter(name: str) -> str:
     return ""
 
 
+def alone() -> list[str]:
+    """What stands before a command to run it without a network; empty where that is not allowed."""
+    if run("unshare", "-rn", "true").returncode:
+        return []
+    # A namespace of its own comes with its loopback down, and processes meet there.
+    return ["unshare", "-rn", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]
+
+
 def try_one(name: str, tests: list[str], flags: list[str], folder: Path) -> dict[str, str]:
     """Installs and tests one of `TRIALS`; returns a row of the table."""
     wanted, *asked = TRIALS[name]
@@ -72,13 +80,10 @@ def try_one(name: str, tests: list[str], flags: list[str], folder: Path) -> dict
                    "print(torch.__version__, numpy.__version__, p.python_version())")  # fmt: skip
     row |= dict(zip(("torch", "numpy", "python"), versions.stdout.split()))
     row["pip check"] = last_line(run(python, "-m", "pip", "check"))
-    alone = ["unshare", "-rn"] if run("unshare", "-rn", "true").returncode == 0 else []
-    row["network"] = "none" if alone else "there; conftest.py lets nothing out"
-    # A namespace of its own comes with its loopback down, and torchrun's processes meet there.
-    inside = "ip link set lo up 2>/dev/null; " if alone else ""
-    inside += " ".join([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
+    prefix = alone()
+    row["network"] = "none" if prefix else "there; conftest.py lets nothing out"
     begin = time.monotonic()
-    done = run(*alone, "sh", "-c", inside)
+    done = run(*prefix, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     row["tests"] = last_line(done).strip("= ")
     row["minutes"] = f"{(time.monotonic() - begin) / 60:.1f}"
     row["reason"] = "; ".join(re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M))

@@ -1,4 +1,4 @@
-"""An ordinary install, away from the checkout, carries the embedded pictures and shipped models."""
+"""An ordinary install, away from the checkout, carries pictures, shipped models and tables."""
 
 import os
 import shutil
@@ -17,10 +17,11 @@ USE = """
 import varmini
 from varmini import VAR, MultiScaleVQVAE, sample
 from varmini.data import EMBEDDED, load_images
+from varmini.runtime.tables import RESULTS
 var, tok = VAR.from_pretrained("cifar10"), MultiScaleVQVAE.from_pretrained("cifar10")
 assert len(load_images("fashion-subset")) == 10_000 and len(load_images("cifar10-subset")) == 1000
 assert sample(var, tok, [3], seed=0).shape == (1, 3, 32, 32)
-print(varmini.__file__, EMBEDDED, sep="\\n")
+print(varmini.__file__, EMBEDDED, RESULTS, sep="\\n")
 """
 
 
@@ -35,7 +36,7 @@ def run(*args: object, folder: Path) -> str:
 
 def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     source = tmp_path / "source"  # pip builds in the folder that it is given
-    for name in ("varmini", "data"):
+    for name in ("varmini", "data", "results"):
         shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPO / name, source)
@@ -51,6 +52,9 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
     (site / "libraries.pth").write_text("\n".join(libraries))
     told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
-    assert told == [str(site / "varmini/__init__.py"), str(site / "varmini/assets")]
+    carried = ("__init__.py", "assets", "results")
+    assert told == [str(site / "varmini" / name) for name in carried]
+    for path in [*REPO.glob("results/**/*.csv"), REPO / "results/comparison/samples.png"]:
+        assert (site / "varmini" / path.relative_to(REPO)).read_bytes() == path.read_bytes()
     run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
     assert Image.open(tmp_path / "a.png").size[0] > 32

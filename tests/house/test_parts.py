@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,12 @@ def test_no_file_is_long():
     lengths = {p: len(p.read_text().splitlines()) for p in PACKAGE.rglob("*.py")}
     assert not {p.name: n for p, n in lengths.items() if n > 350}
     assert len([p for p in PACKAGE.iterdir() if p.name != "__pycache__"]) <= 14
+
+
+def test_the_top_level_is_short():
+    command = ["git", "ls-tree", "-d", "--name-only", "HEAD"]
+    found = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip("no git checkout")
+    folders = {name for name in found.stdout.split() if name[0] != "."}
+    assert folders == {"varmini", "notebooks", "data", "results", "scripts", "docs", "tests", "web"}

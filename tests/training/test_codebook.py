@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from tiny import make_quantizer, random_features, random_tokens
 
-from varmini import ScaleSchedule
+from varmini import ScaleSchedule, quicken
+from varmini.evaluation.metrics import codebook_usage
 from varmini.training.codebook import CodeRevival, code_diversity
 
 
@@ -71,6 +72,40 @@ def test_revival_moves_dead_codes_onto_live_vectors_and_leaves_live_codes():
     assert revival.revive(f) == 0  # a revived code gets time to prove itself
     used = torch.cat([t.flatten() for t in quantizer.encode(f)]).unique()
     assert len(used) > 8
+
+
+@pytest.mark.parametrize("lookup", ["euclidean", "cosine"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_revival_between_forward_and_backward_leaves_the_gradients(lookup, fast):
+    def gradients(moving):
+        quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), 64, lookup=lookup).train()
+        f = random_features(quantizer.schedule, 4).requires_grad_()
+        result = (quicken(quantizer) if fast else quantizer)(f)
+        loss = result.loss + result.f_hat.square().mean()
+        loss = loss + code_diversity(quantizer, f, result.tokens)
+        if moving:
+            revival = CodeRevival(quantizer, decay=0.0)
+            revival.update(result.tokens)
+            assert revival.revive(f.detach()) > 0
+        loss.backward()
+        return [f.grad, *(p.grad for p in quantizer.parameters() if p.grad is not None)]
+
+    moved, still = gradients(True), gradients(False)
+    assert len(moved) == len(still) > 2 and all(a.equal(b) for a, b in zip(moved, still))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 12])
+def test_the_usage_of_some_images_does_not_depend_on_the_batches_they_came_in(batch):
+    quantizer = make_quantizer(ScaleSchedule((1, 2, 4)), 64)
+    tokens = quantizer.encode(random_features(quantizer.schedule, 12))
+    parts = [[t[i : i + batch] for t in tokens] for i in range(0, 12, batch)]
+    revival = CodeRevival(quantizer)
+    for part in parts:
+        revival.update(part)
+    found, counted = revival.usage(12), codebook_usage(parts, 64)
+    assert counted == codebook_usage(tokens, 64)
+    shares = [scale["share"] for scale in counted["scales"]]
+    assert found == (pytest.approx(shares), counted["overall"]["share"])
 
 
 def test_a_code_that_one_scale_uses_is_alive():

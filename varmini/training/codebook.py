@@ -31,7 +31,8 @@ def code_diversity(quantizer: MultiScaleQuantizer, f: Tensor, tokens: Sequence[T
         with torch.no_grad():
             before = [torch.zeros_like(f), *quantizer.cumulative(tokens)[:-1]]
             codes = quantizer.codebook.weight.detach()
-            codes = F.normalize(codes, dim=1) if cosine else codes
+            # A copy, since codes may be revived before the backward pass.
+            codes = F.normalize(codes, dim=1) if cosine else codes.clone()
         for k, (f_hat, weight) in enumerate(zip(before, weights)):
             z = quantizer.vectors(f.float() - f_hat, k)
             z = F.normalize(z, dim=1) if cosine else z
