@@ -12,11 +12,13 @@ from pathlib import Path
 
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
+from likelihood_report import likelihood
 
 from varmini.evaluation.statistics import welch
 from varmini.experiments.bench.cost import exponents
 from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
 from varmini.experiments.scaling.fits import fit_power_law, laws, second_half
+from varmini.experiments.scaling.floors import floors
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import (
@@ -40,6 +42,7 @@ def scaling(folder: Path, figures: Path) -> str:
         return text + f"{NOT_MEASURED}: run `varmini scaling`\n"
     fits = laws(rows)
     write_rows(folder / "scaling" / "laws.csv", fits)
+    floored = floors(rows) if len({r["depth"] for r in rows}) > 3 else []
     last, sizes = max(r["images"] for r in rows), sorted({r["n"] for r in rows})
     seeds = len({r["seed"] for r in rows})
     text += (
@@ -72,7 +75,11 @@ def scaling(folder: Path, figures: Path) -> str:
     ]
     heads = ("law", "toy", "interval of b", "r", "curvature", "bend", "largest residual", "miss",
              "next largest", "paper", "times flatter")  # fmt: skip
-    text += table(heads, cells) + "\n" + _targets(fits) + _moments(rows) + _bends(rows, fits)
+    text += table(heads, cells) + "\n" + _targets(fits)
+    if floored:
+        write_rows(folder / "scaling" / "floors.csv", floored)
+        text += _floors(floored)
+    text += _moments(rows) + _bends(rows, fits)
     for name, draw in (
         ("scaling_n", scaling_laws),
         ("scaling_c", report_figures.compute_frontier),
@@ -119,6 +126,26 @@ def _targets(fits: Sequence[Row]) -> str:
     text = f"Aimed at: r of -0.99 or better between log N and log loss: {', '.join(told)}; the "
     text += f"largest size predicted within 3 %: at most {100 * worst:.2f} % off "
     return text + f"({'reached' if worst < 0.03 else 'missed'}).\n\n"
+
+
+def _floors(fits: Sequence[Row]) -> str:
+    """The laws over N with a floor, beside those without."""
+    text = "With a floor, L = E + (a N)^b (nonlinear least squares; intervals as above). E is what "
+    text += "runs of this length would be left with at any size, not the entropy of the tokens; "
+    text += "the paper's law has none, so its exponent is no estimate of this one. Miss: as above, "
+    text += "of this law, of the law without a floor, of the next largest. r is that of log N and "
+    text += "log(L - E). An interval of b that ends at -0.005 or -3 ends where the search did.\n\n"
+    heads = ("law", "E", "interval of E", "b", "interval of b", "paper's b", "r", "rms", "without",
+             "miss", "without", "next largest")  # fmt: skip
+    cells = [
+        [f"{NAMES[f['measure']]} over N", f"{f['floor']:.3f}",
+         f"{f['floor_low']:.3f} to {f['floor_high']:.3f}", f"{f['b']:.3f}",
+         f"{f['b_low']:.3f} to {f['b_high']:.3f}", f"{f['paper_b']:g}", f"{f['pearson']:.4f}",
+         f"{f['rms']:.4f}", f"{f['rms_pure']:.4f}",
+         *(f"{100 * f[name]:+.2f} %" for name in ("miss", "pure_miss", "next_miss"))]
+        for f in fits
+    ]  # fmt: skip
+    return text + table(heads, cells) + "\n"
 
 
 def _moments(rows: Sequence[Row]) -> str:
@@ -169,15 +196,21 @@ def zero_shot(folder: Path, figures: Path) -> str:
         name = f"{r['task']}, {'smooth' if r['smooth'] == 'True' else 'sampled'}"
         edited = "accuracy_target_painted" in r
         target = with_error([r], "accuracy_target_painted", 1, 100) if edited else ""
-        cells.append([name, *(with_error([r], f"kept_{k}", 4) for k in ("painted", "tokenizer")),
+        cells.append([name, r["rule"], with_error([r], "moved", 4),
+                      *(with_error([r], f"kept_{k}", 4) for k in ("painted", "tokenizer")),
                       *(with_error([r], f"seam_{k}", 3) for k in
                         ("painted", "tokenizer", "pasted", "original")),
                       target, with_error([r], "accuracy_own_painted", 1, 100)])  # fmt: skip
-    heads = ("task", "error in the kept area", "the tokenizer's own", "seam", "seam, tokenizer",
-             "seam, pasted blindly", "seam, original", "class asked for, %",
+    heads = ("task", "rule", "moved", "error in the kept area", "the tokenizer's own", "seam",
+             "seam, tokenizer", "seam, pasted blindly", "seam, original", "class asked for, %",
              "own class, %")  # fmt: skip
     text += table(heads, cells) + "\nMean squares of pixels in [-1, 1]; seam: mean step across "
-    text += "the mask's edge.\n\n"
+    text += (
+        "the mask's edge; moved: how far the masked pixels are from the reconstruction's. Rules: "
+        "painted draws the tokens of the last map that the mask touches, and of coarser maps those "
+        "it covers by half; touched draws all that it touches; paper is that of the official "
+        "demonstration. For the box and around it, painted and paper draw the same tokens.\n\n"
+    )
     for r in dict.fromkeys(r["task"] for r in painting):
         text += f"![{r}](zero_shot/{r}.png)\n\n"
     finer = rows_of(folder / "super_resolution.csv")
@@ -238,7 +271,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, scaling, zero_shot, cost,
+    tokenizers, comparison, ablation, scaling, zero_shot, likelihood, cost,
 )  # fmt: skip
 
 

@@ -256,7 +256,7 @@ def painted(tok: MultiScaleVQVAE, var: VAR, image: Tensor, label: int, seed: int
     mask[..., 2 + seed % 7 : 14 + seed % 13, 1 + seed % 5 : 12 + seed % 11] = True
     noise = Noise(seed, 0, 1, torch.device("cpu"))
     options = {"cfg": GUIDANCE, "top_k": TOP_K, "top_p": TOP_P}
-    replace = forced(tok, image, ~mask)
+    replace = forced(tok, image, mask, "paper")  # the rule that the page has
     *_, (_, f_hat) = generate(var, tok, torch.tensor([label]), noise, replace=replace, **options)
     decoded = tok.decode_features(f_hat)
     keep = (~mask).flatten().int().tolist()

@@ -273,6 +273,8 @@ def test_inpaint(models, picture, tmp_path, capsys):
     ok(*args, tmp_path / "around.png", "--outside")
     pictures = [(tmp_path / f"{n}.png").read_bytes() for n in ("mask-out", "box-out", "around")]
     assert pictures[0] == pictures[1] != pictures[2]  # the mask is the default box
+    ok(*args, tmp_path / "all.png", "--rule", "touched")
+    assert (tmp_path / "all.png").read_bytes() != pictures[0]
     capsys.readouterr()
     line = error_of(capsys, *args, tmp_path / "no.png", "--box", "0.5", "0", "0.2", "1")
     assert "--box is 0.5 0 0.2 1" in line

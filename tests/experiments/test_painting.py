@@ -18,6 +18,7 @@ from varmini.experiments.zero_shot.painting import (
     task_mask,
 )
 from varmini.experiments.zero_shot.repair import reencode, repair, repaired
+from varmini.model.sampler import RULES, kept_tokens
 from varmini.runtime.tables import read_cells
 from varmini.training.classifier import Classifier, ClassifierConfig
 
@@ -47,6 +48,8 @@ def test_the_tasks_draw_the_middle_or_all_around_it():
     assert middle.sum() == 4 * 6 and middle[2:6, 3:9].all()
     assert task_mask("editing", (8, 12)).equal(middle)
     assert task_mask("out-painting", (8, 12)).equal(~middle)
+    line = task_mask("line", (8, 12))
+    assert line.sum() == 8 and line[:, 4].all()
 
 
 def test_the_kept_error_does_not_look_at_what_was_drawn():
@@ -123,6 +126,15 @@ def test_reencoding_is_encoding_and_mends_what_it_can(tok, images):
     assert mended[1].equal(wrong[1]) and errors[0] < errors[1]
 
 
+def test_a_thin_line_is_drawn(tok, var, images):
+    for rule in ("painted", "touched"):
+        row, _ = painting(var, tok, images, LABELS, CLASSIFIER, "line", rule=rule)
+        assert row["moved"] > 1e-4 and row["rule"] == rule
+    grids = ((1, 1), (2, 2), (3, 3), (5, 5), (8, 8))  # those of the shipped CIFAR-10 models
+    line = task_mask("line", (32, 32))[None, None]
+    assert all(keep.all() for keep in kept_tokens(line, grids, "paper"))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_painting_measures_three_arms(tok, var, images, task):
     row, painted = painting(var, tok, images, LABELS, CLASSIFIER, task, batch_size=2)
@@ -188,7 +200,9 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     assert cli.main([str(a) for a in args]) == 0
     names = ("painting", "super_resolution", "repair")
     tables = {name: read_cells(out / f"{name}.csv") for name in names}
-    assert [r["task"] for r in tables["painting"][::2]] == list(TASKS)
+    rules = [(r["task"], r["rule"], r["smooth"]) for r in tables["painting"]]
+    assert rules == [(task, rule, smooth) for task in TASKS for rule, smooth in
+                     (*((rule, "True") for rule in RULES), ("painted", "False"))]  # fmt: skip
     assert [r["known"] for r in tables["super_resolution"]] == ["0", "1", "2", "3"]
     assert [r["scale"] for r in tables["repair"]] == ["1", "2"]
     assert all(r["commit"] and r["hardware"] for rows in tables.values() for r in rows)

@@ -248,6 +248,7 @@ CALLS = [
     *((lambda v, t, x=x: inpaint(v, t, IMAGES, x), w) for x, w in BAD_MASKS),
     *((lambda v, t, x=x: v([0, 1], torch.zeros(x)), f"{x} | (2, 20, 4)")
       for x in ((2, 21, 4), (1, 20, 4), (2, 20, 5), (2, 80))),
+    (lambda v, t: inpaint(v, t, IMAGES, HALF, rule="mine"), "mine | painted, touched, paper"),
     (lambda v, t: inpaint(v, t, IMAGES, HALF, [0]), "1 labels | 2 images"),
     (lambda v, t: sample(v, t, [0], first=2), "first is 2 without a seed"),
     (lambda v, t: sample(v.train(), t, [0]), "training mode | .eval()"),

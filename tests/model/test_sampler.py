@@ -14,7 +14,7 @@ from varmini import VAR, ScaleSchedule, VARConfig, inpaint, sample
 from varmini.fast.drawing import arithmetic
 from varmini.fast.quicken import twin
 from varmini.model import sampler
-from varmini.model.sampler import draw, filter_logits, guide, smoothed
+from varmini.model.sampler import RULES, draw, filter_logits, guide, kept_tokens, smoothed
 from varmini.runtime import machine
 
 LABELS = torch.tensor([0, 1, 2, 3, 0])  # 3 is the null class
@@ -330,6 +330,55 @@ def test_nothing_to_draw_gives_the_reconstruction(var, tok):
     tokens = tok.encode(images)
     with arithmetic(var, greedy=False):
         assert inpaint(var, tok, images, mask, seed=0).equal(twin(tok).decode(tokens))
+
+
+@pytest.mark.parametrize("options", [dict(top_k=1), dict(cfg=2.0), dict(smooth=True)])
+def test_a_mask_of_everything_is_sampling(var, tok, options):
+    images, mask = random_images(2), torch.ones(16, 16, dtype=torch.bool)
+    for rule in ("painted", "touched"):
+        drawn = inpaint(var, tok, images, mask, LABELS[:2], seed=0, rule=rule, **options)
+        assert drawn.equal(sample(var, tok, LABELS[:2], seed=0, **options))
+
+
+def cells(size, grid):  # pixels of every token's cell, as (top, bottom, left, right)
+    (height, width), (h, w) = size, grid
+    return {(i, j): (i * height // h, -(-(i + 1) * height // h),
+                     j * width // w, -(-(j + 1) * width // w))
+            for i in range(h) for j in range(w)}  # fmt: skip
+
+
+GRIDS = ((1, 1), (2, 1), (2, 2), (3, 3), (5, 4), (8, 8))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_rules_by_their_definitions(seed):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(16, 12, generator=generator) < (0.02, 0.3, 0.5, 0.7, 0.0, 1.1)[seed]
+    painted, touched = (kept_tokens(mask[None, None], GRIDS, rule) for rule in RULES[:2])
+    for k, grid in enumerate(GRIDS):
+        for (i, j), (top, bottom, left, right) in cells((16, 12), grid).items():
+            cell = mask[top:bottom, left:right].double()
+            assert touched[k][0, 0, i, j] == (not cell.any())
+            least = 1 if k < 2 else 0.5  # maps of up to three tokens
+            draws = cell.any() if k == 5 else cell.mean() >= least
+            assert painted[k][0, 0, i, j] == (not draws)
+
+
+def test_one_pixel_anywhere_draws_a_token_of_the_last_map():
+    pixels = torch.eye(16 * 16, dtype=torch.bool).view(-1, 1, 16, 16)
+    for rule in ("painted", "touched"):
+        drawn = ~kept_tokens(pixels, GRIDS, rule)[-1]
+        assert drawn.flatten(1).sum(1).eq(1).all()
+        assert drawn.repeat_interleave(2, 2).repeat_interleave(2, 3)[pixels].all()
+    assert kept_tokens(pixels, GRIDS, "paper")[-1].all()  # the trap
+
+
+def test_the_papers_rule_scales_the_mask_down_and_keeps_the_first_maps():
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., 8:] = True
+    for k, (keep, (h, w)) in enumerate(zip(kept_tokens(mask, GRIDS, "paper"), GRIDS)):
+        scaled = F.interpolate((~mask).float(), size=(h, w), mode="bilinear")
+        assert keep.equal(scaled > 0.5) if k >= 2 else keep.all()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import inpaint, sample
 from ..data.pictures import decode, to_float, to_tensor
 from ..evaluation.metrics import psnr
+from ..model.sampler import Rule
 from ..model.tokenizer import MultiScaleVQVAE
 from ..plots.images import image_grid, scale_by_scale
 from ..runtime.machine import autocast, device
@@ -112,6 +113,9 @@ class Inpaint:
     """The part to redraw: top, left, bottom, right as shares of the side, 0 to 1."""
     outside: bool = False  # Keep the box and redraw all around it (out-painting).
     mask: Path | None = None  # Picture instead of the box: white is redrawn.
+    rule: Rule = "painted"
+    """Which tokens the part draws: "painted", all of the last map that it touches and the coarser
+    ones it covers by half; "touched", all; "paper", as the official demonstration."""
     n: int = 4  # Versions of each picture.
     out: Path = Path("out/inpainting.png")  # PNG file to write.
     overwrite: bool = False  # Replace that file.
@@ -124,7 +128,7 @@ class Inpaint:
         repeated = images.repeat_interleave(self.n, 0).to(device())
         labels, options = [label] * len(repeated), dataclasses.asdict(self.sampling)
         with autocast():
-            drawn = inpaint(var, tok, repeated, mask, labels, **options).cpu()
+            drawn = inpaint(var, tok, repeated, mask, labels, rule=self.rule, **options).cpu()
         rows = [
             torch.cat([x[None], x.where(~mask, torch.zeros(()))[None], versions])
             for x, versions in zip(images, drawn.split(self.n))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..experiments.scaling.floors import floors
 from ..experiments.scaling.pictures import measure_pictures
 from ..experiments.scaling.sweep import Sweep, laws, run_sweep
 from ..runtime.files import check_writable
@@ -19,7 +20,8 @@ class Scaling:
     sweep: Annotated[Sweep, Flat] = Sweep()
     out: Path = Path("runs/scaling")  # Folder of the runs, one folder each.
     csv: Path = Path("results/scaling/sweep.csv")
-    """Table of all measurements; the fits go beside it, to laws.csv."""
+    """Table of all measurements; the fits go beside it, to laws.csv and, from four sizes on, to
+    floors.csv."""
     pictures: int = 0
     """Pictures a class to draw from every run when all are trained, measured in pictures.csv
     beside the table; 0: none."""
@@ -36,6 +38,8 @@ class Scaling:
             print(f"wrote {self.csv}; laws need at least three sizes")
         else:
             self._tell(laws(rows))
+        if len(self.sweep.depths) > 3:
+            print(f"wrote {write_rows(self.csv.with_name('floors.csv'), floors(rows))}")
         if self.pictures:
             given = (self.csv.with_name("pictures.csv"), self.pictures, self.classifier)
             print(f"wrote {measure_pictures(self.sweep, self.out, *given)}")

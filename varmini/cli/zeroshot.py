@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data import load_images
 from ..experiments.zero_shot.painting import TASKS, painting, ranked, super_resolution
 from ..experiments.zero_shot.repair import repair
+from ..model.sampler import RULES
 from ..plots.images import image_grid
 from ..runtime.distributed import progress
 from ..runtime.files import check_writable
@@ -34,6 +35,7 @@ class Zeroshot:
     classifier: str | None = None
     """Evaluator: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
     limit: int = 200  # So many test images, evenly spaced over the set.
+    only: Literal["painting"] | None = None  # Measure this alone.
     shares: tuple[float, ...] = (0.25, 1.0)
     """Shares of a map's tokens that are corrupted for the test of repair."""
     cfg: float = 3.0  # Guidance of painting and editing (the paper's demonstration has 3).
@@ -60,6 +62,8 @@ class Zeroshot:
         about = {"var": self.models.var, "data": data.name, "classifier": name} | origin()
         with autocast():
             self._write("painting", self._paint(given, options), about)
+            if self.only:
+                return
             self._write("super_resolution", self._super_resolve(given, options), about)
             rows = [
                 repair(*given, scale, share, **options)
@@ -81,9 +85,10 @@ class Zeroshot:
         rows, names = [], ("original", "tokenizer", "painted")
         for task in progress(TASKS, "painting"):
             how = dict(cfg=self.cfg, **options)
-            smooth, true = (painting(*given, task, smooth=s, **how) for s in (True, False))
-            rows += [smooth[0], true[0]]
-            painted = smooth[1]
+            by_rule = {rule: painting(*given, task, rule=rule, **how) for rule in RULES}
+            row, _ = painting(*given, task, smooth=False, **how)
+            rows += [*(row for row, _ in by_rule.values()), row]
+            painted = by_rule["painted"][1]
             order = ranked(classifier, painted, labels, task)
             shown = torch.cat([order[:8], order[-8:]])
             own = tok.decode(tok.encode(images[shown]))

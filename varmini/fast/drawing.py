@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model.checks import as_labels, as_mask, check_drawing, check_filter
 from ..model.filters import rule_out
-from ..model.sampler import Noise, forced, generate
+from ..model.sampler import RULES, Noise, Rule, forced, generate
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.machine import autocast, check_memory
@@ -91,28 +91,34 @@ def inpaint(
     top_p: float = 0.96,
     seed: int | None = None,
     smooth: bool = False,
+    rule: Rule = "painted",
     batch_size: int | None = None,
 ) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
-    The protocol is that of `model.sampler.forced`. The image is encoded in the caller's
-    arithmetic, and drawn and decoded in that of `sample`.
+    The protocol is that of `model.sampler.forced` (VAR, appendix B). A mask of one pixel redraws
+    one token of the last map or more; a mask of everything is `sample`. The image is encoded in the
+    caller's arithmetic, and drawn and decoded in that of `sample`.
 
     Args:
         images: (B, C, H, W) in [-1, 1].
         mask: (H, W), (B, H, W) or (B, 1, H, W) bool, True where a picture is to be drawn.
         labels: (B,) classes for class-conditional editing; None for the null class.
         cfg, top_k, top_p, seed, smooth, batch_size: as in `sample`.
+        rule: which tokens a mask of pixels draws: "painted", "touched" or "paper", see
+            `model.sampler.kept_tokens`.
 
     Returns:
         Images (B, C, H, W) in [-1, 1], decoded from the mixed tokens.
 
     Raises:
-        ValueError: on a mask of another shape or type, and as `sample` does.
+        ValueError: on a mask of another shape or type, an unknown rule, and as `sample` does.
     """
     check_drawing(var, tok, cfg, top_k, top_p, seed)
     tok.check_images(images)
-    keep = ~as_mask(mask, images)
+    mask = as_mask(mask, images)
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
     labels = [var.config.num_classes] * len(images) if labels is None else labels
     labels = as_labels(labels, var.config.num_classes, look=True)
     if len(labels) != len(images):
@@ -122,7 +128,7 @@ def inpaint(
     with torch.no_grad():
         for at, part in _parts(var, labels, batch_size):
             rows = slice(at, at + len(part))
-            replace = forced(tok, images[rows], keep[rows])
+            replace = forced(tok, images[rows], mask[rows], rule)
             with arithmetic(var, greedy=top_k == 1):
                 noise = Noise(seed, at, len(part), part.device)
                 *_, (_, f_hat) = quick_generate(var, tok, part, noise, replace=replace, **options)

@@ -5,7 +5,8 @@ This is the plain form; `varmini.sample` and `varmini.inpaint` are its quick for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -143,22 +144,57 @@ def sample(
     return (images, list(tokens)) if return_tokens else images
 
 
+Rule = Literal["painted", "touched", "paper"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+"""By which rule a mask of pixels becomes masks of tokens, see `kept_tokens`."""
+
+
+def kept_tokens(mask: Tensor, grids: Sequence[tuple[int, int]], rule: Rule) -> list[Tensor]:
+    """Which tokens of each map stay the image's own where `mask` is to be drawn.
+
+    A token's cell is the part of the picture that it covers: all pixels that a grid of h x w equal
+    rectangles touches. By one of `RULES`, a token is drawn
+      painted  on the last map where any pixel of its cell is painted, so that nothing painted goes
+               unheard; on a coarser map where at least half of it is. Maps of up to 3 tokens say
+               what the whole picture is: they are drawn only where a whole cell is painted.
+      touched  on every map where any pixel of its cell is painted. Every mask then touches the
+               first map, and the kept area pays for it (results/zero_shot/painting.csv).
+      paper    where the mask, scaled down bilinearly, is not below one half; maps of up to 3 tokens
+               never (the official demonstration). It reads four pixels at the middle of a cell, so
+               that a thin line may draw nothing.
+
+    Args:
+        mask: (B, 1, H, W) bool, True where a picture is to be drawn.
+        grids: (h_k, w_k) of the K maps.
+
+    Returns:
+        K bool masks (B, 1, h_k, w_k) on the CPU, True where a token is kept.
+    """
+    kept, pixels = [], mask.cpu().float()  # not every device pools into uneven cells
+    for k, (h, w) in enumerate(grids):
+        share, few = F.adaptive_avg_pool2d(pixels, (h, w)), h * w <= 3
+        if rule == "paper":
+            keep = F.interpolate(1 - pixels, size=(h, w), mode="bilinear") > 0.5
+            kept.append(keep | few)
+        elif rule == "touched" or k + 1 == len(grids):
+            kept.append(share == 0)
+        else:
+            kept.append(share < (1 if few else 0.5))
+    return kept
+
+
 @torch.no_grad()
-def forced(tok: MultiScaleVQVAE, images: Tensor, keep: Tensor) -> Replace:
-    """In-painting, as `replace` of `generate`: forces images' own codes where `keep` says so.
+def forced(tok: MultiScaleVQVAE, images: Tensor, mask: Tensor, rule: Rule = "painted") -> Replace:
+    """In-painting, as `replace` of `generate`: forces images' own codes outside of `mask`.
 
     The paper's protocol (appendix B): at every scale all tokens are drawn as usual, then the codes
-    that are kept are replaced by the image's own before the scale is added to f_hat. Maps of up to
-    3 tokens are forced entirely, for they say what the whole picture is. `keep` is (B, 1, H, W)
-    bool, True where a picture stays as it is.
+    that are kept, by `kept_tokens`, are replaced by the image's own before the scale is added to
+    f_hat. `mask` is (B, 1, H, W) bool, True where a picture is to be drawn.
     """
     own = [tok.quantizer.embed(t) for t in tok.encode(images)]  # K x (B, C, h_k, w_k)
+    kept = kept_tokens(mask, tok.schedule.grids, rule)
 
     def replace(k: int, codes: Tensor, f_hat: Tensor) -> Tensor:
-        h, w = tok.schedule.grids[k]
-        if h * w <= 3:
-            return own[k]
-        kept = F.interpolate(keep.float(), size=(h, w), mode="bilinear") > 0.5
-        return torch.where(kept.to(codes.device), own[k], codes.to(own[k].dtype))
+        return torch.where(kept[k].to(codes.device), own[k], codes.to(own[k].dtype))
 
     return replace

@@ -103,14 +103,31 @@ def bend(x: Numbers, y: Numbers) -> float:
     return float(1 - ((v - curve) ** 2).sum() / left) if left > 0 else 0.0
 
 
-def bootstrap(
-    x: Numbers, y: Numbers, *, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """Intervals of a, b and Pearson's correlation: resampled sizes, and seeds within a size.
+def resample(x: Numbers, *, draws: int, seed: int, least: int = 2) -> np.ndarray:
+    """How often each point counts in resampled sweeps: (n,) sizes -> (draws, n) whole numbers.
 
     Points of equal x are runs of one size. A draw takes as many sizes as there are, with
     replacement, and from each as many of its runs, with replacement (a cluster bootstrap); draws
-    that show fewer than two sizes are drawn again.
+    that show fewer than `least` sizes are drawn again.
+    """
+    sizes, group = np.unique(x, return_inverse=True)
+    random, found = np.random.default_rng(seed), np.empty((0, len(group)))
+    while len(found) < draws:
+        chosen = random.integers(len(sizes), size=(draws, len(sizes)))
+        weights = np.zeros((draws, len(group)))
+        for g in range(len(sizes)):
+            rows = np.flatnonzero(group == g)
+            picks = (chosen == g).sum(1) * len(rows)
+            weights[:, rows] = random.multinomial(picks, np.full(len(rows), 1 / len(rows)))
+        shown = 1 + (np.diff(np.sort(chosen, 1), axis=1) > 0).sum(1)
+        found = np.concatenate([found, weights[shown >= least]])
+    return found[:draws]
+
+
+def bootstrap(
+    x: Numbers, y: Numbers, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Intervals of a, b and Pearson's correlation, from sizes and seeds resampled by `resample`.
 
     draws: resampled fits; level: share of them inside the interval (percentiles). Returns
     {"a": (low, high), "b": (low, high), "pearson": (low, high)}.
@@ -118,27 +135,18 @@ def bootstrap(
     u, v = _logs(x, y)
     centre = u.mean()
     u = u - centre
-    sizes, group = np.unique(u, return_inverse=True)
-    random, found = np.random.default_rng(seed), np.empty((0, 3))
-    while len(found) < draws:
-        chosen = random.integers(len(sizes), size=(draws, len(sizes)))
-        weights = np.zeros((draws, len(u)))
-        for g in range(len(sizes)):
-            rows = np.flatnonzero(group == g)
-            picks = (chosen == g).sum(1) * len(rows)
-            weights[:, rows] = random.multinomial(picks, np.full(len(rows), 1 / len(rows)))
-        weights = weights[(chosen != chosen[:, :1]).any(1)]
-        # The same least squares as in `fit_power_law`, with a weight a point, for all draws at once
-        w = weights / weights.sum(1, keepdims=True)
-        mean_u, mean_v = w @ u, w @ v
-        uu, vv, uv = w @ u**2 - mean_u**2, w @ v**2 - mean_v**2, w @ (u * v) - mean_u * mean_v
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            b = uv / uu
-            a = np.exp((mean_v - b * (mean_u + centre)) / b)
-            pearson = np.clip(uv / np.sqrt(uu * np.maximum(vv, 0)), -1, 1)
-        found = np.concatenate([found, np.stack([a, b, pearson], axis=1)])
+    weights = resample(x, draws=draws, seed=seed)
+    # The same least squares as in `fit_power_law`, with a weight a point, for all draws at once
+    w = weights / weights.sum(1, keepdims=True)
+    mean_u, mean_v = w @ u, w @ v
+    uu, vv, uv = w @ u**2 - mean_u**2, w @ v**2 - mean_v**2, w @ (u * v) - mean_u * mean_v
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        b = uv / uu
+        a = np.exp((mean_v - b * (mean_u + centre)) / b)
+        pearson = np.clip(uv / np.sqrt(uu * np.maximum(vv, 0)), -1, 1)
     tail = 100 * (1 - level) / 2
-    bounds = np.nanpercentile(found[:draws], [tail, 100 - tail], axis=0).T.tolist()
+    found = np.stack([a, b, pearson], axis=1)
+    bounds = np.nanpercentile(found, [tail, 100 - tail], axis=0).T.tolist()
     return {name: tuple(pair) for name, pair in zip(("a", "b", "pearson"), bounds)}
 
 

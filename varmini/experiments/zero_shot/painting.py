@@ -20,15 +20,21 @@ from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...runtime.tables import Row
 
-TASKS = ("in-painting", "out-painting", "editing")
+TASKS = ("in-painting", "line", "out-painting", "editing")
 DRAWN = {"cfg": 1.5, "top_k": 0, "top_p": 0.96, "seed": 0}
 """How maps are drawn after forced ones, unless said otherwise."""
 
 
 def task_mask(task: str, size: tuple[int, int]) -> Tensor:
-    """(H, W) bool, True where one of `TASKS` draws: the middle half of each side, or around it."""
+    """(H, W) bool, True where one of `TASKS` draws.
+
+    The middle half of each side, or all around it; "line": a line, one pixel wide.
+    """
     h, w = size
     middle = torch.zeros(h, w, dtype=torch.bool)
+    if task == "line":
+        middle[:, 3 * w // 8] = True  # by the paper's rule it draws nothing on CIFAR-10's maps
+        return middle
     middle[h // 4 : h - h // 4, w // 4 : w - w // 4] = True
     return ~middle if task == "out-painting" else middle
 
@@ -84,29 +90,33 @@ def painting(
     batch_size: int = 50,
     **options: Any,
 ) -> tuple[Row, Tensor]:
-    """In-painting, out-painting or class editing of images by the paper's protocol.
+    """In-painting (of a box or a line), out-painting or class editing of images.
 
     In- and out-painting use the null class; editing draws the middle as another class than the
     image's own (the next but two). "Pasted" is the control: a picture drawn without a look at the
     image (of the null or the target class), set into the tokenizer's reconstruction.
 
-    options: cfg, top_k, top_p, smooth, seed as in `varmini.inpaint`; the paper's demonstration has
-    3, 900 of 4,096 codes, 0.95 and True.
+    options: cfg, top_k, top_p, smooth, seed and rule as in `varmini.inpaint`; the paper's
+    demonstration has 3, 900 of 4,096 codes, 0.95, True and "paper".
 
     Returns the measures (kept: error in the kept area; seam: see `seam_error`; accuracy_target and
     accuracy_own: share that the classifier gives the class drawn, and the image's own), each for
-    painted, reconstructed and pasted images; and the painted images.
+    painted, reconstructed and pasted images; how far the pixels of
+    the mask are from the reconstruction's (moved); and the painted images.
     """
     mask, null = task_mask(task, tok.image_size).to(images.device), var.config.num_classes
     target = (labels + 3) % null if task == "editing" else None
     options = {"cfg": 3.0, "top_k": 0, "top_p": 0.95, "smooth": True, "seed": 0} | options
+    options = {"rule": "painted"} | options
     row: Row = {"task": task, "n": len(images), **options}
     row |= mean_and_error(seam_error(images, mask), "seam_original")
     options["batch_size"] = batch_size
     painted = inpaint(var, tok, images, mask, target, **options)
+    del options["rule"]
     own = torch.cat([tok.decode(tok.encode(part)) for part in images.split(batch_size)])
     drawn_as = torch.full_like(labels, null) if target is None else target
     pasted = torch.where(mask, sample(var, tok, drawn_as, **options), own)
+    row |= mean_and_error(squared_error(painted[..., mask], own[..., mask]), "moved")
     for name, result in (("painted", painted), ("tokenizer", own), ("pasted", pasted)):
         row |= mean_and_error(kept_error(result, images, mask), f"kept_{name}")
         row |= mean_and_error(seam_error(result, mask), f"seam_{name}")
