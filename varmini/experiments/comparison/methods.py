@@ -61,7 +61,7 @@ METHODS = {
                             filtered=True, guidance=2.0),
     "rq-transformer": Method("RQ-Transformer", filtered=True, scale=2.0, guidance=2.0),
     "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}, guidance=1.0),
-    "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}),
+    "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}, guidance=4.5),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
     "infinity": Method("Infinity"),
     "infinity-sc": Method("Infinity, self-correction"),
