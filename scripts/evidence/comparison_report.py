@@ -44,11 +44,11 @@ def tokenizers(folder: Path, figures: Path) -> str:
             size, usage = f"{of[0]['numbers']} numbers", ""
         else:
             size = f"{of[0]['tokens']} x {of[0]['bits'] / of[0]['tokens']:.0f} bits"
-            usage = f"{100 * fmean(r['usage'] for r in of):.0f} of {of[0]['codes']}"
+            usage = f"{100 * fmean(r['usage'] for r in of):.0f} % of {of[0]['codes']}"
         cells.append([name.removesuffix("-bare"), of[0].get("lacks", ""), size, usage,
                       with_error(of, "psnr", 1), with_error(of, "frechet"),
                       with_error(of, "accuracy", 1, 100), str(len(of))])  # fmt: skip
-    heads = ("tokenizer", "without", "an image", "usage, %", "PSNR, dB", "Frechet distance",
+    heads = ("tokenizer", "without", "an image", "codes in use", "PSNR, dB", "Frechet distance",
              "own class, %", "seeds")  # fmt: skip
     return (
         text
