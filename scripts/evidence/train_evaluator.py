@@ -10,6 +10,7 @@ log.csv tells the accuracy on the test images after every epoch.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from varmini.data import load_images, to_float
 from varmini.evaluation.resnet import ResNet, ResNetConfig
-from varmini.runtime.machine import autocast
+from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import origin, write_rows
 
 SHAPES = {
@@ -78,6 +79,9 @@ def train(data: str, out: Path, epochs: int) -> None:
         rows.append({"epoch": epoch, "seconds": seconds, "test_accuracy": right} | origin())
         print(f"epoch {epoch}: {right:.4f} of the test images right, {seconds:.0f} s", flush=True)
         model.save_pretrained(out, torch.float16)
+        shape = vars(SHAPES[data]) | {"epochs": epochs, "seed": SEED, "batch_size": BATCH}
+        about = {"config": shape, "sessions": [{"from_step": 0} | provenance()]}
+        (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
         write_rows(out / "log.csv", rows)
 
 
