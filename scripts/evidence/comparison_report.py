@@ -54,9 +54,10 @@ def tokenizers(folder: Path, figures: Path) -> str:
         text
         + table(heads, cells)
         + (
-            f"\nEach saw {rows[0]['images']:,} images, with VAR's reconstruction loss; measured on "
-            f"{rows[0]['n']:,} test images, usage too. Errors are standard errors over images, or "
-            "over seeds where that is more.\n\n" + provenance(rows)
+            f"\nEach saw {rows[0]['images']:,} images, with VAR's reconstruction loss (TiTok's "
+            f"proxy, a VQ-VAE, saw as many before it); measured on {rows[0]['n']:,} test images, "
+            "usage too. Errors are standard errors over images, or over seeds where that is more."
+            "\n\n" + provenance(rows)
         )
     )
 

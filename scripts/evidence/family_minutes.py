@@ -4,7 +4,8 @@
 
 Two short trainings of each, of 10 and of 30 steps, in a folder that is thrown away. Their
 difference is the time of 20 steps, without the start, and so of the whole budget. The tokenizers
-that generators need must be finished in --runs.
+that generators need must be finished in --runs. TiTok's minutes do not count its proxy's, which is
+another VQ-VAE.
 """
 
 from __future__ import annotations

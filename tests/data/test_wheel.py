@@ -54,7 +54,7 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
     carried = ("__init__.py", "assets", "results")
     assert told == [str(site / "varmini" / name) for name in carried]
-    for path in [*REPO.glob("results/**/*.csv"), REPO / "results/comparison/samples.png"]:
+    for path in [*REPO.glob("results/**/*.csv"), *REPO.glob("results/comparison/*.png")]:
         assert (site / "varmini" / path.relative_to(REPO)).read_bytes() == path.read_bytes()
     run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
     assert Image.open(tmp_path / "a.png").size[0] > 32

@@ -12,6 +12,7 @@ import torch
 
 from varmini.cli import main as cli
 from varmini.data import ImageSet, to_uint8
+from varmini.data import fitted as real_fitted
 from varmini.evaluation.evaluators import classifier_evaluator
 from varmini.evaluation.metrics import frechet_distance, precision_recall
 from varmini.evaluation.resnet import ResNet, ResNetConfig
@@ -208,17 +209,31 @@ def test_times_are_taken_in_turn(finished, bed):
     assert {(r["batch"], r["round"]) for r in rows} == {(b, i) for b in (1, 16) for i in (0, 1)}
 
 
-def test_one_system_by_the_command_and_what_it_refuses(finished, bed, tmp_path, capsys):
+def test_one_system_by_the_command_and_what_it_refuses(bed, tmp_path, capsys, monkeypatch):
     options = ["--data", "toy", "--images", "32", "--tokenizer-images", "48", "--batch-size", "8",
                "--evaluator", bed.evaluator, "--out", str(tmp_path)]  # fmt: skip
     assert cli.main(["compare", "--list"]) == 0
     told = capsys.readouterr().out
     assert all(f"  {name}" in told for name in (*FAMILY, *COMPARED))
-    for name in ("raster-ar", "fsq"):
+    for name in ("raster-ar", "fsq", "vqvae-bare", "palette"):
         assert cli.main(["compare", name, *options]) == 0
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert cli.main(["compare", "maskgti", *options]) == 2
     assert "no system named 'maskgti', expected one of: var, " in capsys.readouterr().err
+    cases = (("cifar10-subset", "3 channels, expected 1"), ("none", "none: neither a folder"))
+    for wrong, words in cases:
+        given = ["--data", wrong, "--out", str(tmp_path / "other")]
+        monkeypatch.setattr(bed_file, "fitted", real_fitted)
+        assert cli.main(["compare", "fsq", *given]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "other").exists()
+    monkeypatch.setattr(bed_file, "fitted", image_set)
+    for flags, words in ((["--speed", "-1"], "speed is -1"),
+                         (["--sweep", "--evaluator", "nobody"], "no evaluator named 'nobody'")):
+        given = [*options[:8], *flags, "--out", str(tmp_path / "other")]
+        assert cli.main(["compare", *given]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert cli.main(["compare", "--sweep", "--methods", "fsq", *options]) == 2
+    assert "no system named 'fsq', expected one of: var, raster-ar, " in capsys.readouterr().err
     options[3] = "40"
     assert cli.main(["compare", "raster-ar", *options]) == 2
     assert "holds a comparison with images=32, not 40" in capsys.readouterr().err

@@ -123,3 +123,18 @@ def test_each_draws_what_its_tokenizer_decodes(name):
     assert decoded.shape == images.shape and decoded.abs().max() <= 1
     if name == "rq-transformer":
         assert model.codebook.equal(tokenizer.quantizer.codebook)
+
+
+def test_what_does_not_fit_a_generator_is_named():
+    kl = KLAutoencoder(KLConfig(image_channels=1, width=16, norm_groups=4, attention=False))
+    for name, tokenizer, words in (
+        ("igtp", None, "no generator named 'igtp', expected one of: igpt, "),
+        ("igpt", None, "the tokenizer is a NoneType, expected 'palette' for 'igpt'"),
+        ("raster-ar", kl, "the tokenizer is a KLAutoencoder, expected 'vqgan' for 'raster-ar'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build(name, tokenizer)
+    mar = build("mar", kl, depth=1, width=32, heads=2)
+    for options in ({"rounds": 0}, {"rounds": 65}, {"rounds": 2, "diffusion_steps": 0}):
+        with pytest.raises(ValueError, match="expected 1 to 64, and 1 to 1000"):
+            mar.draw([1], **options)

@@ -1,5 +1,6 @@
 """`varmini compare`: every system of the family on one bed, one by one or as a sweep."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -38,14 +39,17 @@ class Compare:
     def __call__(self) -> None:
         if self.list or not (self.name or self.sweep or self.speed):
             return self._list()
-        for name in (self.name, *self.methods):
-            if name and name not in (*METHODS, *BUILDERS):
-                raise ValueError(f"no system named {name!r}, expected one of: "
-                                 f"{', '.join(dict.fromkeys((*COMPARED, *FAMILY)))}")  # fmt: skip
+        _check((self.name,) if self.name else (), (*METHODS, *BUILDERS), (*COMPARED, *FAMILY))
+        _check(self.methods, METHODS, METHODS)
+        if min(self.speed, self.tokenizers) < 0:
+            raise ValueError(f"speed is {self.speed} and tokenizers is {self.tokenizers}, "
+                             f"expected 0 or more")  # fmt: skip
         if self.sweep or self.speed:
             check_writable(self.csv / "quality.csv")
-        claim(self.out, self.bed)
         codes = Codes(self.bed, self.out)
+        # What is not there, or does not fit, leaves nothing behind.
+        _ = codes.images, codes.evaluator if self.sweep else None
+        claim(self.out, self.bed)
         if self.name:
             self._one(codes)
         if self.sweep:
@@ -55,8 +59,10 @@ class Compare:
             names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()
                      or not tokenizer_of(n)]  # fmt: skip
             about = origin()
-            for table, rows in (("cost", measure.cost_rows(codes, names)),
-                                ("speed", measure.speed_rows(codes, names, self.speed))):
+            for table, rows in (
+                ("cost", measure.cost_rows(codes, names)),
+                ("speed", measure.speed_rows(codes, names, self.speed)),
+            ):
                 rows = [row | about for row in rows]
                 print(f"wrote {write_rows(self.csv / f'{table}.csv', rows)}")
 
@@ -70,7 +76,7 @@ class Compare:
         """Trains a tokenizer, or a generator with its tokenizer, and leaves a picture."""
         name, picture = self.name, self.out / f"{self.name}.png"
         classes = codes.images["test"].classes
-        if name in FAMILY and name != "var":
+        if name not in METHODS:
             codes.train(name)
             images, _ = measure.some_images(codes, 12)
             tok = codes.tokenizer(name)
@@ -88,3 +94,11 @@ class Compare:
                                   **options)  # fmt: skip
         title = f"{method.title}, guidance {method.guidance:g}"
         save_picture(image_grid(drawn, len(classes), classes, title), picture)
+
+
+def _check(names: Iterable[str], known: Collection[str], told: Iterable[str]) -> None:
+    """Raises a ValueError that lists what is told of, when a name is not known."""
+    for name in names:
+        if name not in known:
+            expected = ", ".join(dict.fromkeys(told))
+            raise ValueError(f"no system named {name!r}, expected one of: {expected}")

@@ -96,9 +96,10 @@ def inpaint(
 ) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
-    The protocol is that of `model.sampler.forced` (VAR, appendix B). A mask of one pixel redraws
-    one token of the last map or more; a mask of everything is `sample`. The image is encoded in the
-    caller's arithmetic, and drawn and decoded in that of `sample`.
+    The protocol is that of `model.sampler.forced` (VAR, appendix B). By the rules "painted" and
+    "touched" a mask of one pixel redraws one token of the last map or more, and a mask of
+    everything is `sample`; by "paper" neither holds. The image is encoded in the caller's
+    arithmetic, and drawn and decoded in that of `sample`.
 
     Args:
         images: (B, C, H, W) in [-1, 1].

@@ -55,8 +55,12 @@ class Codes:
 
     @cached_property
     def images(self) -> dict[str, Any]:
-        """The data set by split."""
-        return {split: fitted(self.bed.data, split, (32, 32), 1) for split in ("train", "test")}
+        """The data set by split; ValueError on pictures that are not grey."""
+        sets = {split: fitted(self.bed.data, split, (32, 32), 1) for split in ("train", "test")}
+        if (channels := sets["train"][0][0].shape[0]) != 1:
+            raise ValueError(f"{self.bed.data} has pictures of {channels} channels, expected 1: "
+                             f"the family's bed is grey, as fashion-subset is")  # fmt: skip
+        return sets
 
     @property
     def num_classes(self) -> int:

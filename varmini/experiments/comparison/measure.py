@@ -159,7 +159,7 @@ def some_images(codes: Codes, n: int) -> tuple[Tensor, Tensor]:
 def tokenizer_row(codes: Codes, name: str, seed: int, measure: Measure, n: int) -> Row:
     """What a finished tokenizer keeps of n test images, and the share of codes they use.
 
-    PSNR is a mean over images with its standard error; usage is of the least used codebook.
+    PSNR is a mean over images with its standard error; usage as of `counts`.
     """
     images, labels = some_images(codes, n)
     tok, builder, parts, tokens = codes.tokenizer(name, seed), BUILDERS[name], [], []

@@ -63,8 +63,8 @@ METHODS = {
     "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}, guidance=1.0),
     "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}, guidance=4.5),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
-    "infinity": Method("Infinity"),
-    "infinity-sc": Method("Infinity, self-correction"),
+    "infinity": Method("Infinity", seeds=5),
+    "infinity-sc": Method("Infinity, self-correction", seeds=5),
     # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
     "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5, scale=2.0),
     "var-adaln": Method("VAR, no q/k norm", drawings={"": {}, **NO_FILTER}, filtered=True,
@@ -115,7 +115,7 @@ def codes_of(name: str, codes: Codes, model: nn.Module, split: str) -> tuple[Ten
 
 
 def training_loss(model: nn.Module, x: Tensor, labels: Tensor, tok: nn.Module | None) -> Tensor:
-    """The method's own loss on codes as `codes_of` gives them; `tok` serves VAR and MSBSQ."""
+    """The method's own loss on codes as `codes_of` gives them; `tok` serves VAR alone."""
     if not isinstance(model, VAR):
         return model.loss(x, labels)
     inputs = tok.quantizer.teacher_inputs(tok.schedule.unflatten(x))

@@ -123,15 +123,15 @@ def best_of(
     log p(tokens | label) - log p(tokens | no class), what the class explains; "classifier", the
     largest probability of the label that a classifier gives. options: as in `varmini.sample`.
     """
-    many = labels.repeat_interleave(n)
+    many = labels.repeat_interleave(n).to(next(var.parameters()).device)
     images, tokens = sample(var, tok, many, seed=seed, return_tokens=True, **options)
     null = torch.full_like(many, var.config.num_classes)
     own, none = (log_likelihood(var, tok, tokens, c).sum(1) for c in (many, null))
     with torch.no_grad():
         sure = classifier(images).log_softmax(1).gather(1, many[:, None])[:, 0]
-    first = -torch.arange(len(many), dtype=torch.float)
+    first = -torch.arange(len(many), dtype=torch.float, device=many.device)
     scores = {"first": first, "likelihood": own, "margin": own - none, "classifier": sure}
-    rows = torch.arange(len(labels)) * n
+    rows = torch.arange(len(labels), device=many.device) * n
     return {way: images[rows + score.view(-1, n).argmax(1)] for way, score in scores.items()}
 
 

@@ -84,9 +84,19 @@ def build(name: str, tokenizer: nn.Module | None, **shape: Any) -> Generator:
         name: of `GENERATORS`.
         tokenizer: of the kind named there, trained; None for "fractal-ar", which decodes itself.
         shape: depth, width, heads and other fields of its configuration.
+
+    Raises:
+        ValueError: on an unknown name, or a tokenizer of another kind.
     """
+    if name not in GENERATORS:
+        raise ValueError(f"no generator named {name!r}, expected one of: {', '.join(GENERATORS)}")
     member = GENERATORS[name]
-    model = member.cls(member.cls.config_class(**(member.fit(tokenizer) | shape)))
+    try:
+        fitting = member.fit(tokenizer)
+    except AttributeError:
+        raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected "
+                         f"{member.tokenizer!r} for {name!r}") from None  # fmt: skip
+    model = member.cls(member.cls.config_class(**(fitting | shape)))
     if isinstance(model, RQTransformer):
         model.codebook.copy_(tokenizer.quantizer.codebook.detach())
     return model

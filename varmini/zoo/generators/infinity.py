@@ -7,7 +7,7 @@ Self-Correction"; the released code for the weights of scales and for sampling.
     p(token | h) = prod_{i<d} softmax(W_i h + c_i)[bit i]    (w + 1) 2 d parameters, h is (w,)
     in place of    softmax(W h + c)[token]                   (w + 1) 2^d
 
-Self-correction. In training a share p ~ U{0, .01, ..., .30} of each scale's bits is flipped, and
+Self-correction. In training each bit of a scale is flipped with chance p ~ U{0, .01, ..., .30}, and
 the residual is computed again from what was flipped:
 
     r_k = bits of down(f - f^_{k-1}),  f^_k = f^_{k-1} + up(code of flip(r_k, p)),  f^_0 = 0
@@ -16,11 +16,12 @@ the residual is computed again from what was flipped:
 So r_{k+1} holds what corrects the flips before it. (Targets of the image without flips would teach
 to ignore them.) The features f themselves are needed, not only the image's tokens.
 
-    L = mean over tokens of (area_K / area_k)^(1/2) / Z  -1/d sum_i log p(bit i of r_k)
+    L = -mean over tokens of a_k / d sum_i log p(bit i of r_k)
+    a_k = (area_K / area_k)^(1/2) / Z, with Z such that a_k is 1 on average over tokens
 
 Transformer, AdaLN and cache are VAR's. Left out: text by cross-attention (a class conditions as in
 VAR), rotary positions (VAR's are learned), AdaLN weights shared by the blocks, aspect ratios.
-Changed: each image has a p of its own, where the code has one a batch.
+Changed: each image has a p of its own at each scale, where the code has one a batch.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Infinity(Generator):
         return -logits.log_softmax(3).gather(3, self.classes(tokens)[..., None]).sum((2, 3))
 
     def training_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy a bit, in nats; only in training mode are bits flipped."""
+        """Mean cross-entropy a bit, in nats, weighted as above; training alone flips bits."""
         if not isinstance(features, Tensor) or not features.is_floating_point():
             raise ValueError("the batch holds tokens, expected features (B, d, H, W): "
                              "tokenizer.features(images)")  # fmt: skip

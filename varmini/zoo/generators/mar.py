@@ -125,6 +125,9 @@ class MAR(Generator):
             temperature: factor of the diffusion's noise.
         """
         c, n, generator = self.config, self.config.side**2, torch.Generator().manual_seed(seed)
+        if not (1 <= rounds <= n and 1 <= diffusion_steps <= c.timesteps):
+            raise ValueError(f"rounds is {rounds} and diffusion_steps is {diffusion_steps}, "
+                             f"expected 1 to {n}, and 1 to {c.timesteps}")  # fmt: skip
         order = torch.rand(len(labels), n, generator=generator).argsort(1).to(labels.device)
         classes = with_null(labels, c.num_classes, guidance)
         x, left = self.latent_std.new_zeros(len(labels), n, c.channels), n

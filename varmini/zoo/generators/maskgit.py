@@ -170,6 +170,8 @@ class MaskGIT(Generator):
             seed: the same seed and batch give the same tokens.
         """
         c, generator = self.config, torch.Generator().manual_seed(seed)
+        if rounds < 1:
+            raise ValueError(f"rounds is {rounds}, expected 1 to {c.num_tokens}")
 
         def gumbel(*shape: int) -> Tensor:
             u = torch.rand(shape, generator=generator).clamp(min=1e-20)
