@@ -5,6 +5,16 @@ executed. Fonts, formulas and search come from the site's own files, so it works
 """
 
 import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import front  # noqa: E402
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 project = "varmini"
 author = "varmini authors"
@@ -57,9 +67,27 @@ def ledger_of_the_site(text):
     return re.sub(r"^\| \d+ \|.*$", claim, text, flags=re.M)
 
 
+def describe_pictures(app, doctree, page):
+    """Gives every picture of a notebook an alternative text: its own, or what the page says of it."""
+    said = {nodes.title: "", nodes.paragraph: ""}
+    for node in doctree.findall():
+        if type(node) in said:
+            said[type(node)] = node.astext()
+        elif isinstance(node, nodes.image) and not node.get("alt"):
+            node["alt"] = front.alternative(said[nodes.title], said[nodes.paragraph])
+
+
 def setup(app):
     def change(app, page, source):
         if page == "results/CLAIMS":
             source[0] = ledger_of_the_site(source[0])
+        if page == root_doc:
+            source[0] = source[0].replace("<!-- cards -->", front.cards(NOTEBOOKS))
+
+    def finish(app, error):
+        if not error:
+            front.write_thumbnails(NOTEBOOKS, Path(app.outdir) / "thumbnails")
 
     app.connect("source-read", change)
+    app.connect("doctree-resolved", describe_pictures)
+    app.connect("build-finished", finish)
