@@ -4,7 +4,7 @@
 #   make PIP_FLAGS="..." ...      options for pip; pip's own variables (PIP_INDEX_URL, ...) work too
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions torture lint notebooks lab book page clean distclean results bench
+.PHONY: help setup demo test versions torture lint notebooks lab book slides page clean distclean results bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -87,6 +87,10 @@ book: $(BOOK) ## the course as a static, searchable site: out/book/html/index.ht
 	@"$(PY)" scripts/release/export_page.py --out out/book/html/page
 	@"$(PY)" scripts/release/check_links.py out/book/html
 	@echo "out/book/html/index.html"
+
+# From cells with a Slide Type; reveal.js and MathJax lie beside the decks, so no network is needed.
+slides: $(BOOK) ## decks for lectures, from the notebooks' tagged cells: out/slides/index.html
+	@"$(PY)" scripts/course/slides.py build --out out/slides
 
 $(BOOK): $(STAMP)
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[book]'

@@ -12,7 +12,7 @@ from docutils import nodes
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import front  # noqa: E402
+import front
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -68,7 +68,7 @@ def ledger_of_the_site(text):
 
 
 def describe_pictures(app, doctree, page):
-    """Gives every picture of a notebook an alternative text: its own, or what the page says of it."""
+    """Gives every picture an alternative text: its own, or what the page says before it."""
     said = {nodes.title: "", nodes.paragraph: ""}
     for node in doctree.findall():
         if type(node) in said:

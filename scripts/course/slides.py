@@ -1,12 +1,12 @@
 """Decks for lectures: reveal.js slides from the notebooks' tagged cells, by nbconvert.
 
-    python scripts/course/slides.py build --out out/slides        # what `make slides` calls
-    python scripts/course/slides.py tag notebooks/02_*.ipynb      # tags a notebook for the first time
+    python scripts/course/slides.py build --out out/slides     # what `make slides` calls
+    python scripts/course/slides.py tag notebooks/02_*.ipynb   # for a notebook without slides
 
 A cell's Slide Type (JupyterLab: property inspector, Common Tools) decides: "slide" begins one, "-"
-goes on with it, "skip" leaves the cell out. Of a cell with a picture a deck shows the picture and not
-the code, unless the cell has the tag "show-code". reveal.js and MathJax come from pip packages (the
-extra "book") and lie beside the decks, which need no network.
+goes on with it, "skip" leaves the cell out. Of a cell with a picture a deck shows the picture and
+not the code, unless the cell has the tag "show-code". reveal.js and MathJax come from pip packages
+(the extra "book") and lie beside the decks, which need no network.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from traitlets.config import Config
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
 HIDDEN = "deck-hides-code"
+# A deck has no prerequisites and no list of sources.
 ENDS = re.compile(r"\n+(?:## Sources|\*\*Next\.|\*\*Before you start\.).*", re.S)
 NOT_TAUGHT = re.compile(r"## \d+ · Exercises")
 
@@ -68,13 +69,14 @@ def deck(path: Path) -> str:
     for cell in notebook.cells:
         cell.metadata.setdefault("slideshow", {}).setdefault("slide_type", "skip")
         if cell.cell_type == "markdown":
-            cell.source = ENDS.sub("", cell.source)  # a deck has no list of sources, no prerequisites
+            cell.source = ENDS.sub("", cell.source)
         elif pictures(cell) and "show-code" not in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), HIDDEN]
     notebook.metadata["title"] = path.stem
     config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {HIDDEN}},
                     SlidesExporter={"reveal_url_prefix": "reveal"})  # fmt: skip
-    return SlidesExporter(config=config, template_file=str(TEMPLATE)).from_notebook_node(notebook)[0]
+    exporter = SlidesExporter(config=config, template_file=str(TEMPLATE))
+    return exporter.from_notebook_node(notebook)[0]
 
 
 def assets(out: Path) -> None:

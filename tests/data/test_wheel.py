@@ -54,6 +54,7 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
     carried = ("__init__.py", "assets", "results")
     assert told == [str(site / "varmini" / name) for name in carried]
+    assert (site / "varmini" / "py.typed").is_file()  # PEP 561; the checkout has no such file
     for path in [*REPO.glob("results/**/*.csv"), *REPO.glob("results/comparison/*.png")]:
         assert (site / "varmini" / path.relative_to(REPO)).read_bytes() == path.read_bytes()
     run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)

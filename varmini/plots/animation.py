@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -97,9 +98,11 @@ def algorithm_1(tok: MultiScaleVQVAE, image: Tensor, seconds: float = 0.9) -> An
             panels = (left.norm(dim=1)[0].cpu(), mean.norm(dim=1)[0].cpu(), shown, so_far, original)
             frames.append(_moves(panels, (h, w), limit, (lit + 1) % 4, title))
         residual, picture = after, later
-    alt = (f"Algorithm 1 on one picture, scale by scale from 1×1 to {h}×{w}: the residual is shrunk, "
-           "its nearest codes become the token map, their contribution is added to f_hat, whose "
-           "decoded picture grows sharper, and is subtracted from the residual, which fades.")  # fmt: skip
+    alt = (
+        f"Algorithm 1 on one picture, scale by scale from 1×1 to {h}×{w}: the residual is shrunk, "
+        "its nearest codes become the token map, their contribution is added to f_hat, whose "
+        "decoded picture grows sharper, and is subtracted from the residual, which fades."
+    )
     return Animation(frames, seconds, alt)
 
 
@@ -122,7 +125,7 @@ def _moves(panels: Sequence, grid: tuple[int, int], limit: float, lit: int, titl
     return figure
 
 
-# ------------------------------------------------------------------------------ a picture that grows
+# ----------------------------------------------------------------------------- pictures that grow
 
 
 def growing_grid(
@@ -152,40 +155,38 @@ def growing_grid(
 
 
 def cache_filling(schedule: ScaleSchedule, seconds: float = 1.5) -> Animation:
-    """Drawing with a key-value cache: beside the mask, what is computed, kept and read at a step."""
+    """Drawing with a key-value cache: the mask, and beside it what is computed, kept and read."""
     frames = [_cache(schedule, step) for step in range(len(schedule))]
-    total = schedule.num_tokens
-    again = sum(schedule.slices[k].stop for k in range(len(schedule)))
-    alt = (f"The block-causal mask of {total} tokens. Step by step the rows of one scale are "
-           "computed (red); the keys and values of all coarser scales lie in the cache (blue) and "
-           f"are read, not computed: {total} tokens pass through the network, without a cache {again}.")  # fmt: skip
+    total, again = schedule.num_tokens, sum(part.stop for part in schedule.slices)
+    alt = (
+        f"The block-causal mask of {total} tokens. Step by step the rows of one scale are computed "
+        "(red); the keys and values of all coarser scales lie in the cache (blue) and are read. "
+        f"{total} tokens pass through the network; without a cache it would be {again}."
+    )
     return Animation(frames, seconds, alt)
+
+
+PALE = "#eceef1"
 
 
 @plt.rc_context(NO_GRID | {"axes.titlesize": 10, "figure.dpi": 100, "savefig.dpi": 100})
 def _cache(schedule: ScaleSchedule, step: int) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.1), width_ratios=(1, 1.35))
+    figure, (mask, memory) = plt.subplots(1, 2, figsize=(9.6, 4.1), width_ratios=(1, 1.35))
     figure.subplots_adjust(0.01, 0.03, 0.99, 0.82, wspace=0.06)
-    now, total = schedule.slices[step], schedule.num_tokens
-    (h, w), count = schedule.grids[step], now.stop - now.start
-    said = f"step {step + 1} of {len(schedule)}, map {h}×{w}: {count} queries, {now.stop} keys and values"
+    now, (h, w), total = schedule.slices[step], schedule.grids[step], schedule.num_tokens
+    said = f"step {step + 1}, map {h}×{w}: {h * w} queries, {now.stop} keys and values"
     figure.suptitle(said, x=0.01, y=0.97, ha="left", fontsize=13, color=INK)
-    for ax, title in zip(axes, ("the mask: a row asks, its coloured columns answer", "")):
-        ax.set(title=title, xticks=[], yticks=[], xlim=(0, total), ylim=(total, 0))
+    for ax in (mask, memory):
+        ax.set(xticks=[], yticks=[], xlim=(0, total), ylim=(total, 0))
         ax.spines[:].set_visible(False)
-    axes[0].set_aspect("equal")
-    for part in schedule.slices:
-        live = part == now
-        _cells(axes[0], part, range(part.stop), lambda j: (
-            "#eceef1" if not live else ACCENT if j >= now.start else BLUE))  # fmt: skip
-    _memory(axes[1], schedule, step)
+    mask.set(aspect="equal", title="the mask: a row attends to its coloured columns")
+    levels = schedule.level_ids().cpu().numpy()
+    allowed = np.where(levels[:, None] >= levels[None], 1, 0)  # 1: pale, 2: read, 3: computed
+    allowed[now, : now.start], allowed[now, now] = 2, 3
+    mask.pcolormesh(allowed, cmap=ListedColormap(["white", PALE, BLUE, ACCENT]), vmin=0, vmax=3,
+                    edgecolors="white", linewidth=0.5)  # fmt: skip
+    _memory(memory, schedule, step)
     return figure
-
-
-def _cells(ax: Axes, rows: slice, columns: Iterable[int], colour) -> None:
-    for i in range(rows.start, rows.stop):
-        for j in columns:
-            ax.add_patch(Rectangle((j + 0.06, i + 0.06), 0.88, 0.88, color=colour(j), linewidth=0))
 
 
 def _memory(ax: Axes, schedule: ScaleSchedule, step: int) -> None:
@@ -196,7 +197,7 @@ def _memory(ax: Axes, schedule: ScaleSchedule, step: int) -> None:
     for top, name in ((4 * unit, "keys"), (9 * unit, "values")):
         ax.text(left - 0.5 * unit, top + 1.5 * unit, name, ha="right", va="center", color=MUTED)
         for j in range(total):
-            shade = "#eceef1" if j >= now.stop else ACCENT if j >= now.start else BLUE
+            shade = PALE if j >= now.stop else ACCENT if j >= now.start else BLUE
             ax.add_patch(Rectangle((left + (j + 0.08) * width, top), 0.84 * width, 3 * unit,
                                    color=shade, linewidth=0))  # fmt: skip
     for part, (h, w) in zip(schedule.slices, schedule.grids):

@@ -191,12 +191,11 @@ def mask_picture(schedule: ScaleSchedule) -> Figure:
         axes.axhline(part.stop - 0.5, color="white", linewidth=0.8)
         axes.axvline(part.stop - 0.5, color="white", linewidth=0.8)
     axes.spines[:].set_visible(False)
-    wide = [k for k, n in enumerate(schedule.tokens_per_scale) if n > 0.07 * total]
-    axes.set_xticks([centres[k] for k in wide], [names[k] for k in wide])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     for place, name in zip(spread_out(centres, 0.042 * total, 0, total), names):
         axes.text(-0.02 * total, place, name, ha="right", va="center", color=MUTED)
-    axes.set_xlabel("looks at tokens of this map")
+        axes.text(place, 1.02 * total, name, ha="center", va="top", color=MUTED, rotation=90)
+    axes.set_xlabel("looks at tokens of this map", labelpad=42)
     axes.set_ylabel("a token of this map", labelpad=38)
     axes.set_title(f"Who may look at whom: {total} tokens, {top} maps")
     return figure

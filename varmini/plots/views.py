@@ -191,12 +191,12 @@ def look_at_tokens(
 
 
 def maps_seen(tok: MultiScaleVQVAE, query: Tensor, scale: int) -> tuple[list, list[str], float]:
-    """The attention (L,) of a token of map `scale`: arrays (h_k, w_k), titles, largest value."""
+    """Attention (L,) of a token of map `scale`: cube roots (small ones show), titles, largest."""
     schedule = tok.schedule
-    parts = [query[part].view(grid).numpy() for part, grid in zip(schedule.slices, schedule.grids)]
-    parts = parts[: scale + 1]
-    shares = zip(schedule.grids, (100 * float(part.sum()) for part in parts))
+    seen = [query[part] for part in schedule.slices[: scale + 1]]
+    shares = zip(schedule.grids, (100 * float(part.sum()) for part in seen))
     titles = [f"looks at {h}×{w}: {share:.0f} %" for (h, w), share in shares]
+    parts = [np.cbrt(part.view(grid).numpy()) for part, grid in zip(seen, schedule.grids)]
     return parts, titles, max(float(part.max()) for part in parts)
 
 
@@ -234,8 +234,7 @@ def one_token(
         ax.imshow(panel, extent=(0, w, h, 0), interpolation="nearest")
         _ring(ax, row, column)
     for ax, part in zip(axes[2:], parts):
-        extent = (0, part.shape[1], part.shape[0], 0)
-        ax.imshow(part, cmap="YlGnBu", vmin=0, vmax=top, extent=extent)
+        ax.imshow(part, cmap="YlGnBu", vmin=0, vmax=top, extent=(0, *part.shape[::-1], 0))
     _ring(axes[-1], row, column)
     for ax, title in zip(axes, ("where the token is", "what its code paints", *titles)):
         ax.set(title=title, xticks=[], yticks=[])
@@ -289,7 +288,8 @@ def on_the_law(
         ax.axhline(loss, color=ACCENT, linewidth=0.8, linestyle="--")
         ax.annotate(f"{loss:.3g}", (x, loss), (6, 6), textcoords="offset points", color=ACCENT)
         ax.set(xscale="log", yscale="log", xlabel=unit)
-        ax.set_title(f"what {name} allows: loss = ({a:.3g} x)$^{{{b:.3g}}}$")
+        unit = 10.0 ** round(np.log10(line[25]))  # (a x)^b as the loss at a round x, times a power
+        ax.set_title(f"what {name} allows: {(a * unit) ** b:.2f} · (x / {unit:g})$^{{{b:.3f}}}$")
         ax.tick_params(axis="y", which="both", labelcolor=MUTED)
         ax.minorticks_off()
     low, high = axes[0].get_ylim()
