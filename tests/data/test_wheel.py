@@ -1,4 +1,7 @@
-"""An ordinary install, away from the checkout, carries pictures, shipped models and tables."""
+"""An ordinary install, away from the checkout, carries pictures, shipped models and tables.
+
+It is the first cell of notebook 00 that installs it here, as on a hosted notebook; then 00 runs.
+"""
 
 import os
 import shutil
@@ -8,9 +11,15 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import nbformat
+import pytest
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "scripts" / "course"))
+
+import hosted  # noqa: E402
+
 PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
 OFFLINE = ["--no-deps", "--no-index"]
 USE = """
@@ -45,12 +54,18 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     assert 30e6 < wheel.stat().st_size < 60e6
     venv.create(tmp_path / "env")
     bin = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
-    run(*PIP, "--python", bin / "python", "install", *OFFLINE, wheel, folder=tmp_path)
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(run(bin / "python", "-c", code, folder=tmp_path).strip())
     # The libraries are those of this Python; a checkout that is installed there stays out of sight.
     libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
     (site / "libraries.pth").write_text("\n".join(libraries))
+    assert not (site / "varmini").exists()
+    shutil.copy(next(REPO.glob("notebooks/00_*.ipynb")), tmp_path / "00.ipynb")
+    hosted.write(tmp_path / "00.ipynb", " ".join([*OFFLINE, str(wheel)]))
+    run(bin / "python", "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "run.ipynb",
+        "00.ipynb", folder=tmp_path)  # fmt: skip
+    done = nbformat.read(tmp_path / "run.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code")
     told = run(bin / "python", "-c", USE, folder=tmp_path).splitlines()
     carried = ("__init__.py", "assets", "results")
     assert told == [str(site / "varmini" / name) for name in carried]
@@ -59,3 +74,20 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
         assert (site / "varmini" / path.relative_to(REPO)).read_bytes() == path.read_bytes()
     run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
     assert Image.open(tmp_path / "a.png").size[0] > 32
+
+
+@pytest.mark.parametrize("path", hosted.lessons(), ids=lambda path: path.stem)
+def test_every_lesson_installs_itself_from_one_address_where_varmini_is_missing(path):
+    first = hosted.source_of(hosted.lessons()[0])
+    assert first and hosted.source_of(path) == first, "run scripts/course/hosted.py"
+
+
+def test_an_address_is_written_with_links_to_three_hosts_and_can_be_written_anew(tmp_path):
+    path = Path(shutil.copy(hosted.lessons()[0], tmp_path))
+    for owner in ("ada", "emmy"):
+        links = {host: link.format(repository=f"{owner}/varmini", branch="main", name=path.name)
+                 for host, link in hosted.HOSTS.items()}  # fmt: skip
+        hosted.write(path, f"git+https://github.com/{owner}/varmini@main", links)
+    opening = nbformat.read(path, as_version=4).cells[0].source
+    assert opening.count("emmy/varmini") == 3 and "ada" not in opening.split("**Open it.**")[1]
+    assert hosted.source_of(path) == "git+https://github.com/emmy/varmini@main"

@@ -95,7 +95,8 @@ def algorithm_1(tok: MultiScaleVQVAE, image: Tensor, seconds: float = 0.9) -> An
                   (residual, small, codes, later), (after, small, codes, later))  # fmt: skip
         for lit, (move, (left, mean, shown, so_far)) in enumerate(zip(MOVES, stages)):
             title = f"scale {k + 1} of {len(tokens)}, {h}×{w}:  {move.format(**say)}"
-            panels = (left.norm(dim=1)[0].cpu(), mean.norm(dim=1)[0].cpu(), shown, so_far, original)
+            lengths = (x.norm(dim=1)[0].cpu().numpy() for x in (left, mean))
+            panels = (*lengths, shown, so_far, original)
             frames.append(_moves(panels, (h, w), limit, (lit + 1) % 4, title))
         residual, picture = after, later
     alt = (
