@@ -23,7 +23,7 @@ html_title = "varmini: the course"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx-mathjax-offline"]
 root_doc = "docs/book/course"
 include_patterns = ["docs/**.md", "notebooks/*.ipynb", "results/CLAIMS.md",
-                    "notebooks/assignments/*.ipynb"]
+                    "results/README.md", "notebooks/assignments/*.ipynb"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True

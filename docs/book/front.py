@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageOps
 
 SIZE = (320, 180)  # of a thumbnail, in pixels
 
@@ -40,10 +40,9 @@ def thumbnail(path: Path) -> Image.Image:
              if "image/png" in o.get("data", {})]  # fmt: skip
     chosen = [png for cell, png in drawn if "thumbnail" in cell.metadata.get("tags", [])]
     picture = Image.open(io.BytesIO(base64.b64decode((chosen or [drawn[0][1]])[0]))).convert("RGB")
-    picture.thumbnail(SIZE)
-    sheet = Image.new("RGB", SIZE, "white")
-    sheet.paste(picture, ((SIZE[0] - picture.width) // 2, (SIZE[1] - picture.height) // 2))
-    return sheet
+    if picture.width > 2.4 * picture.height:  # a strip, of which the left end can be read
+        return ImageOps.fit(picture, SIZE, centering=(0, 0.5))
+    return ImageOps.pad(picture, SIZE, color="white")
 
 
 def cards(folder: Path, up: str = "../../") -> str:

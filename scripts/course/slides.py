@@ -4,9 +4,9 @@
     python scripts/course/slides.py tag notebooks/02_*.ipynb   # for a notebook without slides
 
 A cell's Slide Type (JupyterLab: property inspector, Common Tools) decides: "slide" begins one, "-"
-goes on with it, "skip" leaves the cell out. Of a cell with a picture a deck shows the picture and
-not the code, unless the cell has the tag "show-code". reveal.js and MathJax come from pip packages
-(the extra "book") and lie beside the decks, which need no network.
+goes on with it, "skip" or none leaves the cell out. Of a cell with a picture a deck shows the
+picture and not the code, unless the cell has the tag "show-code". reveal.js and MathJax come from
+pip packages (the extra "book") and lie beside the decks, which need no network.
 """
 
 from __future__ import annotations
@@ -43,23 +43,25 @@ def tagged(path: Path) -> bool:
 
 
 def tag(path: Path) -> None:
-    """Writes Slide Types into a notebook without any: titles, pictures with the text before them.
+    """Writes Slide Types into a notebook without any, as a first draft to be edited.
 
-    The exercises are left out, and so is code without a picture.
+    A section's title begins a slide. A picture joins the slide of the text before it, code between
+    the two is left out; of a slide's second picture, and of the exercises, nothing is shown.
     """
     notebook = nbformat.read(path, as_version=4)
-    cells, taught = notebook.cells, True
+    cells, text, kinds = notebook.cells, None, {0: "slide"}
     for i, cell in enumerate(cells):
-        taught = taught and not NOT_TAUGHT.match(cell.source)
-        kind = "skip"
-        if i in (0, len(cells) - 1):
-            kind = "slide"
-        elif taught and cell.cell_type == "markdown":
-            before_picture = i + 1 < len(cells) and pictures(cells[i + 1])
-            kind = "slide" if cell.source.startswith("## ") or before_picture else "skip"
-        elif taught and pictures(cell):
-            kind = "-" if slide_type(cells[i - 1]) == "slide" else "slide"
-        cell.metadata["slideshow"] = {"slide_type": kind}
+        if NOT_TAUGHT.match(cell.source):
+            break
+        if i and cell.cell_type == "markdown":
+            text = i
+            if cell.source.startswith("## "):
+                kinds[i] = "slide"
+        elif pictures(cell) and text is not None:
+            kinds[text], kinds[i], text = "slide", "-", None
+    kinds[len(cells) - 1] = "slide"
+    for i, kind in kinds.items():
+        cells[i].metadata["slideshow"] = {"slide_type": kind}
     nbformat.write(notebook, path)
 
 
@@ -74,7 +76,8 @@ def deck(path: Path) -> str:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), HIDDEN]
     notebook.metadata["title"] = path.stem
     config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {HIDDEN}},
-                    SlidesExporter={"reveal_url_prefix": "reveal"})  # fmt: skip
+                    SlidesExporter={"reveal_url_prefix": "reveal", "reveal_theme": "white"},
+                    )  # fmt: skip
     exporter = SlidesExporter(config=config, template_file=str(TEMPLATE))
     return exporter.from_notebook_node(notebook)[0]
 

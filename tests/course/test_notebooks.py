@@ -150,6 +150,9 @@ def checked(code: list) -> set[str]:
     return found - {name.asname or name.name for node in imports for name in node.names}
 
 
+BOXES = r"plots\.flow\(|whole_system\(|widgets\.\w+\("
+
+
 @lessons
 def test_asserts_stand_behind_the_pictures(path):
     """A cell that draws uses data that an `assert` checks, or that went into what one checks.
@@ -161,7 +164,7 @@ def test_asserts_stand_behind_the_pictures(path):
     data = checked(code) - {"SCALE", "device", "K", "L", "V", "tok", "var", "schedule", "quantizer",
                             "judge", "evaluator", "classes", "names"}  # fmt: skip
     for cell in code:
-        if pictures(cell) and not re.search(r"plots\.flow\(|widgets\.\w+\(", cell.source):
+        if pictures(cell) and not re.search(BOXES, cell.source):
             assert names([ast.parse(cell.source)], ast.Load) & data, cell.source
 
 

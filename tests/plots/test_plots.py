@@ -13,6 +13,7 @@ from varmini import plots
 from varmini.evaluation.metrics import codebook_usage
 from varmini.model.scales import ScaleSchedule
 from varmini.plots import charts
+from varmini.plots.system import whole_system
 from varmini.runtime.tables import write_rows
 
 
@@ -180,6 +181,15 @@ def test_usage_bars_are_the_shares():
     figure = charts.codebook_usage(codebook_usage(tokens, 4), ["1×1", "2×2"])
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [100, 100, 100, 100, 25, 75]
+
+
+def test_the_whole_system_shows_the_shapes_of_the_models(pair):
+    var, tok = pair
+    said = {text.get_text() for text in whole_system(tok, var).axes[0].texts}
+    features = "×".join(map(str, tok.features(torch.zeros(1, 1, *tok.image_size)).shape[1:]))
+    logits = f"{tok.schedule.num_tokens}×{tok.vocab_size}"
+    assert {features, logits, f"one of {var.config.num_classes}"} <= said
+    plt.close("all")
 
 
 def test_mask_picture_is_the_mask():
