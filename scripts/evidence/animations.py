@@ -1,4 +1,4 @@
-"""Pictures of the README: docs/system.png, and docs/algorithm_1.png, growing.png and cache.png move.
+"""The README's pictures docs/system.png, and, moving, algorithm_1.png, growing.png and cache.png.
 
     python scripts/evidence/animations.py [--out docs]
 

@@ -10,6 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "docs" / "book"
 SOLUTIONS = ROOT / "notebooks" / "assignments" / "source"
+sys.path.insert(0, str(BOOK))
+
+import front  # noqa: E402
 
 
 def matches(page: str, patterns: list[str]) -> int:
@@ -26,6 +29,24 @@ def test_the_front_page_lists_every_notebook_once_and_no_solution():
             wanted = 0 if path.is_relative_to(SOLUTIONS) else 1
             assert matches(str(page.with_suffix("")), entries) == wanted, page
             assert matches(str(page), read) == wanted, page
+
+
+def test_the_front_page_has_a_card_for_every_notebook_with_goal_time_and_picture():
+    paths = front.ordered(ROOT / "notebooks")
+    assert sorted(paths) == sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert "<!-- cards -->" in (BOOK / "course.md").read_text()
+    page = front.cards(ROOT / "notebooks")
+    assert page.count('<a class="card"') == len(paths) == page.count("<img ")
+    for path in paths:
+        said = front.front_matter(path)
+        assert re.search("minute|hour", said["time"]) and len(said["goal"]) > 30, path
+        assert front.thumbnail(path).size == front.SIZE
+
+
+def test_a_picture_without_words_is_described_by_the_text_before_it():
+    words = front.alternative("4 · The mask", "When map k\nis drawn. " * 30)
+    assert words.startswith("Picture of the section “4 · The mask”. When map k is drawn.")
+    assert words.endswith(" ...") and len(words) < 300
 
 
 def test_the_ledgers_rows_become_paragraphs_whose_links_are_of_the_site():
