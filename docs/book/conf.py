@@ -69,12 +69,14 @@ def ledger_of_the_site(text):
 
 def describe_pictures(app, doctree, page):
     """Gives every picture an alternative text: its own, or what the page says before it."""
-    said = {nodes.title: "", nodes.paragraph: ""}
+    source, said = Path(app.env.doc2path(page)), {nodes.title: "", nodes.paragraph: ""}
+    own = front.own_words(source) if source.suffix == ".ipynb" else {}
     for node in doctree.findall():
         if type(node) in said:
             said[type(node)] = node.astext()
         elif isinstance(node, nodes.image) and not node.get("alt"):
-            node["alt"] = front.alternative(said[nodes.title], said[nodes.paragraph])
+            words = front.alternative(said[nodes.title], said[nodes.paragraph])
+            node["alt"] = own.get(Path(node["uri"]).stem, words)
 
 
 def setup(app):

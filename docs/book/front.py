@@ -5,6 +5,7 @@ with the tag "thumbnail", or else the first.
 """
 
 import base64
+import hashlib
 import html
 import io
 import re
@@ -63,6 +64,14 @@ def write_thumbnails(folder: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in ordered(folder):
         thumbnail(path).save(out / f"{path.stem}.png", optimize=True)
+
+
+def own_words(path: Path) -> dict[str, str]:
+    """Alternative texts that pictures bring along, by the checksum that myst-nb names a file by."""
+    outputs = (o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", []))
+    alts = ((o, o.get("metadata", {}).get("image/png", {}).get("alt")) for o in outputs)
+    return {hashlib.sha256(base64.b64decode(o.data["image/png"])).hexdigest(): alt
+            for o, alt in alts if alt}  # fmt: skip
 
 
 def alternative(heading: str, text: str) -> str:

@@ -12,6 +12,7 @@ pip packages (the extra "book") and lie beside the decks, which need no network.
 from __future__ import annotations
 
 import argparse
+import html
 import importlib.util
 import re
 import shutil
@@ -23,15 +24,24 @@ from nbconvert import SlidesExporter
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "book"))
+
+from front import alternative  # noqa: E402
+
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
 HIDDEN = "deck-hides-code"
 # A deck has no prerequisites and no list of sources.
 ENDS = re.compile(r"\n+(?:## Sources|\*\*Next\.|\*\*Before you start\.).*", re.S)
+UNDESCRIBED = "No description has been provided for this image"  # nbconvert's alternative text
 NOT_TAUGHT = re.compile(r"## \d+ · Exercises")
 
 
+def png(output: nbformat.NotebookNode) -> bool:
+    return "image/png" in output.get("data", {})
+
+
 def pictures(cell: nbformat.NotebookNode) -> bool:
-    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+    return any(map(png, cell.get("outputs", [])))
 
 
 def slide_type(cell: nbformat.NotebookNode) -> str:
@@ -67,19 +77,27 @@ def tag(path: Path) -> None:
 
 def deck(path: Path) -> str:
     """The deck of one notebook as an HTML page, which looks for reveal/ and mathjax/ beside it."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook, heading, words, described = nbformat.read(path, as_version=4), "", "", []
     for cell in notebook.cells:
-        cell.metadata.setdefault("slideshow", {}).setdefault("slide_type", "skip")
+        kind = cell.metadata.setdefault("slideshow", {}).setdefault("slide_type", "skip")
         if cell.cell_type == "markdown":
             cell.source = ENDS.sub("", cell.source)
-        elif pictures(cell) and "show-code" not in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), HIDDEN]
+            titles = re.findall(r"^#+ (.+)", cell.source, re.M)
+            heading = titles[-1] if titles else heading
+            words = re.sub(r"^#+ .+|[*`$]", "", cell.source, flags=re.M)
+        elif kind != "skip":
+            said = alternative(heading, words)
+            described += [output.metadata.get("image/png", {}).get("alt", said)
+                          for output in cell.get("outputs", []) if png(output)]  # fmt: skip
+            if pictures(cell) and "show-code" not in cell.metadata.get("tags", []):
+                cell.metadata["tags"] = [*cell.metadata.get("tags", []), HIDDEN]
     notebook.metadata["title"] = path.stem
     config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {HIDDEN}},
                     SlidesExporter={"reveal_url_prefix": "reveal", "reveal_theme": "white"},
                     )  # fmt: skip
     exporter = SlidesExporter(config=config, template_file=str(TEMPLATE))
-    return exporter.from_notebook_node(notebook)[0]
+    first, *parts = exporter.from_notebook_node(notebook)[0].split(UNDESCRIBED)
+    return first + "".join(html.escape(a) + b for a, b in zip(described, parts, strict=True))
 
 
 def assets(out: Path) -> None:

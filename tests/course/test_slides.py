@@ -24,6 +24,7 @@ def test_a_deck_has_slides_with_pictures_and_no_solutions(path):
     page = slides.deck(path)
     assert page.count("<section") // 2 >= 15  # nbconvert nests: a column, and the slide in it
     assert page.count("data:image/png;base64") >= 8
+    assert "No description" not in page and 'alt="Picture of the section' in page
     assert "Solutions" not in page and "## Sources" not in page
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]*)"', page)
     assert not [link for link in loaded if re.match("(https?:)?//", link)]
