@@ -163,7 +163,8 @@ def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
 
 def walk(tok: MultiScaleVQVAE, images: Tensor) -> Panel:
     """Walk through the scales of images (B, C, H, W) with a slider (`views.one_scale`)."""
-    scales = ipywidgets.IntSlider(1, 1, len(tok.schedule), description="maps")
+    last = len(tok.schedule)
+    scales = ipywidgets.IntSlider(max(1, last - 1), 1, last, description="maps")  # as a page shows
     return Panel(
         lambda picture, scales: views.one_scale(tok, images[picture], scales),
         {"picture": _pictures(images), "scales": scales},
