@@ -8,8 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-from docutils import nodes
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 import front
@@ -69,6 +67,8 @@ def ledger_of_the_site(text):
 
 def describe_pictures(app, doctree, page):
     """Gives every picture an alternative text: its own, or what the page says before it."""
+    from docutils import nodes  # comes with Sphinx; the tests read the settings without it
+
     source, said = Path(app.env.doc2path(page)), {nodes.title: "", nodes.paragraph: ""}
     own = front.own_words(source) if source.suffix == ".ipynb" else {}
     for node in doctree.findall():
