@@ -8,11 +8,12 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+BOOK = Path(__file__).resolve().parent
+sys.path.insert(0, str(BOOK))
 
 import front
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = BOOK.parents[1] / "notebooks"
 
 project = "varmini"
 author = "varmini authors"
