@@ -8,7 +8,7 @@ from tiny import make_tokenizer, make_var, random_images
 from torch import nn
 
 from varmini import ScaleSchedule, quicken, sample
-from varmini.fast.halves import both, divisible, halved
+from varmini.fast.halves import both, divisible, halved, whole_batches
 
 
 SIZES = (1, 2, 4)
@@ -105,6 +105,8 @@ def test_where_a_second_thread_would_not_help_there_is_one_call(monkeypatch):
     torch.set_num_threads(1)
     assert not divisible(batch)
     torch.set_num_threads(2)
+    with whole_batches():
+        assert not divisible(batch)
     monkeypatch.delenv("OMP_WAIT_POLICY")  # torch's own: threads that wait spin
     assert not divisible(batch)
 

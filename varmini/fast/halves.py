@@ -6,10 +6,11 @@ step. The halves of a batch meet twice: before the loss, and where their gradien
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -40,9 +41,22 @@ def halved(
     return _InHalves.apply(run, len(inputs), *inputs, *parameters)
 
 
+_whole: list[bool] = []
+
+
+@contextlib.contextmanager
+def whole_batches() -> Iterator[None]:
+    """No halves inside: profilers and counters see the calls of their own thread."""
+    _whole.append(True)
+    try:
+        yield
+    finally:
+        _whole.pop()
+
+
 def divisible(batch: Tensor) -> bool:
     """Whether a batch has two rows, and the machine two threads for them."""
-    return len(batch) > 1 and batch.device.type == "cpu" and cores_for_halves()
+    return len(batch) > 1 and batch.device.type == "cpu" and not _whole and cores_for_halves()
 
 
 def both(work: Callable[[int], T]) -> list[T]:
