@@ -10,7 +10,6 @@ from torch import nn
 from varmini import ScaleSchedule, quicken, sample
 from varmini.fast.halves import both, divisible, halved, whole_batches
 
-
 SIZES = (1, 2, 4)
 
 
