@@ -11,7 +11,7 @@ from pathlib import Path
 BOOK = Path(__file__).resolve().parent
 sys.path.insert(0, str(BOOK))
 
-import front
+import front  # noqa: E402
 
 NOTEBOOKS = BOOK.parents[1] / "notebooks"
 

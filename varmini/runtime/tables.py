@@ -136,6 +136,8 @@ def provenance(rows: Sequence[Row]) -> str:
 
 
 def _value(text: str) -> int | float | str:
+    if text == "infinity":  # a method; the number is written as "inf"
+        return text
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
