@@ -28,10 +28,22 @@ from varmini.experiments.scaling.fits import (
     ends_of,
     fit_power_law,
     frontier,
-    second_half,
 )
 from varmini.plots.charts import ACCENT, BLUE, INK, MUTED, shades
 from varmini.runtime.tables import Row
+
+
+def second_half(rows: Sequence[Row]) -> dict[int, float]:
+    """{n: the share of the loss of all scales that the second half of a run takes off}.
+
+    A run that has learned what its size allows gains nothing; the mean over seeds.
+    """
+    half, last = sorted({row["images"] for row in rows})[-2:]
+
+    def loss(n: int, images: int) -> float:
+        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
+
+    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
 
 
 @styled
