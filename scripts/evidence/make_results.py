@@ -16,7 +16,6 @@ from likelihood_report import likelihood
 from wording import NOT_MEASURED, number, provenance, table, with_error
 
 from varmini.evaluation.statistics import welch
-from varmini.experiments.bench.cost import exponents
 from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
 from varmini.experiments.scaling.fits import fit_power_law, laws
 from varmini.experiments.scaling.floors import floors
@@ -241,7 +240,8 @@ def cost(folder: Path, figures: Path) -> str:
     if not rows:
         return text + f"{NOT_MEASURED}: run `varmini bench --only cost`\n"
     paper = {"VAR": "n^4", "raster AR, no cache": "n^6"}
-    found = [(axis, r) for axis in ("side", "depth", "batch") for r in exponents(rows, axis)]
+    fits = ((axis, report_figures.exponents(rows, axis)) for axis in ("side", "depth", "batch"))
+    found = [(axis, r) for axis, of in fits for r in of]
     cells = [
         [axis, r["method"], f"{r['from']} to {r['to']}", number(r["steps"], 1),
          number(r["pairs"]), paper.get(r["method"], "") if axis == "side" else "",
