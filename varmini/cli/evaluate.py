@@ -17,7 +17,7 @@ from ..runtime import distributed
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device, precision
 from ..runtime.tables import append_row, origin
-from .models import Flat, Pair, bed, warn
+from .models import Flat, Pair, bed, output_file, warn
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -43,13 +43,11 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
 
 def _check_csv(path: Path, first: str) -> None:
     """Checks the file for results before any long work; `first` names its first column."""
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise ValueError(f"--out {path} is no .csv file: name one, new or with earlier results")
+    output_file(path, ".csv", overwrite=True)
     if path.exists():
         with open(path, errors="replace") as file:
             if file.readline().split(",")[0] != first:
                 raise ValueError(f"{path} holds other columns: choose another --out")
-    check_writable(path)
 
 
 @dataclass(frozen=True)
