@@ -320,7 +320,7 @@ def test_the_command_says_what_evaluated_what_against_what(models, tmp_path, cap
     assert cli.main(command(models, tmp_path, *again)) == 0  # the same draw is not drawn again
     assert len(list((tmp_path / "drawn").iterdir())) == 1
     second = rows(tmp_path / "again.csv")[0]
-    assert float(second["fid"]) == pytest.approx(0, abs=1e-3)
+    assert float(second["fid"]) < 1e-3 * float(row["fid"])
     assert second["reference"].startswith("samples.npz, checksum ")
 
 
