@@ -265,8 +265,8 @@ CASES = [
     Case("datasets: empty", lambda folder: rows(label=[0, 1])(folder).select([]), "no images"),
     Case("datasets: DatasetDict", lambda folder: datasets.DatasetDict(train=rows(label=[0, 1])(0)),
          "2 images of 16x16, 2 classes"),
-    Case("datasets: a stream without names", lambda folder: rows(label=[0, 1])(0)
-         .to_iterable_dataset(), "limit="),
+    Case("datasets: a stream", lambda folder: rows(label=[0, 1])(0).to_iterable_dataset(),
+         "IterableDataset: expected"),
     Case("a list of pictures", lambda folder: [solid()], "an object of `datasets`"),
     Case("a torch tensor", lambda folder: torch.zeros(2, 3, 8, 8), "Tensor: expected"),
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from .runtime import WAITING
 
 if TYPE_CHECKING:
-    from .fast.drawing import inpaint, sample
+    from .fast.drawing import sample
+    from .fast.painting import inpaint
     from .fast.quicken import quicken
     from .model.config import TokenizerConfig, VARConfig
     from .model.scales import ScaleSchedule
@@ -37,7 +38,7 @@ _HOMES = {
     "ScaleSchedule": "model.scales",
     "TokenizerConfig": "model.config",
     "VARConfig": "model.config",
-    "inpaint": "fast.drawing",
+    "inpaint": "fast.painting",
     "quicken": "fast.quicken",
     "sample": "fast.drawing",
 }

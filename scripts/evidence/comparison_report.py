@@ -7,22 +7,13 @@ from pathlib import Path
 from statistics import fmean, median
 
 import report_figures
+from wording import NOT_MEASURED, error_of, number, provenance, table, with_error
 
 from varmini.evaluation.statistics import ENOUGH, Difference, holm, welch
 from varmini.experiments.comparison.methods import ABLATION, METHODS
 from varmini.experiments.comparison.tokenizers import FAMILY
 from varmini.plots.images import save
-from varmini.runtime.tables import (
-    NOT_MEASURED,
-    Row,
-    error_of,
-    number,
-    provenance,
-    rows_of,
-    table,
-    with_error,
-    write_rows,
-)
+from varmini.runtime.tables import Row, rows_of, write_rows
 
 QUALITY = ("frechet", "accuracy", "precision", "recall")
 PAPER_FID = (18.65, 5.22, 4.95, 4.64, 3.60, 3.30)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from wording import NOT_MEASURED, provenance, table
+
 from varmini.evaluation.statistics import holm, welch
-from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table
+from varmini.runtime.tables import Row, rows_of
 
 WAYS = {
     "first": "one draw, no choice",

@@ -13,25 +13,15 @@ from pathlib import Path
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
 from likelihood_report import likelihood
+from wording import NOT_MEASURED, number, provenance, table, with_error
 
 from varmini.evaluation.statistics import welch
-from varmini.experiments.bench.cost import exponents
 from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
-from varmini.experiments.scaling.fits import fit_power_law, laws, second_half
+from varmini.experiments.scaling.fits import fit_power_law, laws
 from varmini.experiments.scaling.floors import floors
 from varmini.plots.images import save
 from varmini.runtime.files import write_atomic
-from varmini.runtime.tables import (
-    NOT_MEASURED,
-    RESULTS,
-    Row,
-    number,
-    provenance,
-    rows_of,
-    table,
-    with_error,
-    write_rows,
-)
+from varmini.runtime.tables import RESULTS, Row, rows_of, write_rows
 
 
 def scaling(folder: Path, figures: Path) -> str:
@@ -167,7 +157,7 @@ def _moments(rows: Sequence[Row]) -> str:
 
 def _bends(rows: Sequence[Row], fits: Sequence[Row]) -> str:
     """What keeps a toy off its law: too few steps, and images that come again."""
-    last, gains = max(r["images"] for r in rows), list(second_half(rows).values())
+    last, gains = max(r["images"] for r in rows), list(report_figures.second_half(rows).values())
     text = "Where the toy bends: over N, "
     for f in (f for f in fits if f["over"] == "n"):
         up = f["curvature"] > 0
@@ -250,7 +240,8 @@ def cost(folder: Path, figures: Path) -> str:
     if not rows:
         return text + f"{NOT_MEASURED}: run `varmini bench --only cost`\n"
     paper = {"VAR": "n^4", "raster AR, no cache": "n^6"}
-    found = [(axis, r) for axis in ("side", "depth", "batch") for r in exponents(rows, axis)]
+    fits = ((axis, report_figures.exponents(rows, axis)) for axis in ("side", "depth", "batch"))
+    found = [(axis, r) for axis, of in fits for r in of]
     cells = [
         [axis, r["method"], f"{r['from']} to {r['to']}", number(r["steps"], 1),
          number(r["pairs"]), paper.get(r["method"], "") if axis == "side" else "",

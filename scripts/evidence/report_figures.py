@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from varmini.experiments.bench.cost import METHODS
 from varmini.experiments.figures import (
     NAMES,
     five_panels,
@@ -28,10 +29,42 @@ from varmini.experiments.scaling.fits import (
     ends_of,
     fit_power_law,
     frontier,
-    second_half,
 )
 from varmini.plots.charts import ACCENT, BLUE, INK, MUTED, shades
 from varmini.runtime.tables import Row
+
+
+def second_half(rows: Sequence[Row]) -> dict[int, float]:
+    """{n: the share of the loss of all scales that the second half of a run takes off}.
+
+    A run that has learned what its size allows gains nothing; the mean over seeds.
+    """
+    half, last = sorted({row["images"] for row in rows})[-2:]
+
+    def loss(n: int, images: int) -> float:
+        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
+
+    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
+
+
+def exponents(rows: Sequence[Row], axis: str, largest: int = 3) -> list[Row]:
+    """How cost grows along an axis: b of cost = a x^b, fitted on log values, a row a method.
+
+    rows: of `cost_rows`; axis: "side", "depth" or "batch". The fit takes the so many `largest` x
+    that the method was run at, because a call has a price of its own that hides the growth at small
+    x. Returns method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
+    """
+    found = []
+    for method in METHODS:
+        of = sorted((r for r in rows if (r["axis"], r["method"]) == (axis, method)),
+                    key=lambda r: r[axis])[-largest:]  # fmt: skip
+        if len(of) > 1:
+            x = [r[axis] for r in of]
+            fits = {
+                c: fit_power_law(x, [r[c] for r in of]).b for c in ("steps", "pairs", "seconds")
+            }
+            found.append({"method": method, "from": x[0], "to": x[-1]} | fits)
+    return found
 
 
 @styled

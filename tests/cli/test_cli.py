@@ -68,7 +68,7 @@ def test_help_of_each_command(name, capsys):
     ok(*name.split(), "--help")
     out, err = capsys.readouterr()
     assert out.startswith(f"usage: varmini {name}") and err == ""
-    if name not in ("consolidate", "data", "plan"):  # these write no file of one's choice
+    if name not in ("data", "plan"):  # these write no file of one's choice
         assert "--out PATH" in out and out.count("(default: ") >= 3
     assert "Images a class." in out or name != "sample"  # the comments are its words
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.optim.swa_utils import AveragedModel
 
 import varmini
 from varmini.cli.models import class_names
@@ -29,7 +28,6 @@ from varmini.grade.submission import read_submission
 from varmini.official import load_official
 from varmini.plots.images import image_grid, save
 from varmini.training import checkpoint
-from varmini.training.checkpoint import consolidate
 
 
 class Evil:
@@ -153,25 +151,10 @@ def test_the_suite_reaches_nothing_outside_this_machine(address):
     assert done.returncode == 1 and "tests need no network" in done.stderr
 
 
-def test_a_checkpoint_of_another_run_is_one_line(tmp_path):
-    config = {"depth": 1, "width": 8, "heads": 1, "sizes": [1, 2], "vocab_size": 4}
-    told = {"kind": "var", "config": {"model": config}}
-    (tmp_path / "run.json").write_text(json.dumps(told))
-    other = varmini.MultiScaleVQVAE(varmini.model.tokenizer.TokenizerConfig(width=32, sizes=(1, 2)))
-    checkpoint.save(tmp_path / "state", 1, {"ema": other})
-    with pytest.raises(ValueError, match="does not fit this VAR: .*Missing"):
-        consolidate(tmp_path)
-
-
-@pytest.mark.parametrize("config", [None, 3, [], {"model": 3}, {"model": {"depth": "x"}},
-                                    {"model": {"depth": 10**9}}, {"data": [1]}])  # fmt: skip
-def test_a_spoiled_run_json_is_one_line(tmp_path, tok, var, config):
+@pytest.mark.parametrize("config", [None, 3, [], {"data": 3}, {"data": [1]}])
+def test_a_spoiled_run_json_leaves_the_classes_their_numbers(tmp_path, tok, var, config):
     (tmp_path / "run.json").write_text(json.dumps({"kind": "var", "config": config}))
-    checkpoint.save(tmp_path / "state", 1, {"ema": AveragedModel(var)})
-    with pytest.raises(ValueError, match="run.json") as error:
-        consolidate(tmp_path)
-    assert "\n" not in str(error.value)
-    assert class_names(tmp_path, var, tok) == ()  # numbers do: our bed has ten classes, not three
+    assert class_names(tmp_path, var, tok) == ()  # our bed has ten classes, not three
 
 
 def test_a_spoiled_draw_is_drawn_again_or_named(tmp_path, tok, var):

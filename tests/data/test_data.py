@@ -23,7 +23,6 @@ from varmini.data import (
     LazyImages,
     batches,
     class_names,
-    in_order,
     load_images,
     to_float,
     to_uint8,
@@ -268,11 +267,9 @@ def test_any_dataset_object():
     assert len(load_images(parts, "test", size=8)) == 1
     named = rows.cast_column("animal", hf.ClassLabel(names=["eel", "dog", "cat"]))
     assert load_images(named, size=8).classes == ("eel", "dog", "cat")
-    stream = load_images(named.to_iterable_dataset(), size=8, limit=6)
-    assert torch.equal(next(in_order(stream, 6))[0], next(in_order(found, 6))[0])
     parts = hf.DatasetDict(train=rows)
     assert "split 'test' is not among train" in message(load_images, parts, "test")
-    assert "names its classes" in message(load_images, rows.to_iterable_dataset(), limit=6, size=8)
+    assert "IterableDataset: expected" in message(load_images, rows.to_iterable_dataset())
 
 
 def test_bad_names_and_options(tmp_path, monkeypatch):

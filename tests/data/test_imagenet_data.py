@@ -1,4 +1,4 @@
-"""Folders and streams: layouts, workers, broken pictures, fingerprints, headers that lie."""
+"""Folders and parquet files: layouts, workers, broken pictures, fingerprints, headers that lie."""
 
 import io
 import itertools
@@ -13,8 +13,6 @@ import sys
 import zlib
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -97,7 +95,7 @@ def test_the_hubs_layout(hub_copy, monkeypatch):
     assert len(test) == 6 and test.classes == SYNSETS and test[4][1] == 1
     train = load_images("imagenet", size=8)
     assert len(train) == 12 and train[0][0].shape == (3, 8, 8)
-    assert class_names("imagenet") == class_names("imagenet-stream") == class_names(hub_copy)
+    assert class_names("imagenet") == class_names(hub_copy)
     assert "row 0 has label -1" in message(load_images, hub_copy, "test", size=8)
     (hub_copy / "data/train-00001-of-00002.parquet").unlink()
     assert "1 of 2 train files" in message(load_images, "imagenet", size=8)
@@ -162,53 +160,6 @@ def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):
                 os.kill(child.pid, number)
 
 
-def test_a_stream_holds_what_the_copy_holds(hub_copy):
-    stream = load_images("imagenet-stream", size=8)
-    copy = load_images("imagenet", size=8)
-    assert len(stream) == 12 and stream.classes == SYNSETS
-    whole = [torch.cat(parts) for parts in zip(*in_order(copy, 5), strict=True)]
-    for workers in (0, 1):
-        found = [torch.cat(parts) for parts in zip(*in_order(stream, 5, workers), strict=True)]
-        assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
-    assert all(torch.equal(stream[i][0], whole[0][i]) for i in (0, 7))
-    few = load_images("imagenet-stream", size=8, limit=4)
-    assert len(list(in_order(few, 3))) == 2 and len(few) == 4
-
-
-def test_a_streams_order_is_a_function_of_seed_and_epoch(hub_copy):
-    stream = load_images("imagenet-stream", "train", size=8)
-    stream.train = False  # centre crops: a picture is the same wherever it comes
-    known = {stream[i][0].numpy().tobytes(): i for i in range(12)}
-
-    def order(steps, **options):
-        for images, _ in itertools.islice(batches(stream, 4, **options), steps):
-            yield [known[image.numpy().tobytes()] for image in images]
-
-    whole = list(order(6, seed=0))
-    assert sorted(sum(whole[:3], [])) == sorted(sum(whole[3:], [])) == list(range(12))
-    assert whole[:3] != whole[3:] and whole != list(order(6, seed=1))
-    for start, workers in ((2, 0), (4, 1)):
-        assert list(order(2, seed=0, start_step=start, workers=workers)) == whole[start : start + 2]
-    assert list(order(1, seed=0, part=slice(1, 3))) == [whole[0][1:3]]
-
-
-def test_a_stream_replaces_broken_pictures_and_checks_labels(hub_copy):
-    file = hub_copy / "data/validation-00000-of-00001.parquet"
-    rows, schema = pq.read_table(file).to_pydict(), pq.read_schema(file)
-    rows["image"][5]["bytes"] = b"broken"
-    pq.write_table(pa.table(rows, schema=schema), file)
-    stream = load_images("imagenet-stream", "test", size=8)
-    images, labels = next(in_order(stream, 6))
-    assert torch.equal(images[5], images[0]) and labels.tolist() == [0, 1, 2, 0, 1, 0]
-    assert list(stream.broken) == ["imagenet-1k, streamed row 5"]
-    rows["label"][1] = -1
-    pq.write_table(pa.table(rows, schema=schema), file)
-    text = message(next, in_order(load_images("imagenet-stream", "test", size=8), 6))
-    assert "imagenet-1k, streamed: row 1 has label -1" in text
-    pq.write_table(pa.table(rows), file)  # without the hub's metadata
-    assert "names its classes" in message(load_images, "imagenet-stream", "test", size=8)
-
-
 def test_broken_pictures_are_named_and_replaced(pictures, tmp_path, caplog):
     for file in sorted((pictures / "cat").iterdir())[3:6]:
         file.write_bytes(file.read_bytes()[:60])
@@ -241,8 +192,8 @@ def test_another_content_has_another_fingerprint(pictures, hub_copy):
     def folder(split="train", **options) -> str:
         return load_images(pictures, split, **{"size": 8, "channels": 3} | options).fingerprint
 
-    def parquet(name="imagenet") -> str:
-        return load_images(name, size=8).fingerprint
+    def parquet() -> str:
+        return load_images("imagenet", size=8).fingerprint
 
     before = folder()
     others = [{"size": 9}, {"limit": 5}, {"split": "test"}, {"channels": 1}]
@@ -250,10 +201,10 @@ def test_another_content_has_another_fingerprint(pictures, hub_copy):
     for file in (pictures / "cat").glob("*.png"):
         file.write_bytes(encode(noise(77, 9, 9, 3)))
     assert folder() != before
-    copied, streamed = parquet(), parquet("imagenet-stream")
-    assert copied == parquet() and streamed == parquet("imagenet-stream")
+    copied = parquet()
+    assert copied == parquet()
     shard(hub_copy / "data", "train", 1, 2, count=7)
-    assert copied != parquet() and streamed != parquet("imagenet-stream")
+    assert copied != parquet()
 
 
 def test_a_picture_that_claims_too_many_pixels_is_never_unpacked(monkeypatch):

@@ -1,6 +1,8 @@
 """The machinery of `varmini bench` on tiny shapes: rows, counts, ratios; no time is asserted."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from varmini.cli import bench
 from varmini.cli import main as cli
 from varmini.experiments.bench import busy, measure, profiles, speed
-from varmini.experiments.bench.cost import METHODS, cost_rows, counts, exponents, sizes_for
+from varmini.experiments.bench.cost import METHODS, cost_rows, counts, sizes_for
 from varmini.experiments.bench.shapes import SHAPES, models
 from varmini.runtime.machine import precision
 from varmini.runtime.tables import read_rows
@@ -82,6 +84,8 @@ def test_cost_is_measured_along_three_axes():
     kept = {r["method"]: float(r["cache_mib"]) * 2**20 for r in rows if r["axis"] == "depth"}
     assert kept[METHODS[1]] == pytest.approx(2 * 2 * 128 * 4 * 64, rel=1e-3)
     values = [r | {"seconds": float(r["seconds"])} for r in rows]
+    script = Path(__file__).parents[2] / "scripts/evidence/report_figures.py"
+    exponents = runpy.run_path(str(script))["exponents"]
     found = exponents(values, "side")
     assert [r["method"] for r in found] == list(METHODS) and exponents(values, "depth") == []
     assert found[1]["steps"] == pytest.approx(2) and (found[0]["from"], found[0]["to"]) == (2, 4)

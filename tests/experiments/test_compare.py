@@ -23,14 +23,7 @@ from varmini.experiments.comparison.measure import jackknife, measure_against
 from varmini.experiments.comparison.methods import ABLATION, COMPARED, METHODS, tokenizer_of
 from varmini.experiments.comparison.tokenizers import BARE, BUILDERS, FAMILY
 from varmini.runtime.machine import precision
-from varmini.runtime.tables import (
-    NOT_MEASURED,
-    RESULTS,
-    error_of,
-    read_rows,
-    with_error,
-    write_rows,
-)
+from varmini.runtime.tables import RESULTS, read_rows, write_rows
 from varmini.training import train_tokenizer
 from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import var_sampling_flops
@@ -295,7 +288,7 @@ def script():
 def test_what_has_no_table_was_not_measured(script, tmp_path, capsys):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.count(NOT_MEASURED) == 7 and "nan" not in text
+    assert text.count("not measured") == 7 and "nan" not in text
     write_rows(tmp_path / "scaling" / "sweep.csv", [{"depth": d} for d in (1, 2, 3)])
     assert script.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make_results: error: ")
@@ -350,13 +343,15 @@ def test_the_committed_tables_make_the_committed_text(script, tmp_path):
     assert len(shown) > 8 and all((tmp_path / name).stat().st_size > 1000 for name in shown)
 
 
-def test_an_error_covers_sampling_and_seeds():
+def test_an_error_covers_sampling_and_seeds(script):
+    words = sys.modules["wording"]
+    error_of = words.error_of
     rows = [{"x": 1.0, "x_se": 0.3}, {"x": 1.0, "x_se": 0.4}]
     assert error_of(rows, "x") == pytest.approx(0.25)
     rows = [{"x": 0.0, "x_se": 0.1}, {"x": 2.0, "x_se": 0.1}]
     assert error_of(rows, "x") == pytest.approx(1.0)  # sd 1.41 over the root of 2
     assert error_of(rows[:1], "x") == pytest.approx(0.1)
-    assert with_error([], "x") == NOT_MEASURED
+    assert words.with_error([], "x") == words.NOT_MEASURED == "not measured"
 
 
 def test_the_defaults_of_one_system_are_the_best_of_the_committed_searches():

@@ -1,7 +1,6 @@
 """Grading: what a submission may be, what it cannot do, and what the teacher gets to see."""
 
 import csv
-import functools
 import json
 import random
 from collections import namedtuple
@@ -15,7 +14,6 @@ from assignments.proof import code, notebook_of
 
 from varmini.cli import main as cli
 from varmini.cli.grade import harmless
-from varmini.grade import marking as public
 from varmini.grade import trees
 from varmini.grade.calls import perform
 from varmini.grade.compare import difference
@@ -171,24 +169,6 @@ def test_a_difference_below_the_tolerance_is_none():
     assert difference(float(count) * (1 + 1e-9), count, 1e-4) is not None
 
 
-def test_answers_of_a_liar_earn_nothing():
-    """Whatever the child sends instead of answers: no points, no exception."""
-    exam = Exam("a1", 0)
-    strange = [
-        {"status": "ok"}, {"status": "ok", "value": None}, {"status": "ok", "value": [[]] * 3},
-        {"status": "ok", "value": {"a": 1}}, {"status": "won"}, {"status": None}, {},
-        {"status": "ok", "value": float("nan")}, {"status": "ok", "value": "25 points"},
-        {"status": "ok", "value": [np.zeros((1, 1, 1))]}, {"status": "raised"},
-        trees.plain_answer(
-            {"status": "ok", "value": functools.reduce(lambda x, _: [x], range(900), 0)}
-        ),
-    ]  # fmt: skip
-    for answer in strange:
-        results = exam.mark(lambda calls, *_, answer=answer: [answer] * len(calls))
-        assert sum(result.earned for result in results) == 0
-        assert all(result.message for result in results)
-
-
 def test_text_of_a_submission_is_made_plain():
     assert plain("a\x1b[31mb\nc\u202ed") == "a [31mb c d"
     assert len(plain("x" * 10**6)) == 401
@@ -265,7 +245,3 @@ def test_gradients_switched_off_by_the_notebook():
     finally:
         torch.set_grad_enabled(True)
     assert sum(result.earned for result in results) == 25
-
-
-def test_the_public_name():
-    assert public.grade is grade

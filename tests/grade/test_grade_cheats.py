@@ -65,7 +65,8 @@ def strange(rng: random.Random, depth: int = 3):
     """Anything that JSON and safetensors can carry."""
     leaves = [None, True, 0, -1, 10**400, float("nan"), float("inf"), "", "ok", "25", 2**63,
               np.zeros(()), np.full((2, 3), np.inf), np.zeros((0, 3)), np.array([True, False]),
-              np.arange(4, dtype=np.uint64), np.float16([1, -np.inf]), -float("inf")]  # fmt: skip
+              np.arange(4, dtype=np.uint64), np.float16([1, -np.inf]), -float("inf"),
+              functools.reduce(lambda x, _: [x], range(900), 0)]  # fmt: skip
     kind = rng.randrange(5 if depth else 2)
     if kind < 2:
         return rng.choice(leaves)

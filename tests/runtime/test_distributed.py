@@ -18,7 +18,7 @@ from two_processes import RUNS
 from varmini import VAR, MultiScaleVQVAE
 from varmini.runtime import distributed
 from varmini.runtime.machine import precision
-from varmini.training.checkpoint import AVERAGES, consolidate, newest, read
+from varmini.training.checkpoint import AVERAGES, newest, read
 
 LOSSES = ("loss", "reconstruction", "vq", "perceptual", "adversarial", "val_loss", "val_loss_2")
 
@@ -125,27 +125,12 @@ def test_every_run_ends_with_the_same_averaged_model(ran, name):
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
-def test_consolidate_makes_a_model_of_a_run_that_was_stopped(ran, name, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(ran[0] / f"{name}-two", run)
-    (run / "model.safetensors").unlink()
-    (run / "config.json").unlink()
-    assert consolidate(run) == run
+def test_a_run_ends_with_the_averages_of_its_newest_checkpoint(ran, name):
+    run = ran[0] / f"{name}-two"
     model = VAR.from_pretrained(run)
     stored = read(newest(run / "state"), prefix=AVERAGES)[1]
     assert stored.keys() == {AVERAGES + k for k in model.state_dict()}
     assert all(t.equal(stored[AVERAGES + k]) for k, t in model.state_dict().items())
-
-
-@pytest.mark.parametrize("told, words", [
-    (None, "no run.json"), ({"kind": "var", "config": {}}, "--resume"),
-    ({"kind": "var", "config": {"model": {}}}, "no checkpoint"),
-])  # fmt: skip
-def test_consolidate_names_what_is_missing(tmp_path, told, words):
-    if told:
-        (tmp_path / "run.json").write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=words):
-        consolidate(tmp_path)
 
 
 def test_token_maps_are_the_same_files_for_any_number_of_processes(ran):

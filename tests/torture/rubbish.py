@@ -34,7 +34,7 @@ import varmini
 from varmini import VAR, MultiScaleVQVAE, ScaleSchedule
 from varmini.cli import draw
 from varmini.data import load_images
-from varmini.evaluation import evaluators, fid, npz
+from varmini.evaluation import evaluators, fid
 from varmini.grade.submission import read_submission
 from varmini.official import load_official, to_official
 from varmini.plots import charts
@@ -203,7 +203,7 @@ def officials(folder: Path, var: VAR) -> list[Path]:
 def references(folder: Path, evaluator: Classifier) -> list[Path]:
     folder.mkdir()
     d = evaluator.config.widths[-1]
-    npz.write_arrays(folder / "stats.npz", {"mu": np.zeros(d), "sigma": np.eye(d)})
+    np.savez(folder / "stats.npz", mu=np.zeros(d), sigma=np.eye(d))
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     np.savez_compressed(folder / "images.npz", arr_0=pixels)
     return sorted(folder.iterdir())

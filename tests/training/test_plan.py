@@ -9,22 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import make_tokenizer, make_var, random_images
+from tiny import make_var
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from varmini import ScaleSchedule, TokenizerConfig, quicken
 from varmini.cli.main import main
 from varmini.runtime.tables import read_rows
-from varmini.training.codebook import code_diversity
 from varmini.training.flops import exact_parameters
 from varmini.training.optim import averaged, blockwise, learning_rate_share, weight_decay_at
 from varmini.training.planner import (
     GPUS,
     USABLE,
     find_fit,
-    perceptual_memory,
-    tokenizer_memory,
     var_memory,
     way_memory,
 )
@@ -140,26 +137,6 @@ def test_peak_of_a_whole_step(bf16, recompute) -> None:
     assert (0.5 if recompute else 0.75) * wanted < made.most < 1.05 * wanted
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"multipliers": (1, 2), "num_res_blocks": 2}, {"sizes": (1, 4), "patch": 1}]
-)
-def test_activations_of_the_tokenizer(options) -> None:
-    tok = make_tokenizer(**options).train()
-    images = random_images(BATCH, tok.config.image_channels, tok.image_size)
-    parts = tokenizer_memory(tok.config, BATCH, bf16=False)
-
-    def forward():
-        result = tok(images)
-        spread = code_diversity(tok.quantizer, result.features, result.tokens)
-        return result.images.square().mean() + result.loss + spread
-
-    wanted = parts["activations"] + parts["quantizer"]
-    assert kept_bytes(forward, tok) == pytest.approx(wanted, rel=0.1)
-    assert parts["weights"] == sum(p.nbytes for p in tok.parameters())
-    all_of_it, less = (tokenizer_memory(tok.config, BATCH, recompute=r) for r in (False, True))
-    assert less["activations"] < all_of_it["activations"]
-
-
 def test_sharding_divides_what_it_shards() -> None:
     config = PRESETS["imagenet256-d30"].var.model
     whole, parts = var_memory(config, 4), var_memory(config, 4, shards=8)
@@ -190,14 +167,10 @@ def test_the_way_out_fits_and_nothing_cheaper_does() -> None:
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n.startswith("imagenet")])
 def test_presets_fit_eight_gpus_of_80_gb(name) -> None:
-    run, tok = PRESETS[name].var, PRESETS[name].tokenizer
+    run = PRESETS[name].var
     way, room = (run.parallel, run.recompute), USABLE * GPUS["h100"].memory
     parts = way_memory(run.model, run.batch_size, 8, way, run.accumulate, 0.5e9)
     assert sum(parts.values()) <= room
-    height, width = (16 * side for side in ScaleSchedule(tok.model.sizes).grids[-1])
-    images = tok.batch_size // 8
-    need = sum(tokenizer_memory(tok.model, images, recompute=tok.recompute).values())
-    assert need + perceptual_memory((height, width), images) <= room
 
 
 @pytest.mark.parametrize(
@@ -241,10 +214,8 @@ WORDS = ("parameters", "FLOPs a step", "activations", "key-value cache", "USD", 
 PLANS = [
     *((f"{name} --gpus 8 --gpu h100", WORDS) for name in PRESETS),
     ("imagenet256-d16 --price 0 --utilisation 0.42", ("0 USD at 42% of", "0.00 USD an hour")),
-    ("imagenet256-d30 --gpus 1 --gpu 4090", (
-        "does not fit on 1 GPU(s)", "do with --parallel fsdp",
-        "recomputing, does not fit; --batch-size 27 does",
-    )),
+    ("imagenet256-d30 --gpus 1 --gpu 4090",
+     ("does not fit on 1 GPU(s)", "do with --parallel fsdp")),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,9 @@ def test_a_terminated_run_saves_and_goes_on_bit_equal(loop, whole, tmp_path, cap
     assert f"--resume --out {out}" in capsys.readouterr().err
     assert not (out / "model.safetensors").exists()
     assert f"step-{step + 1:08d}.safetensors" in {p.name for p in (out / "state").iterdir()}
+    early = shutil.copytree(out, tmp_path / "early")  # ended early: no step, only its model
+    train(replace(config, images=config.batch_size), early, resume=True)
+    assert (early / "model.safetensors").exists()
     assert train(config, out, resume=True) == out
     assert_equal_runs(whole, out)
     sessions = json.loads((out / "run.json").read_text())["sessions"]

@@ -43,8 +43,7 @@ class Data:
     def _describe(self, name: str, split: str) -> None:
         dataset = load_images(name, split, root=self.root if name in NAMES else None)
         labels, number = np.asarray(dataset.labels), len(dataset.classes)
-        # The labels of a stream are known only by reading all of it.
-        counts = np.bincount(labels, minlength=number) if len(labels) else ["?"] * number
+        counts = np.bincount(labels, minlength=number)
         print(
             f"{dataset.name}, {split}: {len(dataset)} images of {dataset.channels} channels, "
             f"{dataset.size} pixels a side, {number} classes"

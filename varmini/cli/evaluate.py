@@ -17,7 +17,7 @@ from ..runtime import distributed
 from ..runtime.files import check_writable
 from ..runtime.machine import autocast, device, precision
 from ..runtime.tables import append_row, origin
-from .models import Flat, Pair, bed, warn
+from .models import Flat, Pair, bed, output_file, warn
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -43,13 +43,11 @@ def report(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
 
 def _check_csv(path: Path, first: str) -> None:
     """Checks the file for results before any long work; `first` names its first column."""
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise ValueError(f"--out {path} is no .csv file: name one, new or with earlier results")
+    output_file(path, ".csv", overwrite=True)
     if path.exists():
         with open(path, errors="replace") as file:
             if file.readline().split(",")[0] != first:
                 raise ValueError(f"{path} holds other columns: choose another --out")
-    check_writable(path)
 
 
 @dataclass(frozen=True)
@@ -126,84 +124,51 @@ class EvaluateSamples:
     """Draw from the likeliest tokens that hold this share of the probability; 0 or 1: all."""
     seed: int = 0
     """The same seed gives the same pictures; every picture has its own random numbers."""
-    candidates: int = 1
-    """Rejection sampling (-re): draw so many for each sample and keep the one whose class the
-    rejector is surest of, a share of 1 / candidates; 1: no rejection."""
-    rejector: str | None = None
-    """Who rejects: "torchvision:<network>", a shipped classifier or a folder; not the evaluator."""
     reference: Path | None = None
     """.npz file with mu and sigma (pytorch-fid, ADM), images arr_0, or both; None: the test images
     of --data."""
     split: Literal["train", "test"] = "test"  # Part of --data that is the reference.
-    save_reference: Path | None = None
-    """.npz file to keep the reference's statistics in, for --reference."""
     samples: Path = Path("out/samples")
     """Folder that gets a folder for each draw, with samples.npz for the ADM evaluator."""
     out: Path = Path("out/evaluation-samples.csv")  # CSV file that gets the rows.
 
     def __call__(self) -> None:
         distributed.start()
-        batch_size = self.evaluation.batch_size
+        size = self.evaluation.batch_size
         with distributed.together():  # what is wrong is told once, and before any long work
             var, tok, _ = self.models.load()
             classes = var.config.num_classes
-            rejector = self._rejector(tok.config.image_channels, classes)
             per_class = self.per_class
             if per_class is None:
                 per_class = 50 if classes >= 1000 else 100
-            given = {k: getattr(self, k) for k in ("top_k", "top_p", "seed", "candidates")}
-            given |= dict(rejector=rejector.about if rejector else "", precision=str(precision()))
+            given = {k: getattr(self, k) for k in ("top_k", "top_p", "seed")}
+            given["precision"] = str(precision())
             checksums = weights_checksum(var), weights_checksum(tok)
             draws = [Draw(*checksums, classes, per_class, cfg=cfg, **given) for cfg in self.cfg]
             if distributed.is_main():
-                evaluator, reference = self._prepare(tok, classes, per_class, rejector)
-        reject = (lambda x: rejector(x)[1]) if rejector else None
-        options = dict(batch_size=batch_size, reject=reject)
-        files = [draw_samples(var, tok, draw, self.samples, **options) for draw in draws]
+                evaluator, reference = self._prepare(tok, classes, per_class)
+        files = [draw_samples(var, tok, draw, self.samples, batch_size=size) for draw in draws]
         if not distributed.is_main():
             return
         known = reference()
-        if self.save_reference is not None:
-            known.save(self.save_reference, evaluator)
-            print(f"wrote {self.save_reference}")
         about = {"var": self.models.var, "network": evaluator.about, "reference": known.about}
-        shown = ("per_class", "cfg", "seed", "top_k", "top_p", "candidates", "rejector")
+        shown = ("per_class", "cfg", "seed", "top_k", "top_p")
         for draw, file in zip(draws, files):
-            images = (to_channels_first(x) for x in npz.read_images(file, batch_size))
+            images = (to_channels_first(x) for x in npz.read_images(file, size))
             options = dict(num_classes=classes, seed=draw.seed)
             results = measure(evaluator, images, draw.labels, known, **options)
             report(self.out, about | {k: getattr(draw, k) for k in shown}, results)
             print(f"wrote {file}")
         print(f"wrote {self.out}")
 
-    def _rejector(self, channels: int, classes: int) -> Evaluator | None:
-        if self.candidates == 1 and self.rejector is None:
-            return None
-        if self.candidates < 2 or self.rejector is None:
-            raise ValueError(
-                f"--candidates is {self.candidates} and --rejector {self.rejector}: rejection "
-                "needs at least 2 candidates and a classifier"
-            )
-        rejector, _ = load_evaluator(self.rejector, channels, 0)
-        if rejector.classes != classes:
-            raise ValueError(
-                f"rejector {self.rejector!r} tells {rejector.classes} classes apart, the model "
-                f"draws {classes}: name a fitting --rejector"
-            )
-        return rejector
-
     def _prepare(
-        self, tok: MultiScaleVQVAE, classes: int, per_class: int, rejector: Evaluator | None
+        self, tok: MultiScaleVQVAE, classes: int, per_class: int
     ) -> tuple[Evaluator, Callable[[], Reference]]:
         """Checks all files; the evaluator, and what makes the reference from images seen later."""
         _check_csv(self.out, "var")
-        for path in (self.samples / "draw.json", self.save_reference):
-            if path is not None:
-                check_writable(path)
+        check_writable(self.samples / "draw.json")
         evaluation, evaluator = self.evaluation, self.evaluation.evaluator(tok)
         check_samples(classes * per_class, evaluator.features, f"--per-class {per_class}")
-        if rejector and rejector.about == evaluator.about:
-            warn("the evaluator itself rejects, so its figures flatter: name another --rejector")
         if self.reference is not None:
             known = load_reference(self.reference, evaluator, evaluation.batch_size)
             return evaluator, lambda: known

@@ -16,7 +16,6 @@ COMMANDS = {
     "train tokenizer": "stage 1: the multi-scale VQ-VAE",
     "train var": "stage 2: the transformer over token maps",
     "train classifier": "features for the perceptual loss and for the metrics",
-    "consolidate": "make a model of a run's newest checkpoint, before the run has ended",
     "sample": "draw images of given classes and save them as a grid",
     "reconstruct": "encode and decode images, from 1, 2, ... K scales",
     "inpaint": "redraw a part of an image, of any class or of a given one",
@@ -31,8 +30,7 @@ COMMANDS = {
     "grade": "mark an assignment: one submission, or a class into a CSV file",
 }
 """Each command is the class of that name: `train var` is TrainVar."""
-HOME = {"demo": "demo.run", "consolidate": "train"}
-HOME |= dict.fromkeys(("sample", "reconstruct", "inpaint"), "draw")
+HOME = {"demo": "demo.run", **dict.fromkeys(("sample", "reconstruct", "inpaint"), "draw")}
 """The module that a command lives in, where it has not the name of the command's first word."""
 
 

@@ -96,24 +96,6 @@ class Plan:
         yield "batch", f"{config.batch_size} images, {images} a GPU"
         step = planner.stage1_flops(tok, size, lpips, config.recompute)
         yield "FLOPs a step", f"{_short(step * config.batch_size)}FLOP"
-
-        def memory(count: int, recompute: bool) -> dict[str, float]:
-            parts = planner.tokenizer_memory(tok, count, recompute=recompute)
-            if lpips:
-                parts["perceptual (estimate)"] = planner.perceptual_memory(size, count)
-            return parts
-
-        for name, recompute in (("memory a GPU", False), ("memory, recomputing", True)):
-            parts = memory(images, recompute)
-            shares = ", ".join(f"{part} {value / 1e9:.1f}" for part, value in parts.items())
-            yield name, f"{sum(parts.values()) / 1e9:.1f} GB: {shares}"
-        fixed, need = (sum(memory(n, config.recompute).values()) for n in (0, images))
-        most = max(0, int((USABLE * card.memory - fixed) / (need - fixed) * images))
-        verdict = f"does not fit; --batch-size {self.gpus * most} does, {most} a GPU"
-        if not most:
-            verdict = "does not fit, nor does one image: take GPUs with more memory"
-        verdict = "fits" if most >= images else verdict
-        yield "verdict", f"the preset, {'' if config.recompute else 'not '}recomputing, {verdict}"
         yield "training", f"{config.images:,} images: {self._cost(step * config.images, card)}"
 
     def _stage2(

@@ -1,4 +1,4 @@
-"""`varmini train ...` and `varmini consolidate`: what leaves a model in a folder."""
+"""`varmini train ...`: what leaves a model in a folder."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ import tyro
 from ..runtime import distributed
 from ..runtime.machine import provenance
 from ..training import classifier, train_tokenizer, train_var
-from ..training.checkpoint import consolidate
 from ..training.configs import ClassifierTraining, TokenizerTraining, VARTraining
 from ..training.presets import PRESETS, preset
 from .models import Flat
@@ -56,7 +55,9 @@ class TrainTokenizer:
         if distributed.is_main():
             told = "{hardware}; processes: {processes}, threads: {threads}; products in {precision}"
             print(told.format(**provenance()) + ", weights in float32")
-            _name_files(folder)
+            print(f"wrote {folder}:")
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,3 @@ class TrainClassifier(TrainTokenizer):
     config: Annotated[ClassifierTraining, Flat]
     preset: PresetName = "cifar10"
     stage: ClassVar[str] = "classifier"
-
-
-@dataclass(frozen=True)
-class Consolidate:
-    """Makes the model of a run's newest checkpoint: config.json and model.safetensors.
-
-    A run that ends does this itself; this is for one that was stopped or still goes on. The weights
-    are the averaged ones. One process does it, on a CPU.
-    """
-
-    run: tyro.conf.Positional[Path]  # The run's folder.
-
-    def __call__(self) -> None:
-        _name_files(consolidate(self.run))
-
-
-def _name_files(folder: Path) -> None:
-    """The last lines of a training: what lies in its folder."""
-    print(f"wrote {folder}:")
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:.1f} MB")

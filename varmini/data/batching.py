@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.machine import to_device
 from .pictures import to_float
-from .sets import ImageSet, LazyImages, StreamedImages
+from .sets import ImageSet, LazyImages
 
 
 def check_batch_size(batch_size: int, images: int) -> None:
@@ -43,19 +42,6 @@ def batch_order(
         epoch, first = epoch + 1, 0
 
 
-def _streamed_order(data: StreamedImages, batch_size: int, seed: int, start: int) -> Iterator:
-    """The same with pictures for rows."""
-    per_epoch, cells = len(data) // batch_size, None
-    for step, (_, *columns) in enumerate(batch_order(len(data), batch_size, seed, start), start):
-        epoch, at = divmod(step, per_epoch)
-        if cells is None or at == 0:
-            cells = data.walk((seed, epoch), skip=at * batch_size)
-        batch = list(islice(cells, batch_size))
-        if len(batch) < batch_size:
-            raise ValueError(f"{data.name}: the stream ends before its {len(data)} rows")
-        yield batch, *columns
-
-
 def batches(
     dataset: ImageSet | LazyImages,
     batch_size: int,
@@ -77,10 +63,7 @@ def batches(
     Raises:
         ValueError: with the first batch, as `batch_order`.
     """
-    if isinstance(dataset, StreamedImages):
-        plan = _streamed_order(dataset, batch_size, seed, start_step)
-    else:
-        plan = batch_order(len(dataset), batch_size, seed, start_step)
+    plan = batch_order(len(dataset), batch_size, seed, start_step)
     plan = (tuple(column[part] for column in columns) for columns in plan)
     for images, labels, mirrored in _loaded(dataset, plan, workers):
         images = to_device(images) if on_device else images
@@ -99,9 +82,8 @@ def in_order(
     function of the image's index, as in `dataset[index]`.
     """
     rows = range(len(dataset)) if rows is None else rows
-    cells = dataset.walk(skip=rows.start) if isinstance(dataset, StreamedImages) else iter(rows)
     parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    plan = ((list(islice(cells, len(part))), 0, [(0, i) for i in part]) for part in parts)
+    plan = ((list(part), 0, [(0, i) for i in part]) for part in parts)
     for images, labels, _ in _loaded(dataset, plan, workers):
         yield to_float(images), labels
 

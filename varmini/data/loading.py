@@ -4,7 +4,6 @@
     fashion, cifar10                  all of them: parquet files under root= or $VARMINI_DATA,
                                       otherwise the hub
     imagenet                          the same for the hub's imagenet-1k, also as class folders
-    imagenet-stream                   read while it is used instead of copied to the disk first
     a folder                          one folder of pictures per class, or parquet files
     user/name                         any set on the hub
 """
@@ -22,10 +21,9 @@ from torch.nn import functional as F
 from ..runtime.pretrained import ASSETS as EMBEDDED
 from .folders import split_files
 from .pictures import decode, to_tensor
-from .sets import ImageSet, LazyImages, StreamedImages, spread, undecoded
+from .sets import ImageSet, LazyImages, spread, undecoded
 from .tables import (
     SPLITS,
-    count_rows,
     encoded,
     find_columns,
     parquet_files,
@@ -38,20 +36,19 @@ if TYPE_CHECKING:
     import datasets
 
 
-
 Known = namedtuple("Known", "hub config shape padding")  # what is held in memory; config: a folder
 KNOWN = {
     "fashion": Known("zalando-datasets/fashion_mnist", "fashion_mnist", (1, 28, 28), 2),
     "cifar10": Known("uoft-cs/cifar10", "plain_text", (3, 32, 32), 0),
 }
 SUBSETS = {"fashion-subset": "fashion_mnist_subset", "cifar10-subset": "cifar10_subset"}
-IMAGENET = {"imagenet": False, "imagenet-stream": True}
-NAMES = (*SUBSETS, *KNOWN, *IMAGENET)
+IMAGENET = "imagenet"
+NAMES = (*SUBSETS, *KNOWN, IMAGENET)
 MODES = {1: "L", 3: "RGB"}
 
 
 def load_images(
-    name: str | Path | datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict,
+    name: str | Path | datasets.Dataset | datasets.DatasetDict,
     split: str = "train",
     *,
     size: int | None = None,
@@ -68,7 +65,7 @@ def load_images(
             background, never stretched), 256 for ImageNet, else the first picture's.
         channels: 1 or 3, by default the set's own.
         root: folder with the full sets, before $VARMINI_DATA and the hub.
-        limit: that many images, evenly spaced over the set (of a stream: its first).
+        limit: that many images, evenly spaced over the set.
 
     Returns:
         Fashion-MNIST and CIFAR-10 as bytes in memory, all else decoded when asked for. Every set
@@ -91,13 +88,13 @@ def load_images(
         return _from_rows(name, "dataset", split, **view)
     if name in SUBSETS or name in KNOWN:
         return _in_memory(str(name), split, root, **view)
-    if name in IMAGENET:
+    if name == IMAGENET:
         view |= {"size": size or 256, "channels": channels or 3}
         parts = SPLITS[split][::-1]  # ImageNet's own test part has no labels
         if folder := root or imagenet_folder():
-            return _from_folder(Path(folder), split, parts, IMAGENET[name], **view)
+            return _from_folder(Path(folder), split, parts, **view)
         part = "train" if split == "train" else "validation"
-        return _from_rows(_from_hub("imagenet-1k", part, IMAGENET[name]), "imagenet", split, **view)
+        return _from_rows(_from_hub("imagenet-1k", part), IMAGENET, split, **view)
     if Path(name).is_dir():
         return _from_folder(Path(name), split, SPLITS[split], **view)
     if str(name).count("/") == 1 and not str(name).startswith(("/", ".", "~")):
@@ -116,7 +113,7 @@ def class_names(name: str | Path) -> tuple[str, ...]:
     """The names of a set's classes; the hub is never asked, so they are empty for what is there."""
     if f"{name}-subset" in SUBSETS:
         name = f"{name}-subset"
-    if name in SUBSETS or Path(name).is_dir() or (name in IMAGENET and imagenet_folder()):
+    if name in SUBSETS or Path(name).is_dir() or (name == IMAGENET and imagenet_folder()):
         return load_images(name, limit=1, size=1, channels=3).classes
     return ()
 
@@ -150,7 +147,7 @@ def _in_memory(
     if root and not files:
         own = f"{known.hub.split('/')[1]}/{known.config}"
         raise ValueError(f"{name}: no {own}/{split}-*.parquet under {root}")
-    rows = read_parquet(files) if files else _from_hub(known.hub, split)
+    rows = read_parquet(files, in_memory=True) if files else _from_hub(known.hub, split)
     source = f"{files[0].parent if files else name}, {split}"
     image, label = find_columns(rows.features, source)
     labels, classes = read_labels(rows, label, source)
@@ -171,23 +168,20 @@ def _in_memory(
     return ImageSet(images, torch.from_numpy(labels[index]), classes, name)
 
 
-def _from_folder(
-    folder: Path, split: str, parts: tuple[str, ...], stream: bool = False, **view: int | None
-) -> LazyImages:
+def _from_folder(folder: Path, split: str, parts: tuple[str, ...], **view) -> LazyImages:
     """A folder of parquet files, or with one in it, or of pictures."""
     name = folder.resolve().name
     for base in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         for part in parts:
             if files := parquet_files(base, part):
-                total, rows = count_rows(files), read_parquet(files, stream)
-                return _from_rows(rows, name, split, total, **view)
+                return _from_rows(read_parquet(files), name, split, **view)
         if any(base.glob("*.parquet")):
             raise ValueError(f"{base}: none of its parquet files is called {' or '.join(parts)}-*")
     return LazyImages(*split_files(folder, split), name, split == "train", **view)
 
 
-def _from_rows(rows, name: str, split: str, total: int = 0, **view: int | None) -> LazyImages:
-    """A set from a `datasets.Dataset`, an `IterableDataset`, or a dictionary with one a split."""
+def _from_rows(rows, name: str, split: str, **view: int | None) -> LazyImages:
+    """A set from a `datasets.Dataset`, or a dictionary with one a split."""
     import datasets
 
     if isinstance(rows, dict):
@@ -195,23 +189,17 @@ def _from_rows(rows, name: str, split: str, total: int = 0, **view: int | None) 
         if part is None:
             raise ValueError(f"{name}: split {split!r} is not among {', '.join(rows)}")
         rows = rows[part]
-    if isinstance(rows, datasets.IterableDataset):
-        known = (rows.info.splits or {}).get(str(rows.split))
-        total = total or (known.num_examples if known else view["limit"]) or 0
-        if not total:
-            raise ValueError(f"{name}: the stream does not say how long it is; give limit=")
-        return StreamedImages(rows, total, name, split == "train", **view)
     if not isinstance(rows, datasets.Dataset):
         raise ValueError(
             f"{type(rows).__name__}: expected a name, a folder, a hub id, or an object of "
-            "`datasets` (`datasets.Dataset.from_dict` makes one of lists)"
+            "`datasets` (`Dataset.from_dict` makes one of lists, `from_generator` one of a stream)"
         )
     image, label = find_columns(rows.features, name)
     cells = undecoded(rows.select_columns([image]).with_format(None), image)
     return LazyImages(cells, *read_labels(rows, label, name), name, split == "train", **view)
 
 
-def _from_hub(hub: str, part: str | None = None, stream: bool = False):
+def _from_hub(hub: str, part: str | None = None):
     """A part of a hub set, or all by their names; one line when it cannot be had."""
     import datasets
     from huggingface_hub import HfApi, is_offline_mode
@@ -219,7 +207,7 @@ def _from_hub(hub: str, part: str | None = None, stream: bool = False):
     try:
         if not is_offline_mode():  # offline, load_dataset looks into its cache by itself
             HfApi().dataset_info(hub, timeout=10)  # fails at once, load_dataset retries for long
-        return datasets.load_dataset(hub, split=part, streaming=stream)
+        return datasets.load_dataset(hub, split=part)
     except Exception as error:  # no network, no account, terms not accepted, disk full, ...
         data = os.environ.get("VARMINI_DATA") or "not set"
         raise ValueError(

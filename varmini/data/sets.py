@@ -1,14 +1,13 @@
-"""Sets of labelled images: in memory, decoded when asked for, and read as a stream."""
+"""Sets of labelled images: in memory, and decoded when asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .pictures import decode, resize_and_crop, to_float, to_tensor
-from .tables import check_labels, encoded, find_columns
+from .tables import check_labels, encoded
 
 log = logging.getLogger(__name__)
 IN_A_ROW = 100  # so many broken pictures are no accident: the disk is gone, or they are no pictures
-BUFFER = 2048  # rows of a stream among which the next is drawn; its shards are shuffled as well
 
 
 def checksum(*parts: object) -> str:
@@ -100,7 +98,7 @@ class LazyImages(Dataset):
         self.labels = np.asarray(self.labels)[self.index]
         self.broken: dict[str, None] = {}
         if not (self.size and self.channels):
-            picture, _ = self._decoded(self.batch(range(1)), 0, {})
+            picture, _ = self._decoded(0, {})
             self.size = self.size or min(picture.size)
             self.channels = self.channels or len(picture.getbands())
 
@@ -118,38 +116,29 @@ class LazyImages(Dataset):
             contents = (f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in found)
         return checksum(type(self).__name__, *view, *self.classes, *contents)
 
-    def batch(self, rows: range) -> Sequence[Any]:
-        """What `fetch` takes for these rows."""
-        return rows
-
-    def _cell(self, batch: Sequence[Any], at: int, step: int) -> tuple[bytes | str, str, int]:
-        """(encoded, name, label) of picture `at`, or `step` behind it, of a batch."""
-        row = (int(batch[at]) + step) % len(self)
-        index, label = int(self.index[row]), int(self.labels[row])
-        cell = self.cells[index]
-        if isinstance(cell, str):
-            return cell, cell, label
-        return encoded(*cell.values()), f"{self.name}, row {index}", label
-
-    def _decoded(self, batch: Sequence[Any], at: int, broken: dict):
-        """Picture `at` of a batch (PIL) and its label; adds the broken ones before it."""
+    def _decoded(self, first: int, broken: dict):
+        """The picture (PIL) of row `first`, or the next good one, and its label."""
         tries = min(len(self), IN_A_ROW)
-        for step in range(tries):
-            cell, name, label = self._cell(batch, at, step)
+        for row in range(first, first + tries):
+            index = int(self.index[row % len(self)])
+            cell, name = self.cells[index], f"{self.name}, row {index}"
+            cell, name = (cell, cell) if isinstance(cell, str) else (encoded(*cell.values()), name)
             try:
-                return decode(cell, name, self.channels), label
+                return decode(cell, name, self.channels), int(self.labels[row % len(self)])
             except ValueError as error:
                 broken[name] = reason = error
         raise ValueError(f"{self.name}: {tries} pictures in a row cannot be read; {reason}")
 
-    def fetch(self, batch: Sequence[Any], seeds: Sequence) -> tuple[Tensor, Tensor, list[str]]:
+    def fetch(
+        self, batch: Sequence[int] | Tensor, seeds: Sequence
+    ) -> tuple[Tensor, Tensor, list[str]]:
         """Images uint8 (B, C, size, size), labels (B,), and the names of broken pictures.
 
         A seed alone decides a training crop. ValueError after IN_A_ROW broken pictures.
         """
         images, labels, broken = [], [], {}
-        for at, seed in enumerate(seeds):
-            picture, label = self._decoded(batch, at, broken)
+        for row, seed in zip(batch, seeds):
+            picture, label = self._decoded(int(row), broken)
             seed = seed if isinstance(seed, tuple) else int(seed)
             rng = np.random.default_rng(seed) if self.train else None
             images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
@@ -165,59 +154,12 @@ class LazyImages(Dataset):
                 log.warning("%s cannot be read; the next picture takes its place %s", name, so_far)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(image float32 (C, size, size) in [-1, 1], label); a stream is read up to there."""
+        """(image float32 (C, size, size) in [-1, 1], label)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        images, labels, broken = self.fetch(self.batch(range(index, index + 1)), [(0, index)])
+        images, labels, broken = self.fetch([index], [(0, index)])
         self.note_broken(broken)
         return to_float(images[0]), int(labels[0])
-
-
-class StreamedImages(LazyImages):
-    """A `datasets.IterableDataset`: nothing is copied to the disk, each epoch reads all anew.
-
-    The order of an epoch is a function of (seed, epoch), and of nothing else: each of several
-    processes reads the whole stream and decodes its share. In the place of a broken picture comes
-    the next good one of its batch.
-
-    Args:
-        total: rows in the stream.
-    """
-
-    def __init__(
-        self, rows, total: int, name: str, train: bool, *, limit: int | None = None, **view: Any
-    ) -> None:
-        self.columns = image, label = find_columns(rows.features, name)
-        classes = getattr(rows.features[label], "names", None)
-        if not classes:
-            raise ValueError(f"{name}: a stream names its classes: make {label!r} a ClassLabel")
-        rows = undecoded(rows, image).select_columns([image, label])
-        self.rows, self.total = rows.take(limit) if limit else rows, min(total, limit or total)
-        super().__init__((), (), tuple(classes), name, train, **view)
-
-    def __len__(self) -> int:
-        return self.total
-
-    def batch(self, rows: range) -> list[tuple[bytes | str, str, int]]:
-        return list(islice(self.walk(skip=rows.start), len(rows)))
-
-    def _cell(self, batch: Sequence[Any], at: int, step: int) -> tuple[bytes | str, str, int]:
-        return batch[(at + step) % len(batch)]
-
-    def walk(
-        self, shuffle: tuple[int, int] | None = None, skip: int = 0
-    ) -> Iterator[tuple[bytes | str, str, int]]:
-        """(encoded, name, label) from row `skip` on: in the files' order, or of (seed, epoch)."""
-        rows, (image, label) = self.rows, self.columns
-        if shuffle is not None:
-            seed = int(np.random.default_rng(shuffle).integers(2**31))
-            rows = rows.shuffle(seed=seed, buffer_size=BUFFER)
-        for position, row in enumerate(rows.skip(skip) if skip else rows, skip):
-            check_labels(np.array([row[label]]), self.classes, f"{self.name}, streamed", position)
-            yield encoded(row[image]), f"{self.name}, streamed row {position}", row[label]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"rows": None}  # workers only decode
 
 
 def undecoded(rows, image: str):

@@ -47,11 +47,10 @@ def count_rows(files: Iterable[Path]) -> int:
     return total
 
 
-def read_parquet(files: Sequence[Path], stream: bool | None = None):
+def read_parquet(files: Sequence[Path], in_memory: bool = False):
     """Parquet files as an object of `datasets`.
 
-    stream: None reads them into memory, without its cache on the disk; False maps large ones from
-    that cache; True reads them as they are used.
+    in_memory: without its cache on the disk, from which large ones are mapped.
     """
     import datasets
     import pyarrow as pa
@@ -59,10 +58,10 @@ def read_parquet(files: Sequence[Path], stream: bool | None = None):
 
     count_rows(files)
     with _one_line(files[0].parent):
-        if stream is None:
+        if in_memory:
             return datasets.Dataset(pa.concat_tables(map(pq.read_table, files)))
         names = [str(file) for file in files]
-        return datasets.load_dataset("parquet", data_files=names, split="train", streaming=stream)
+        return datasets.load_dataset("parquet", data_files=names, split="train")
 
 
 def find_columns(features, source: str | Path) -> tuple[str, str]:
@@ -76,8 +75,6 @@ def find_columns(features, source: str | Path) -> tuple[str, str]:
     """
     from datasets import ClassLabel, Image, Value
 
-    if features is None:
-        raise ValueError(f"{source}: its columns have no types; cast them (`rows.cast(...)`)")
     plain = {c: f.get("bytes") if isinstance(f, dict) else f for c, f in features.items()}
     plain = {c: f.dtype for c, f in plain.items() if isinstance(f, Value)}
 
@@ -135,16 +132,14 @@ def check_names(names: Iterable[str], source: str | Path) -> tuple[str, ...]:
     return names
 
 
-def check_labels(
-    labels: np.ndarray, classes: Sequence[str], source: str | Path, first: int = 0
-) -> None:
-    """ValueError for an empty set, or for the first label outside the classes (row `first` on)."""
+def check_labels(labels: np.ndarray, classes: Sequence[str], source: str | Path) -> None:
+    """ValueError for an empty set, or for the first label outside the classes."""
     if not len(labels):
         raise ValueError(f"{source}: holds no images")
     wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(wrong):
         raise ValueError(
-            f"{source}: row {first + wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
+            f"{source}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
             f"{len(classes) - 1} (-1 marks a part without labels: take another part)"
         )
 

@@ -108,8 +108,9 @@ def inception_evaluator() -> Evaluator:
         outputs, given = ["2048", "logits_unbiased"], {"feature_extractor_weights_path": str(path)}
         network = FeatureExtractorInceptionV3("inception-v3-compat", outputs, **given)
     except Exception as error:  # no package, no network, other weights: many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"Inception cannot be loaded ({_reason(error)}): FID needs pip install "
+            f"Inception cannot be loaded ({reason}): FID needs pip install "
             f"'varmini[metrics]' and {WEIGHTS_URL} at {path}; or name a --classifier, whose "
             f"distances are no FID"
         ) from None
@@ -124,35 +125,6 @@ def inception_evaluator() -> Evaluator:
     return Evaluator("inception", about, 2048, run, adm=True)
 
 
-def torchvision_evaluator(name: str) -> Evaluator:
-    """A network of torchvision's with its ImageNet weights: for rejection, on 1,000 classes.
-
-    Raises ValueError when the package is missing, knows no such network, or cannot get the weights.
-    """
-    try:
-        from torchvision import models
-
-        weights = models.get_model_weights(name).DEFAULT
-        network = models.get_model(name, weights=weights).to(device()).eval()
-    except Exception as error:  # no package, no such name, no network: many kinds
-        raise ValueError(
-            f"torchvision:{name} cannot be loaded ({_reason(error)}): it needs pip install "
-            f"'varmini[metrics]', and one of torchvision.models.list_models()"
-        ) from None
-    prepare = weights.transforms()
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = network(prepare(images.to(device())))
-        return logits, logits.softmax(-1)
-
-    about = f"torchvision {name}, {weights}"
-    return Evaluator(f"torchvision_{name}", about, 1000, run, classes=1000)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 EVALUATORS: dict[str, Callable[[], Evaluator]] = {"inception": inception_evaluator}
 """Evaluators by name, besides our classifiers; add another to have it known by the command."""
 
@@ -160,16 +132,14 @@ EVALUATORS: dict[str, Callable[[], Evaluator]] = {"inception": inception_evaluat
 def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluator, str]:
     """The evaluator of that name, and a line for the user where the choice needs one.
 
-    name: "inception", any other of EVALUATORS, "torchvision:<network>", a shipped classifier, or a
-    folder. None: "inception" for colour pictures above 64 pixels if it can be loaded, else the
-    shipped classifier of the bed.
+    name: "inception", any other of EVALUATORS, a shipped classifier, or a folder. None:
+    "inception" for colour pictures above 64 pixels if it can be loaded, else the shipped classifier
+    of the bed.
 
     Raises ValueError when the named one cannot be loaded or does not read that many channels.
     """
     if name in EVALUATORS:
         return EVALUATORS[name](), ""
-    if name and name.startswith("torchvision:"):
-        return torchvision_evaluator(name.partition(":")[2]), ""
     bed, line = "cifar10" if channels == 3 else "fashion", ""
     if name is None and channels == 3 and size > 64:
         try:
@@ -181,6 +151,6 @@ def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluato
         if reads != channels:
             raise ValueError(
                 f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
-                f"name a fitting --classifier or --rejector"
+                f"name a fitting --classifier"
             )
     return classifier_evaluator(name or bed), line

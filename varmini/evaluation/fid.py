@@ -47,14 +47,6 @@ class Reference:
     features: Tensor | None = None
     """(M, D) of at most KEPT images, for precision and recall; None when there are none."""
 
-    def save(self, path: Path, evaluator: Evaluator) -> None:
-        """Writes `mu` and `sigma` as pytorch-fid and ADM do, the features kept, and the network."""
-        arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
-        arrays |= {"network": np.array(evaluator.about), "count": np.array(self.count or 0)}
-        if self.features is not None:
-            arrays["features"] = self.features.numpy()
-        npz.write_arrays(path, arrays)
-
 
 def reference_of(
     evaluator: Evaluator, images: Iterable[Tensor], total: int, about: str
@@ -76,17 +68,14 @@ def reference_of(
 
 
 def load_reference(path: Path, evaluator: Evaluator, batch_size: int = 250) -> Reference:
-    """Statistics from a .npz file: `mu` and `sigma` (pytorch-fid, ADM, `Reference.save`), images
-    `arr_0` (ADM's batches), or both; images also give precision and recall.
+    """Statistics from a .npz file: `mu` and `sigma` (pytorch-fid, ADM), images `arr_0` (ADM's
+    batches), or both; images also give precision and recall.
 
-    Raises ValueError when the file is damaged, holds neither, or was made with another network.
+    Raises ValueError when the file is damaged, holds neither, or features of another length.
     """
     path, d = Path(path), evaluator.features
     held = npz.names(path)
     about = f"{path.name}, checksum {file_checksum(path)[:8]}"
-    made_by = str(npz.read_array(path, "network", ())) if "network" in held else evaluator.about
-    if made_by != evaluator.about:
-        raise ValueError(f"{path} was made with {made_by}, the evaluator is {evaluator.about}")
     features = None
     if "arr_0" in held:
         count = npz.image_shape(path)[0]
@@ -102,12 +91,9 @@ def load_reference(path: Path, evaluator: Evaluator, batch_size: int = 250) -> R
             f"{path} holds the mean of {len(mu)} features, but {evaluator.about} gives {d} "
             f"features: name the --classifier that it was made with (2048: inception)"
         )
-    if "features" in held:
-        features = torch.from_numpy(npz.read_array(path, "features", (None, d)).copy())
     sigma = npz.read_array(path, "sigma", (d, d))
     moments = (torch.from_numpy(x.astype(np.float64)) for x in (mu, sigma))
-    count = int(npz.read_array(path, "count", ())) if "count" in held else None
-    return Reference(about, *moments, count or None, features)
+    return Reference(about, *moments, features=features)
 
 
 def to_channels_first(images: np.ndarray) -> Tensor:

@@ -38,13 +38,6 @@ def write_images(
             np.lib.format.write_array(entry, labels)
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """`np.savez`, but whole or not at all; makes the folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        np.savez(file, **arrays)
-
-
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
     """An open .npz file; whatever fails on it is one line."""
@@ -99,10 +92,10 @@ def read_images(path: Path, count: int) -> Iterator[np.ndarray]:
 
 
 def read_array(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """One array of finite numbers, or a text; refused unless its shape fits (None: any length)."""
+    """One array of finite numbers; refused unless its shape fits (None: any length)."""
     with _entry(path, name) as (entry, found, dtype):
         fits = len(found) == len(shape) and all(b in (None, a) for a, b in zip(found, shape))
-        if not fits or dtype.kind not in "fiuU":
+        if not fits or dtype.kind not in "fiu":
             raise ValueError(f"it is {dtype} {found}, expected {shape}")
         array = np.frombuffer(entry.read(), dtype).reshape(found)
         if dtype.kind == "f" and not np.isfinite(array).all():

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,28 +48,19 @@ class Draw:
     top_k: int = 900
     top_p: float = 0.96
     seed: int = 0
-    candidates: int = 1
-    """Images drawn for each one kept, the one that the rejector is surest of; 1: no rejection."""
-    rejector: str = ""
-    """Which network rejects."""
     precision: str = ""
     """Type of the matrix products."""
 
     def __post_init__(self) -> None:
         check_filter(self.top_k, self.top_p)
-        lowest = {"num_classes": 1, "per_class": 1, "cfg": 0, "seed": 0, "candidates": 1}
+        lowest = {"num_classes": 1, "per_class": 1, "cfg": 0, "seed": 0}
         for name, low in lowest.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
-        if (self.candidates > 1) != bool(self.rejector):
-            raise ValueError(
-                f"candidates is {self.candidates} with the rejector {self.rejector!r}: rejection "
-                f"needs a classifier and at least 2 candidates for each image kept"
-            )
 
     @property
     def count(self) -> int:
-        """Images that are kept."""
+        """Images in all."""
         return self.num_classes * self.per_class
 
     @property
@@ -83,8 +73,7 @@ class Draw:
         """A folder's name, another one for other values."""
         values = json.dumps(dataclasses.asdict(self), sort_keys=True)
         checksum = hashlib.sha256(values.encode()).hexdigest()[:8]
-        rejected = f"-best{self.candidates}" if self.candidates > 1 else ""
-        return f"cfg{self.cfg:g}-seed{self.seed}{rejected}-{checksum}"
+        return f"cfg{self.cfg:g}-seed{self.seed}-{checksum}"
 
 
 def weights_checksum(model: nn.Module) -> str:
@@ -114,51 +103,27 @@ def _finished(folder: Path, part: range) -> bool:
 
 
 def draw_part(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    draw: Draw,
-    part: range,
-    *,
-    batch_size: int = 250,
-    reject: Callable[[Tensor], Tensor] | None = None,
+    var: VAR, tok: MultiScaleVQVAE, draw: Draw, part: range, batch_size: int
 ) -> np.ndarray:
-    """The images `part` of a draw as bytes (n, H, W, 3); grey ones have three equal channels.
-
-    Args:
-        batch_size: images drawn together, the candidates counted.
-        reject: class probabilities (n, num_classes) of images (n, C, H, W) in [-1, 1].
+    """The images `part` of a draw as bytes (n, H, W, 3), so many drawn together; grey ones have
+    three equal channels.
     """
-    kept, m = [], draw.candidates
+    labels = draw.labels[part.start : part.stop]
     options = {name: getattr(draw, name) for name in ("cfg", "top_k", "top_p", "seed")}
-    slots = max(1, batch_size // m)
-    for start in range(part.start, part.stop, slots):
-        labels = draw.labels[start : min(start + slots, part.stop)]
-        repeated = labels.repeat_interleave(m)
-        with autocast():
-            images = sample(var, tok, repeated, batch_size=batch_size, first=start * m, **options)
-        images = images.float().cpu().clamp(-1, 1)
-        if reject is not None:
-            # arg max over a slot's candidates of p(its class | image)
-            sure = reject(images).gather(1, repeated[:, None]).view(-1, m)
-            images = images.unflatten(0, (-1, m))[torch.arange(len(labels)), sure.argmax(1)]
-        kept.append(to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
-    return np.concatenate(kept)
+    with autocast():
+        images = sample(var, tok, labels, batch_size=batch_size, first=part.start, **options)
+    images = images.float().cpu().clamp(-1, 1)
+    return to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def draw_samples(
-    var: VAR,
-    tok: MultiScaleVQVAE,
-    draw: Draw,
-    out: Path,
-    *,
-    batch_size: int = 250,
-    reject: Callable[[Tensor], Tensor] | None = None,
+    var: VAR, tok: MultiScaleVQVAE, draw: Draw, out: Path, *, batch_size: int = 250
 ) -> Path:
     """Draws what is missing, each process its share; leaves `samples.npz` in a folder below `out`.
 
     Args:
         out: holds a folder for each draw; several draws never meet in one.
-        batch_size, reject: see `draw_part`.
+        batch_size: images drawn together.
 
     Returns:
         The file samples.npz, as the ADM evaluator reads it; on process 0 it is complete.
@@ -178,7 +143,7 @@ def draw_samples(
     left = [part for part in mine if not _finished(folder, part)]
     for part in progress(left, f"samples, cfg {draw.cfg:g}", len(mine) - len(left)):
         images = io.BytesIO()
-        np.save(images, draw_part(var, tok, draw, part, batch_size=batch_size, reject=reject))
+        np.save(images, draw_part(var, tok, draw, part, batch_size))
         write_atomic(_file(folder, part), images.getvalue())
     distributed.wait()
     if distributed.is_main():

@@ -99,32 +99,6 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
             )
 
 
-def build(
-    cls: type, values: Mapping[str, Any], tensors: dict[str, Any], source: str, weights: str
-) -> Any:
-    """The model that a JSON dictionary describes, with these tensors, in evaluation mode.
-
-    Args:
-        cls: a `Pretrained` class; its `config_class` takes `values`.
-        source, weights: the files that both come from, for errors.
-
-    Raises:
-        ValueError: naming `source` when no model can be made of it, or all tensors that do not fit.
-    """
-    try:
-        config = cls.config_class(**{k: _as_tuple(v) for k, v in values.items()})
-        model = cls(config)
-    except Exception as error:  # torch's layers raise many kinds on odd sizes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
-    try:
-        model.load_state_dict(tensors)  # copies into float32, whatever the file's type
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{weights} does not fit this {cls.__name__}: {reason:.600}") from None
-    return model.eval()
-
-
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
 
@@ -180,7 +154,17 @@ class Pretrained:
             raise ValueError(f"{source} is of kind {kind!r}, expected {cls.kind!r}")
         tensors = read_tensors(weights)
         check_finite(tensors, weights)
-        return build(cls, values, tensors, source, weights)
+        try:
+            model = cls(cls.config_class(**{k: _as_tuple(v) for k, v in values.items()}))
+        except Exception as error:  # torch's layers raise many kinds on odd sizes
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{source} describes no {cls.__name__}: {reason}") from None
+        try:
+            model.load_state_dict(tensors)  # copies into float32, whatever the file's type
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{weights} does not fit this {cls.__name__}: {reason:.600}") from None
+        return model.eval()
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Saves into the hub's repository `repo`, made if missing, and returns its address.

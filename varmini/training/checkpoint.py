@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.tokenizer import MultiScaleVQVAE
-from ..model.transformer import VAR
+from ..model.transformer import VAR, VARConfig
 from ..runtime import distributed
 from ..runtime.files import check_format, file_checksum, read_json, write_atomic
-from ..runtime.pretrained import build, check_finite
+from ..runtime.pretrained import check_finite
 
 FORMAT_VERSION = 1  # of the files that `save` writes; index.json tells it
 KEEP = 2  # checkpoints on disk
@@ -202,32 +201,16 @@ def _split_alike(tensors: dict[str, Tensor], parts: dict[str, Any]) -> dict[str,
     return tensors
 
 
-def consolidate(run: Path) -> Path:
+def consolidate(run: Path, config: VARConfig) -> Path:
     """Writes config.json and model.safetensors: the averaged weights of the newest checkpoint.
 
-    Under torchrun the first process does it. A run split by FSDP2 ends with this; called by hand it
-    makes a model of a run, of either stage, that was stopped or still goes on. Returns `run`.
-
-    Raises:
-        ValueError: when there is no such run, no checkpoint, or none that is intact.
+    A run split by FSDP2 ends with this, as no process holds all weights. The first one does it.
     """
-    run = Path(run)
-    if not (run / "run.json").exists():
-        raise ValueError(f"{run} holds no run.json: give the folder of a training run")
-    told, kinds = read_json(run / "run.json"), {cls.kind: cls for cls in (MultiScaleVQVAE, VAR)}
-    if told.get("kind") == "classifier":
-        raise ValueError(f"{run} trains a classifier, which has no averaged weights: let it end")
-    try:
-        cls, values = kinds[told["kind"]], told["config"]["model"]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{run}/run.json does not tell what model is trained: --resume the run once"
-        ) from None
     path = newest(run / "state")
-    if path is None:
-        raise ValueError(f"{run} has no checkpoint yet: wait for the first one")
     if distributed.is_main():
-        weights = {k.removeprefix(AVERAGES): t for k, t in read(path, AVERAGES)[1].items()}
-        build(cls, values, weights, f"{run}/run.json", str(path)).save_pretrained(run)
+        model = VAR(config)
+        weights = read(path, AVERAGES)[1]
+        model.load_state_dict({k.removeprefix(AVERAGES): t for k, t in weights.items()})
+        model.save_pretrained(run)
     distributed.wait()
     return run

@@ -77,7 +77,7 @@ class Loop(StopSignal):
     SystemExit(128 + signal). Under torchrun all processes do the same.
 
     Args:
-        kind: of the model, for `checkpoint.consolidate`; also the bar's name.
+        kind: of the model, for run.json; also the bar's name.
         config: with `batch_size`, `lr` and `checkpoint_every`; goes into run.json.
         out: the run's folder, which `check_folder` has allowed.
         state: all that changes from step to step, by name: it is saved and restored.

@@ -1,23 +1,16 @@
-"""What a training run needs: memory by part, hours and cost, before any GPU is rented."""
+"""What a training run needs: memory of stage 2 by part, hours and cost, before a GPU is rented."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from ..model.autoencoder import Downsample, NormSiLU, ResBlock, SpatialAttention, Upsample
 from ..model.scales import ScaleSchedule
-from ..model.tokenizer import MultiScaleVQVAE, TokenizerConfig
+from ..model.tokenizer import TokenizerConfig
 from ..model.transformer import VARConfig
 from .flops import (
     VGG_FLOPS,
     computed_pairs,
-    exact_parameters,
     lookup_flops,
     tokenizer_training_flops,
     var_parameters,
@@ -66,12 +59,6 @@ def hours(flops: float, card: GPU, gpus: int, utilisation: float) -> float:
     return flops / (card.peak * utilisation * gpus) / 3600
 
 
-def _state(count: int, shards: int = 1) -> dict[str, float]:
-    """Bytes of so many parameters in float32, and of what training keeps of each beside them."""
-    each = 4 * count / shards
-    return {"weights": each, "gradients": each, "optimizer": 2 * each, "average": each}
-
-
 def var_memory(
     config: VARConfig, images: int, *, bf16: bool = True, recompute: bool = False,
     shards: int = 1, cpu: bool = False,
@@ -96,7 +83,12 @@ def var_memory(
     kept = c.depth * 4 * tokens * w + block if recompute else c.depth * block
     # What lies outside the blocks (AdaLN above all) whole, and two blocks, weights and gradient
     gathered = 2 * e * (count - parts["blocks"] + 2 * parts["blocks"] / c.depth)
-    return _state(count, shards) | {
+    each = 4 * count / shards  # bytes of the parameters, in float32
+    return {
+        "weights": each,
+        "gradients": each,
+        "optimizer": 2 * each,
+        "average": each,
         "bf16 copies": copies,
         "gathered": gathered if shards > 1 else 0.0,
         "activations": float(images * (kept + tokens * w * 3 * e)),  # ... and of the head's norm
@@ -155,65 +147,6 @@ def find_fit(config: VARConfig, batch: int, gpus: int, card: GPU, fixed: float) 
                         return Fit(way, cut, gpus)
         gpus *= 2
     return None
-
-
-KEPT = {NormSiLU: (8, 0), nn.GroupNorm: (4, 0), SpatialAttention: (0, 4), nn.Conv2d: (0, 1)}
-"""What a layer keeps of each number that it reads: bytes in float32 (the inputs of the norm and of
-SiLU), and numbers in the type of products (q, k, v and their mixture; a convolution's input)."""
-
-
-def _activations(config: TokenizerConfig, e: int, recompute: bool) -> int:
-    """Bytes that encoder and decoder keep of one image for their backward pass, e a number in
-    products: added up by hooks, in a forward pass on the meta device."""
-    with torch.device("meta"):
-        tok = MultiScaleVQVAE(config)
-        images = torch.empty(1, config.image_channels, *tok.image_size)
-    kept: dict[str, int] = defaultdict(int)
-    inputs: dict[str, int] = {}
-
-    def note(unit: str, layer: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
-        exact, products = KEPT.get(type(layer), (0, 0))
-        kept[unit] += (exact + e * products) * x[0].numel()
-        if isinstance(layer, ResBlock | SpatialAttention | Downsample | Upsample):
-            inputs[unit] = e * x[0].numel()
-
-    for name, layer in tok.named_modules():
-        unit = ".".join(name.split(".")[:3])  # such as encoder.levels.4, or conv_in outside of them
-        layer.register_forward_hook(functools.partial(note, unit))
-    tok.decode_features(tok.features(images))
-    if recompute:  # of one unit everything is there, of the others the input
-        return max(kept.values()) + sum((kept | inputs).values())
-    return sum(kept.values())
-
-
-def tokenizer_memory(
-    config: TokenizerConfig, images: int, *, bf16: bool = True, recompute: bool = False
-) -> dict[str, float]:
-    """Bytes that one process holds at the peak of a step of stage 1, without the losses' networks.
-
-    Args:
-        images, bf16: as in `var_memory`.
-        recompute: of the layers inside encoder and decoder only the inputs are kept.
-    """
-    count, schedule = exact_parameters(config), ScaleSchedule(config.sizes)
-    h, w = schedule.grids[-1]
-    # The codes of every scale and their distance to f; the entropy term's distances and softmax
-    quantizer = 8 * (len(schedule) + 1) * config.code_channels * h * w
-    quantizer += 12 * schedule.num_tokens * config.vocab_size
-    return _state(count) | {
-        "bf16 copies": 2.0 * count if bf16 else 0.0,
-        "activations": float(images * _activations(config, 2 if bf16 else 4, recompute)),
-        "quantizer": float(images * quantizer),
-    }
-
-
-def perceptual_memory(size: tuple[int, int], images: int) -> float:
-    """Bytes that LPIPS on VGG-16 keeps for images of `size` pixels; an estimate, never measured.
-
-    270 channels a pixel leave its 13 convolutions in bf16; the five maps that are compared, 122
-    channels a pixel, are kept four times in float32.
-    """
-    return images * size[0] * size[1] * (2.0 * 270 + 16 * 122)
 
 
 def stage1_flops(

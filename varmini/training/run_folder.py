@@ -93,7 +93,7 @@ class Run:
 
     Args:
         start_step: rows after this step are dropped from an earlier log, as they will come again.
-        kind: of the model that is trained, for `varmini consolidate`.
+        kind: of the model that is trained.
 
     Raises:
         ValueError: when an earlier log.csv or run.json is damaged.

@@ -84,7 +84,7 @@ def train(
                 held = {f"val_{name}": value for name, value in held.items()}
                 loop.log({"lr": lr, **terms, **held, "skipped": updater.take_skipped()})
     if network is model and distributed.world() > 1:  # FSDP2: no process holds all weights
-        return consolidate(loop.out)
+        return consolidate(loop.out, config.model)
     return loop.finish(ema.module)
 
 

@@ -22,7 +22,6 @@ from ...runtime.machine import autocast, device, precision
 from ...runtime.tables import Row
 from ...training.flops import visible_pairs
 from ...zoo.generators.raster_ar import RasterAR, RasterARConfig
-from ..scaling.fits import fit_power_law
 from .measure import Run, in_turn, peak_memory, short
 from .shapes import PAPER
 
@@ -118,23 +117,3 @@ def cost_rows(
                 "peak_mib": short(memory[method]),
                 "cache_mib": short(cache_bytes(method, *point) / 2**20),
             }
-
-
-def exponents(rows: Sequence[Row], axis: str, largest: int = 3) -> list[Row]:
-    """How cost grows along an axis: b of cost = a x^b, fitted on log values, a row a method.
-
-    rows: of `cost_rows`; axis: "side", "depth" or "batch". The fit takes the so many `largest` x
-    that the method was run at, because a call has a price of its own that hides the growth at small
-    x. Returns method, from, to, and b of steps, pairs and seconds; 0 for what stays the same.
-    """
-    found = []
-    for method in METHODS:
-        of = sorted((r for r in rows if (r["axis"], r["method"]) == (axis, method)),
-                    key=lambda r: r[axis])[-largest:]  # fmt: skip
-        if len(of) > 1:
-            x = [r[axis] for r in of]
-            fits = {
-                c: fit_power_law(x, [r[c] for r in of]).b for c in ("steps", "pairs", "seconds")
-            }
-            found.append({"method": method, "from": x[0], "to": x[-1]} | fits)
-    return found

@@ -203,19 +203,6 @@ def frontier(rows: Sequence[Row], measure: str) -> tuple[np.ndarray, np.ndarray]
     return x[keep], y[keep]
 
 
-def second_half(rows: Sequence[Row]) -> dict[int, float]:
-    """{n: the share of the loss of all scales that the second half of a run takes off}.
-
-    A run that has learned what its size allows gains nothing; the mean over seeds.
-    """
-    half, last = sorted({row["images"] for row in rows})[-2:]
-
-    def loss(n: int, images: int) -> float:
-        return float(np.mean([r["loss"] for r in rows if (r["n"], r["images"]) == (n, images)]))
-
-    return {n: 1 - loss(n, last) / loss(n, half) for n in sorted({row["n"] for row in rows})}
-
-
 def laws(rows: list[Row], *, draws: int = 2000) -> list[Row]:
     """The fits of a sweep: every measure over N at the end, and over compute on the frontier.
 
