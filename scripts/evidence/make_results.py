@@ -12,6 +12,7 @@ from pathlib import Path
 
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
+from infinity_report import infinity
 from likelihood_report import likelihood
 
 from varmini.evaluation.statistics import welch
@@ -229,7 +230,8 @@ def zero_shot(folder: Path, figures: Path) -> str:
     mended = list({(r["scale"], r["changed"]): r for r in rows_of(folder / "repair.csv")}.values())
     if mended:
         text += "Error repair: a share of one map is corrupted; how much of the damage is gone "
-        text += "after the later maps (1: all, 0: no better than maps drawn without seeing it)?\n\n"
+        text += "after the later maps (1: all, 0: as much as by maps drawn after the true, which "
+        text += "know more than a corrupted start holds; Infinity, above, has a fair control)?\n\n"
         heads = ("map", "corrupted", "model, features", "model, pixels", "tokenizer, features",
                  "own class: clean, %", "ignored, %", "corrected, %")  # fmt: skip
         text += table(heads, [[str(r["scale"]), f"{100 * r['changed']:.0f} %",
@@ -271,7 +273,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, scaling, zero_shot, likelihood, cost,
+    tokenizers, comparison, ablation, infinity, scaling, zero_shot, likelihood, cost,
 )  # fmt: skip
 
 
