@@ -34,13 +34,13 @@ import torch
 from torch import Tensor
 
 from ...evaluation.evaluators import Evaluator
-from ...evaluation.statistics import ENOUGH, holm, interval, t_quantile, t_tail, welch
+from ...evaluation.statistics import ENOUGH, holm, interval, t_tail, welch
 from ...runtime.tables import Row
 from ...zoo.generators.infinity import Infinity
 from ...zoo.tokenizers.lfq import to_tokens
 from ...zoo.tokenizers.multiscale_bsq import MultiScaleBSQ
 from .painting import mean_and_error, squared_error
-from .repair import repaired
+from .repair import paired, repaired
 
 CONTROLS = ("unseen", "redrawn", "informed")
 """Arms that "seen" is compared with."""
@@ -127,14 +127,6 @@ def measure(
             row |= repaired(of["clean"], of["unseen"], of["seen"], f"seen_{space}")
             row |= repaired(of["own"], of["stored"], of["oracle"], f"oracle_{space}")
     return row
-
-
-def paired(gain: Tensor, name: str) -> dict[str, float]:
-    """{name: mean of (n,), name_low, name_high: its 95 % interval by Student's t, n >= 2}."""
-    gain = gain.double()
-    mean, half = gain.mean().item(), t_quantile(0.95, len(gain) - 1) * gain.std().item()
-    half /= math.sqrt(len(gain))
-    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 
 def relative_gain(row: Row, control: str) -> float:
