@@ -77,6 +77,7 @@ def run(codes: Codes, bits: int, head: str, batch: int, scale: float, seed: int,
     training = recipe(codes, scale, seed, steps * batch, points=1 if share > 1 else 4)
     training = dataclasses.replace(training, batch_size=batch)
     out = codes.out / f"{'grid-' * (share > 1)}{head}-{bits}-b{batch}-{scale:g}-s{seed}"
+    codes.train(name)
     if finished(out, training):
         return out
     tok = codes.tokenizer(name)
@@ -123,36 +124,34 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per-class", type=int, default=100, help="samples a class")
     parser.add_argument("--images", type=int, default=Bed.images, help="training images of a run")
-    parser.add_argument("--only", choices=["tokenizers", "rates"], help="stop after these")
     args = parser.parse_args()
-    for bits in args.bits:
+    for bits in {*args.bits, 12}:
         BUILDERS[f"multiscale-bsq-{bits}"] = Builder(MultiScaleBSQ, MultiScaleBSQConfig(bits=bits))
     codes = Codes(Bed(images=args.images), args.out)
     claim(args.out, codes.bed)
     measure = cache(lambda: measure_against(codes.evaluator, codes.images["test"]))
     rebuilt = cache(lambda bits: tokenizer_row(
         codes, f"multiscale-bsq-{bits}", 0, measure(), 10 * args.per_class))  # fmt: skip
-    for bits in progress(args.bits, "tokenizers"):
-        codes.train(f"multiscale-bsq-{bits}")
+
+    @cache
+    def rate(bits: int, head: str) -> float:
+        bits = min(bits, 12)
+        losses = {scale: loss_of(run(codes, bits, head, codes.bed.batch_size, scale, 100, share=4))
+                  for scale in RATES}  # fmt: skip
+        return min(losses, key=losses.get)
+
     kinds = [kind for bits in args.bits for kind in kinds_of(bits, codes.bed.batch_size)]
-    rates: dict[tuple[int, str], float] = {}
-    for bits, head, batch in progress([] if args.only == "tokenizers" else kinds, "rates"):
-        if bits < 16:
-            losses = {scale: loss_of(run(codes, bits, head, batch, scale, 100, share=4))
-                      for scale in RATES}  # fmt: skip
-            rates[bits, head] = min(losses, key=losses.get)
     jobs = [(seed, *kind) for seed in range(args.seeds) for kind in kinds
             if seed == 0 or kind[2] == codes.bed.batch_size]  # fmt: skip
-    for seed, bits, head, batch in progress([] if args.only else jobs, "heads"):
+    for seed, bits, head, batch in progress(jobs, "heads"):
         key = {"bits": bits, "head": head, "batch": batch, "seed": seed}
         if any(all(row[name] == value for name, value in key.items()) for row in rows_of(args.csv)):
             continue
-        rate = rates[12 if bits >= 16 else bits, head]
-        out = run(codes, bits, head, batch, rate, seed)
+        out = run(codes, bits, head, batch, rate(bits, head), seed)
         model = quicken(Infinity.from_pretrained(out).to(device()).eval())
         told, count, last = rebuilt(bits), model.schedule.num_tokens, read_rows(out / "log.csv")[-1]
         append_row(args.csv, key | {
-            "rate": rate, "parameters": sum(p.numel() for p in model.parameters()),
+            "rate": rate(bits, head), "parameters": sum(p.numel() for p in model.parameters()),
             "head_parameters": head_parameters(model.config.width, bits, model.config.group),
             "images": last["images"], "seconds": last["seconds"], "tokens": count,
             "nats_a_token": last["val_loss"],
@@ -161,8 +160,7 @@ def main() -> None:
             "frechet_rebuilt": told["frechet"], "usage": told["usage"],
         } | quality(codes, model, codes.tokenizer(f"multiscale-bsq-{bits}"), seed, measure(),
                     args.per_class) | origin())  # fmt: skip
-    if not args.only:
-        print(f"wrote {args.csv}")
+    print(f"wrote {args.csv}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The section of results/README.md on bits and self-correction, from their CSV files."""
+"""What results/README.md says of bits, self-correction and repair, from their CSV files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean
 
 from varmini.evaluation.statistics import interval
 from varmini.experiments.zero_shot.self_correction import verdicts
-from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table
+from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table, with_error
 from varmini.zoo.generators.infinity import head_parameters
 
 WIDTH = 128
@@ -91,4 +91,28 @@ def repair(rows: Sequence[Row]) -> str:
         + f"\n{rows[0]['n']} test images, {seeds} seeds; 95 % intervals over seeds, p-values of "
         "the whole table adjusted (Holm). The tokenizer, which knows the picture, mends "
         f"{100 * min(oracle):.0f} to {100 * max(oracle):.0f} % of the damage.\n\n"
+    )
+
+
+def of_codes(rows: Sequence[Row]) -> str:
+    """The repair experiment of VAR's codes: a share of one map is corrupted."""
+    cells = []
+    for r in rows:
+        gain = (100 * r[f"gain_features{end}"] / r["features_unseen"]
+                for end in ("", "_low", "_high"))  # fmt: skip
+        unfair = 100 * (1 - r["features_corrected"] / r["features_ignored"])
+        cells.append([str(r["scale"]), f"{100 * r['changed']:.0f} %",
+                      "{:+.1f} ({:+.1f} to {:+.1f})".format(*gain), f"{unfair:+.1f}",
+                      with_error([r], "repair_oracle_features", 0, 100),
+                      *(with_error([r], f"accuracy_{arm}", 1, 100)
+                        for arm in ("clean", "unseen", "corrected"))])  # fmt: skip
+    names = ("map", "corrupted", "gain, %", "over the unfair control, %", "tokenizer mends, %",
+             "own class: clean, %", "unseen, %", "seen, %")  # fmt: skip
+    return (
+        "Error repair: a share of one map is corrupted, the model draws the later maps. Gain: by "
+        "how many per cent their error in features is smaller than that of maps drawn without "
+        "sight of the corruption, on the same start (95 % interval over images); above 0 is "
+        "mending. Beside it the gain over maps drawn after the true map, which know more than a "
+        "corrupted start holds, and the share of the damage that the tokenizer mends, which knows "
+        "the picture.\n\n" + table(names, cells) + "\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
-from infinity_report import infinity
+from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
 
 from varmini.evaluation.statistics import welch
@@ -229,18 +229,7 @@ def zero_shot(folder: Path, figures: Path) -> str:
     # The map of one token is corrupted whole, whatever the share: it is shown once.
     mended = list({(r["scale"], r["changed"]): r for r in rows_of(folder / "repair.csv")}.values())
     if mended:
-        text += "Error repair: a share of one map is corrupted; how much of the damage is gone "
-        text += "after the later maps (1: all, 0: as much as by maps drawn after the true, which "
-        text += "know more than a corrupted start holds; Infinity, above, has a fair control)?\n\n"
-        heads = ("map", "corrupted", "model, features", "model, pixels", "tokenizer, features",
-                 "own class: clean, %", "ignored, %", "corrected, %")  # fmt: skip
-        text += table(heads, [[str(r["scale"]), f"{100 * r['changed']:.0f} %",
-                               *(with_error([r], f"repair_{a}_{s}") for a, s in
-                                 (("corrected", "features"), ("corrected", "pixels"),
-                                  ("oracle", "features"))),
-                               *(with_error([r], f"accuracy_{a}", 1, 100)
-                                 for a in ("clean", "ignored", "corrected"))]
-                              for r in mended]) + "\n"  # fmt: skip
+        text += of_codes(mended)
         save(repair_bars(mended), figures / "repair.png")
         text += "![repair](figures/repair.png)\n\n"
     return text + provenance([*painting, *finer, *mended])
