@@ -136,6 +136,8 @@ def provenance(rows: Sequence[Row]) -> str:
 
 
 def _value(text: str) -> int | float | str:
+    if text.isalpha() and text not in ("inf", "nan"):  # float() takes "infinity", a system's name
+        return text
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

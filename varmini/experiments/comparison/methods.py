@@ -48,8 +48,6 @@ class Method:
 
 
 NO_FILTER = {"no filter": {"top_k": 0, "top_p": 0.0}}
-ALL_BITS: dict[str, dict[str, Any]] = {"": {}, "all bits": {"top_p": 0.0}}
-"""Infinity's own filter rules out a bit's value less likely than 3 %; and without it."""
 METHODS = {
     "var": Method("VAR", filtered=True, seeds=5, scale=2.0),
     "raster-ar": Method("raster AR", filtered=True, seeds=5, scale=2.0, guidance=2.0,
@@ -65,8 +63,8 @@ METHODS = {
     "titok-maskgit": Method("MaskGIT, TiTok", drawings={"": {"rounds": 8}}, guidance=1.0),
     "mar": Method("MAR", {"head_depth": 4}, drawings={"": {"rounds": 8}}, guidance=4.5),
     "fractal-ar": Method("FractalAR", {"widths": (128, 112, 64)}),
-    "infinity": Method("Infinity", drawings=ALL_BITS, seeds=5, scale=2.0, guidance=2.0),
-    "infinity-sc": Method("Infinity, self-correction", drawings=ALL_BITS, seeds=5, scale=2.0),
+    "infinity": Method("Infinity", seeds=5, scale=2.0, guidance=2.0),
+    "infinity-sc": Method("Infinity, self-correction", seeds=5, scale=2.0),
     # Of the ablation: without AdaLN and q/k normalisation, and with AdaLN alone.
     "var-plain": Method("VAR, no AdaLN", drawings=NO_FILTER, filtered=True, seeds=5, scale=2.0),
     "var-adaln": Method("VAR, no q/k norm", drawings={"": {}, **NO_FILTER}, filtered=True,
