@@ -271,9 +271,9 @@ def make(folder: Path) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     text = "# Results\n\nMade by `make results` from the CSV files in this folder. The sweep over "
-    text += "sizes, super-resolution, repair and cost are of 26 November, the first edition (paths "
-    text += "in their commands are those of that time); family, painting and likelihood are "
-    text += "of 29 November.\n\n"
+    text += "sizes, super-resolution and cost are of 26 November, the first edition (paths "
+    text += "in their commands are those of that time); family, painting, repair and likelihood "
+    text += "are of 29 November.\n\n"
     text += "\n".join(section(folder, figures) for section in SECTIONS)
     write_atomic(folder / "README.md", text.encode())
     return folder / "README.md"
