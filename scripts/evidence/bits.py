@@ -153,7 +153,7 @@ def main() -> None:
         append_row(args.csv, key | {
             "rate": rate(bits, head), "parameters": sum(p.numel() for p in model.parameters()),
             "head_parameters": head_parameters(model.config.width, bits, model.config.group),
-            "images": last["images"], "seconds": last["seconds"], "tokens": count,
+            "images": last["images"], "tokens": count,
             "nats_a_token": last["val_loss"],
             "bits_an_image": count * last["val_loss"] / math.log(2),
             "psnr_rebuilt": told["psnr"], "accuracy_rebuilt": told["accuracy"],
