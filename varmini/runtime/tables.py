@@ -136,7 +136,7 @@ def provenance(rows: Sequence[Row]) -> str:
 
 
 def _value(text: str) -> int | float | str:
-    if text.isalpha() and text not in ("inf", "nan"):  # float() takes "infinity", a system's name
+    if text == "infinity":  # a method; the number is written as "inf"
         return text
     for kind in (int, float):
         with contextlib.suppress(ValueError):
