@@ -105,7 +105,8 @@ def rows(folder: Path, rounds: int, limit: float) -> Iterator[Row]:
         tok = MultiScaleVQVAE(TokenizerConfig(**common, width=WIDTH)).eval()
         theirs = official_models(folder, tok, var)
         same_logits(theirs, var)
-        quick, other = quicken(copy.deepcopy(var)), official_models(folder, tok, var)
+        quick = quicken(copy.deepcopy(var), in_halves=True)
+        other = official_models(folder, tok, var)
         tokens = var.schedule.num_tokens
         steps = {"ours": step_of(quick, tokens, batch), "official": step_of(other, tokens, batch)}
         tasks = [("sample", n, drawing(tok, var, theirs, n)) for n in drawn]

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,33 @@ def test_every_table_of_the_ledger_is_committed_with_its_provenance(script):
     if not (ROOT / ".git").exists() or git("rev-parse", "HEAD").returncode:
         pytest.skip("not a checkout that git can read")
     assert git("ls-files", *named).stdout.split() == named
+
+
+COMPARED = re.compile(r"(?<!or )\b(better|worse|beats?|improves?|outperforms?)\b")
+FIGURE, DECIDED = re.compile(r"\d\.\d|\d ?%"), re.compile(r"seeds|Welch|interval|p [<=]")
+
+
+def texts_of(root: Path):
+    """The texts that a reader sees: README and the like, tables, and the notebooks' markdown."""
+    for path in (root / "README.md", *root.glob("results/*.md"), *root.glob("docs/*.md")):
+        yield path.name, path.read_text()
+    for path in root.glob("notebooks/*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "markdown":
+                yield path.name, "".join(cell["source"])
+
+
+def test_nothing_is_called_better_without_five_seeds_a_test_and_an_interval(script):
+    for entry in tomllib.loads((ROOT / "results" / "claims.toml").read_text())["claim"]:
+        if COMPARED.search(entry["claim"]):
+            told = "than" in entry.get("verdict", {}) or entry.get("status") == script.NOT_HERE
+            assert told, f"{entry['claim']}: its verdict needs `lower` and `than`"
+    for path in (ROOT / "results").rglob("*.csv"):
+        for row in read_rows(path):
+            words = [v for v in row.values() if isinstance(v, str) and COMPARED.fullmatch(v)]
+            assert not words or {"p", "low", "high"} <= row.keys(), f"{path.name}: {row}"
+    for name, text in texts_of(ROOT):
+        for sentence in re.split(r"(?<=[.!?:|])\s+|\n\n", text):
+            bare = re.sub(r"arXiv:[\d.]+|`[^`]*`", "", sentence)
+            if name != "CLAIMS.md" and COMPARED.search(bare) and FIGURE.search(bare):
+                assert DECIDED.search(bare), f"{name}: {sentence!r} does not say how it was decided"

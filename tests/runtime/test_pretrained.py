@@ -204,6 +204,8 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     first, second = tables.read_rows(path)
     assert first == rows[0] and second["a"] == rows[1]["a"] and second["c"] != second["c"]
     assert tables.read_cells(path)[0] == {"a": "1", "b": "0.5", "commit": "2662e1778366", "c": ""}
+    named = tables.write_rows(tmp_path / "m.csv", [{"method": "infinity", "loss": float("inf")}])
+    assert tables.read_rows(named) == [{"method": "infinity", "loss": float("inf")}]
     before = path.read_text()
     with pytest.raises(ValueError, match="other columns"):
         tables.append_row(path, {"a": 2})

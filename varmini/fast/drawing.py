@@ -16,6 +16,7 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.machine import autocast, check_memory
 from .copies import ready
+from .halves import both, divisible
 from .quicken import twin
 
 CACHE_BYTES = 1 << 30
@@ -65,14 +66,26 @@ def sample(
         raise ValueError(f"first is {first} without a seed: a part of a draw needs the draw's seed")
     options = {"cfg": cfg, "top_k": top_k, "top_p": top_p, "smooth": smooth}
     labels = as_labels(labels, var.config.num_classes, look=True)
-    images, pyramids = [], []
+    base = int(torch.randint(2**32, ())) if seed is None else seed
+
+    def drawn(at: int, part: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pictures and token maps of the labels `part`, which begin with image `at`."""
+        with arithmetic(var, greedy=top_k == 1):
+            noise = Noise(base, first + at, len(part), part.device)
+            scales = list(quick_generate(var, tok, part, noise, **options))
+            images = twin(tok).decode_features(scales[-1][1]).clamp(-1, 1)
+        return images, [tokens for tokens, _ in scales]
+
+    pieces = []
     with torch.inference_mode():  # less to keep track of than without gradients alone
         for at, part in _parts(var, labels, batch_size):
-            with arithmetic(var, greedy=top_k == 1):
-                noise = Noise(seed, first + at, len(part), part.device)
-                scales = list(quick_generate(var, tok, part, noise, **options))
-                images.append(twin(tok).decode_features(scales[-1][1]).clamp(-1, 1))
-                pyramids.append([tokens for tokens, _ in scales])
+            if divisible(part):
+                half = (len(part) + 1) // 2
+                starts, parts = (at, at + half), part.split(half)
+                pieces += both(lambda i, a=starts, p=parts: drawn(a[i], p[i]))
+            else:
+                pieces.append(drawn(at, part))
+    images, pyramids = zip(*pieces)
     images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
     if not return_tokens:
         return images

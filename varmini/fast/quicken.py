@@ -41,11 +41,15 @@ QUICK: dict[type[nn.Module], type[nn.Module]] = {
 """From plain class to quick class; each holds the plain one's weights under the same names."""
 
 
-def quicken(model: nn.Module) -> nn.Module:
+def quicken(model: nn.Module, *, in_halves: bool = False) -> nn.Module:
     """Puts the quick forms into `model`, in place: same parameters, same names, same results.
 
     Every quick form is tried on this machine before it is used; where it does not run, or does not
     agree, the plain form runs. Classes that the table does not name stay as they are.
+
+    Args:
+        in_halves: train a VAR or a tokenizer on two halves of each batch at once, on a CPU
+            (`halves.py`). For loops that ask once for the gradients of a loss.
 
     Returns:
         `model` itself.
@@ -58,6 +62,8 @@ def quicken(model: nn.Module) -> nn.Module:
     for part in model.modules():
         if isinstance(part, QuickVAR):
             part.quickened()
+        if isinstance(part, (QuickVAR, QuickVQVAE)):
+            part.in_halves = in_halves
     return model
 
 

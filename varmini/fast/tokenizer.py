@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -12,6 +13,7 @@ from ..model.autoencoder import Decoder, Downsample, Encoder, Upsample
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from .copies import forget, ready
+from .halves import halved
 from .trial import observed
 
 MAP_BYTES = 1 << 22
@@ -35,6 +37,9 @@ class QuickQuantizer(MultiScaleQuantizer):
 class QuickVQVAE(MultiScaleVQVAE):
     """Encoder and decoder by laid-out copies where no gradient is asked for."""
 
+    in_halves = False
+    """Whether they train on two halves of a batch at once, see `quicken`."""
+
     def encode_features(self, images: Tensor) -> Tensor:
         """As in `MultiScaleVQVAE`."""
         return self._through(images, self.encoder, self.pre_quant).to(images.dtype)
@@ -47,7 +52,10 @@ class QuickVQVAE(MultiScaleVQVAE):
     def _through(self, x: Tensor, *layers: nn.Module) -> Tensor:
         quick = [ready(layer) for layer in layers]  # weights laid out once, not every call
         if x.device.type != "cpu" or any(q is own for q, own in zip(quick, layers)):
-            return chain(quick, _layout(x))
+            if not self.in_halves:
+                return chain(quick, _layout(x))
+            wanted = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+            return halved(functools.partial(chain, quick), wanted, _layout(x))
         h, w = (side // self.config.patch for side in self.image_size)
         # So many images are on their way at a time: between levels the maps of all are joined.
         group = max(16, 4 * MAP_BYTES // (2 * self.config.width * h * w))

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.checks import as_labels
 from ..model.transformer import VAR, Attention, Block, KVCache
 from .attention import BlockCausal, QuickCache, attend, normalised, rectangles, spans
 from .copies import forget
+from .halves import halved
 from .layers import QuickLinear
 from .trial import observed, works
 
@@ -116,12 +118,27 @@ def gated(x: Tensor, gamma: Tensor, branch: Tensor) -> Tensor:
 class QuickVAR(VAR):
     """Knows the spans of its mask, and keeps one cache a draw."""
 
+    in_halves = False
+    """Whether it trains on two halves of a batch at once, see `quicken`."""
+
     def quickened(self) -> None:
         """Tells the blocks' attention who sees whom; `quicken` calls it."""
         parts = rectangles(self.schedule)
         for block in self.blocks:
             if isinstance(block.attention, QuickAttention):
                 block.attention.parts = parts
+
+    def forward(
+        self, labels: Tensor, teacher_inputs: Tensor, draws: Tensor | None = None
+    ) -> Tensor:
+        """As in `VAR`."""
+        if not self.in_halves:
+            return super().forward(labels, teacher_inputs, draws)
+        inputs = [as_labels(labels, self.config.num_classes), teacher_inputs]
+        if draws is None and self.training:  # here, so that two threads do not race for them
+            draws = torch.rand(len(inputs[0]), 1 + 2 * self.config.depth)
+        inputs += [] if draws is None else [draws]
+        return halved(super().forward, [p for p in self.parameters() if p.requires_grad], *inputs)
 
     def new_cache(self, batch: int) -> KVCache:
         """As in `VAR`."""

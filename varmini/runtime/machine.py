@@ -132,6 +132,16 @@ def autocast(kind: str = "") -> contextlib.AbstractContextManager:
     return torch.autocast(kind, precision(kind))
 
 
+def cores_for_halves() -> bool:
+    """Whether two threads may share a CPU's work: torch has two, and those that wait sleep.
+
+    Where they spin (torch's own setting, see `runtime.WAITING`), a thread without work would keep
+    its core from one of the two.
+    """
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    return asleep and torch.get_num_threads() > 1
+
+
 # ------------------------------------------------------------------------- memory, compiler, origin
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..fast.halves import halved
 from ..runtime import distributed
 from ..runtime.machine import autocast, device
 from .classifier import Classifier
@@ -15,8 +17,14 @@ from .configs import TokenizerTraining
 from .optim import Updater
 
 
-def perceptual_network(name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+def perceptual_network(
+    name: str, *, in_halves: bool = False
+) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The frozen distance of the perceptual loss: "lpips" (its own package), a classifier, or none.
+
+    Args:
+        name: "lpips", "" for none, or a classifier's.
+        in_halves: as in `quicken`, for a classifier.
 
     Raises:
         ValueError: when the name is unknown or the package is not installed.
@@ -24,7 +32,7 @@ def perceptual_network(name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
     if not name:
         return None
     if name != "lpips":
-        return PerceptualLoss(Classifier.from_pretrained(name)).to(device())
+        return PerceptualLoss(Classifier.from_pretrained(name), in_halves).to(device())
     try:
         import lpips
     except ImportError:
@@ -43,8 +51,9 @@ class PerceptualLoss(nn.Module):
     (Zhang et al. 2018, equation 1 with equal weights), which equals 2 - 2 cos.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, in_halves: bool = False) -> None:
         super().__init__()
+        self.run = functools.partial(halved, self.distances, ()) if in_halves else self.distances
         self.classifier = classifier.eval().requires_grad_(False)
         self.classifier.to(memory_format=torch.channels_last)
 
@@ -53,13 +62,16 @@ class PerceptualLoss(nn.Module):
 
         Grey images are shown to a colour network as three equal channels.
         """
+        return self.run(images, targets).mean()
+
+    def distances(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The same of each pair, (B,)."""
         with torch.no_grad():
             wanted = self.maps(targets)
         # The stem's map is left out: it is little more than the pixels, and the largest of all.
         pairs = zip(self.maps(images)[1:], wanted[1:])
-        return torch.stack(
-            [2 - 2 * F.cosine_similarity(a, b, dim=1).float().mean() for a, b in pairs]
-        ).mean()
+        cosines = [F.cosine_similarity(a, b, dim=1).float().mean((1, 2)) for a, b in pairs]
+        return 2 - 2 * torch.stack(cosines).mean(0)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What the network sees of images (B, C, H, W), a map a stage."""

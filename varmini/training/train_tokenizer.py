@@ -48,11 +48,14 @@ def train(
     with distributed.together():
         out = check_folder(out, config, overwrite=overwrite, resume=resume)
         torch.manual_seed(config.seed)
-        model = quicken(MultiScaleVQVAE(config.model).to(device()))
+        once = config.adversarial == 0  # `adaptive_weight` asks for gradients again
+        model = quicken(MultiScaleVQVAE(config.model).to(device()), in_halves=once)
         train_set, held_out = image_sets(config, model)
         if config.decoder_of:
             keep_tokens(model, config.decoder_of)
-        perceptual = perceptual_network(config.perceptual_network if config.perceptual else "")
+        perceptual = perceptual_network(
+            config.perceptual_network if config.perceptual else "", in_halves=once
+        )
         if perceptual:
             perceptual(*[held_out[:1].to(device())] * 2)  # fails here, if it does not fit
         own = distributed.share(config.batch_size)

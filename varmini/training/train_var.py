@@ -55,7 +55,7 @@ def train(
     distributed.start()
     tok, images, config = prepare(config, out, tokenizer or config.tokenizer, overwrite, resume)
     torch.manual_seed(config.seed)
-    model = quicken(VAR(config.model).to(device()))
+    model = quicken(VAR(config.model).to(device()), in_halves=not config.compile)
     ema = averaged(model, config.ema)
     blockwise(model.blocks, recompute=config.recompute, compile=config.compile)
     network = spread(model, ema, config.parallel)

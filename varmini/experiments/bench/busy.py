@@ -91,15 +91,15 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
 
     torch.manual_seed(0)
     first, second = preset("fashion").tokenizer, preset("fashion").var
-    tok = quicken(MultiScaleVQVAE(first.model).to(device()))
+    tok = quicken(MultiScaleVQVAE(first.model).to(device()), in_halves=True)
     shape = first.batch_size, first.model.image_channels, *tok.image_size
     images = torch.rand(shape, device=device()) * 2 - 1
-    stage = Stage1(first, tok, perceptual_network(first.perceptual_network), images)
+    stage = Stage1(first, tok, perceptual_network(first.perceptual_network, in_halves=True), images)
     yield "tokenizer", lambda: stage.step(images, with_adversary=True)
 
     same = {name: getattr(tok.config, name) for name in ("sizes", "vocab_size", "code_channels")}
     c = dataclasses.replace(second.model, **same)
-    b, var = second.batch_size, quicken(VAR(c).to(device()))
+    b, var = second.batch_size, quicken(VAR(c).to(device()), in_halves=True)
     updater = Updater(var, make_optimizers(var, 1e-3, 0.05, second.muon_lr).values(), second.clip)
     tokens = torch.randint(c.vocab_size, (b, var.schedule.num_tokens), device=device())
     labels = torch.randint(c.num_classes, (b,), device=device())

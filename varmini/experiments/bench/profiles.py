@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ...fast.halves import whole_batches
 from ...runtime.machine import device, precision
 from ...runtime.tables import Row
 from .measure import Run, ceilings, name_of, short
@@ -100,9 +101,10 @@ def profile_run(run: Run, rounds: int) -> list[Row]:
     rounds: profiles, of which the median time of each kind counts.
     """
     run()  # weights are laid out, kernels compiled
-    with Traffic() as traffic:
-        run()
-    found = [_profiled(run) for _ in range(rounds)]
+    with whole_batches():
+        with Traffic() as traffic:
+            run()
+        found = [_profiled(run) for _ in range(rounds)]
     ms = {kind: median(each.get(kind, 0.0) for each in found) for kind in found[0]}
     return [
         {

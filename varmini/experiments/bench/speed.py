@@ -56,7 +56,7 @@ def training(var: VAR, batch: int) -> Task:
         return step
 
     work = batch * flops.var_training_flops(c)
-    runs = {"quick": step_of(quicken(copy.deepcopy(var))), "plain": step_of(var)}
+    runs = {"quick": step_of(quicken(copy.deepcopy(var), in_halves=True)), "plain": step_of(var)}
     return Task("train", batch, "tokens", tokens, work, runs)
 
 

@@ -1,0 +1,128 @@
+"""Two halves of a batch at once, by two threads of a CPU.
+
+Inside a product, a norm or an activation threads wait for the slowest of them, hundreds of times a
+step. The halves of a batch meet twice: before the loss, and where their gradients are added up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.machine import cores_for_halves
+from .trial import observed
+
+T = TypeVar("T")
+
+
+def halved(
+    run: Callable[..., Tensor], parameters: Sequence[nn.Parameter], *inputs: Tensor
+) -> Tensor:
+    """run(*inputs), and later its gradients, by two threads with a half of the batch each.
+
+    As one call where that is no training on a CPU with threads for it. The gradients are those of
+    one call up to rounding; they can be asked for once, and have no gradients themselves.
+
+    Args:
+        run: row i of its result depends on row i of its inputs alone.
+        parameters: all that `run` reads and that wants a gradient.
+        inputs: each with the batch first.
+    """
+    if not torch.is_grad_enabled() or observed(inputs[0]) or not divisible(inputs[0]):
+        return run(*inputs)
+    return _InHalves.apply(run, len(inputs), *inputs, *parameters)
+
+
+_whole: list[bool] = []
+
+
+@contextlib.contextmanager
+def whole_batches() -> Iterator[None]:
+    """No halves inside: profilers and counters see the calls of their own thread."""
+    _whole.append(True)
+    try:
+        yield
+    finally:
+        _whole.pop()
+
+
+def divisible(batch: Tensor) -> bool:
+    """Whether a batch has two rows, and the machine two threads for them."""
+    return len(batch) > 1 and batch.device.type == "cpu" and not _whole and cores_for_halves()
+
+
+def both(work: Callable[[int], T]) -> list[T]:
+    """[work(0), work(1)], at the same time, under the caller's autocast and inference mode."""
+    dtype, wanted = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
+    inference = torch.is_inference_mode_enabled()
+
+    def inside(i: int) -> T:
+        with torch.inference_mode(inference), torch.autocast("cpu", dtype, enabled=wanted):
+            return work(i)
+
+    return list(_pool(torch.get_num_threads()).map(inside, range(2)))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Two threads that share so many of torch's between them."""
+    started = threading.Barrier(3)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread's first question would undo an answer given before it
+        torch.set_num_threads(max(1, threads // 2))
+        started.wait()
+
+    pool = ThreadPoolExecutor(2, "half", start)
+    for _ in range(2):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)  # the last call also decides for threads to come
+    return pool
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+class _InHalves(torch.autograd.Function):
+    """A node of the graph that holds the graphs of two halves."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
+        halves = list(zip(*(x.chunk(2) for x in tensors[:count])))
+
+        def half(i: int) -> tuple[list[Tensor], Tensor]:
+            parts = [x.detach().requires_grad_(y.requires_grad) for x, y in zip(halves[i], tensors)]
+            with torch.enable_grad():
+                return [x for x in parts if x.requires_grad], run(*parts)
+
+        ctx.halves, ctx.parameters = both(half), tensors[count:]
+        ctx.wanted = [x.requires_grad for x in tensors[:count]]
+        return torch.cat([y.detach() for _, y in ctx.halves])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.halves is None:
+            raise RuntimeError("these gradients can be asked for once: quicken without in_halves")
+        halves, ctx.halves = ctx.halves, None  # frees the graphs
+        gradients = gradient.split([len(y) for _, y in halves])
+
+        def half(i: int) -> tuple[Tensor, ...]:
+            inputs, y = halves[i]
+            return torch.autograd.grad(y, [*inputs, *ctx.parameters], gradients[i])
+
+        first, second = both(half)
+        count = sum(ctx.wanted)
+        of_inputs = map(torch.cat, zip(first[:count], second[:count]))
+        # Not in place: two of them may be views of the same numbers.
+        of_parameters = torch._foreach_add(first[count:], second[count:]) if ctx.parameters else ()
+        return None, None, *(next(of_inputs) if w else None for w in ctx.wanted), *of_parameters
