@@ -25,6 +25,7 @@ from varmini.runtime.files import write_atomic
 from varmini.runtime.tables import Row, read_rows, write_rows
 from varmini.training.flops import exact_parameters, paper_parameters, visible_pairs
 from varmini.training.presets import PRESETS
+from varmini.zoo.generators.infinity import head_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 REPRODUCED, TREND, CONTRADICTED, NOT_HERE = STATUSES = (
@@ -231,6 +232,9 @@ def counts() -> list[Row]:
         config = PRESETS[name].var.model
         formula = paper_parameters(config.depth, config.shared_adaln) / 1e9
         rows.append({"what": name, "formula": formula, "exact": exact_parameters(config) / 1e9})
+    for bits in (16, 32, 64):  # over the width of Infinity's model of two billion parameters
+        rows.append({"what": f"head of {bits} bits", "head_bits": head_parameters(2048, bits) / 1e6,
+                     "head_codes": head_parameters(2048, bits, bits) / 1e12})  # fmt: skip
     channels = PRESETS["imagenet256-d16"].tokenizer.model.code_channels
     weights = 4 * (9 * channels**2 + channels)
     return [*rows, {"what": "phi", "weights": weights, "millions": weights / 1e6}]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
+from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
 from wording import NOT_MEASURED, number, provenance, table, with_error
 
@@ -218,17 +219,7 @@ def zero_shot(folder: Path, figures: Path) -> str:
     # The map of one token is corrupted whole, whatever the share: it is shown once.
     mended = list({(r["scale"], r["changed"]): r for r in rows_of(folder / "repair.csv")}.values())
     if mended:
-        text += "Error repair: a share of one map is corrupted; how much of the damage is gone "
-        text += "after the later maps (1: all, 0: no better than maps drawn without seeing it)?\n\n"
-        heads = ("map", "corrupted", "model, features", "model, pixels", "tokenizer, features",
-                 "own class: clean, %", "ignored, %", "corrected, %")  # fmt: skip
-        text += table(heads, [[str(r["scale"]), f"{100 * r['changed']:.0f} %",
-                               *(with_error([r], f"repair_{a}_{s}") for a, s in
-                                 (("corrected", "features"), ("corrected", "pixels"),
-                                  ("oracle", "features"))),
-                               *(with_error([r], f"accuracy_{a}", 1, 100)
-                                 for a in ("clean", "ignored", "corrected"))]
-                              for r in mended]) + "\n"  # fmt: skip
+        text += of_codes(mended)
         save(repair_bars(mended), figures / "repair.png")
         text += "![repair](figures/repair.png)\n\n"
     return text + provenance([*painting, *finer, *mended])
@@ -262,7 +253,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, scaling, zero_shot, likelihood, cost,
+    tokenizers, comparison, ablation, infinity, scaling, zero_shot, likelihood, cost,
 )  # fmt: skip
 
 
@@ -271,9 +262,9 @@ def make(folder: Path) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     text = "# Results\n\nMade by `make results` from the CSV files in this folder. The sweep over "
-    text += "sizes, super-resolution, repair and cost are of 26 November, the first edition (paths "
-    text += "in their commands are those of that time); family, painting and likelihood are "
-    text += "of 29 November.\n\n"
+    text += "sizes, super-resolution and cost are of 26 November, the first edition (paths "
+    text += "in their commands are those of that time); family, painting, repair and likelihood "
+    text += "are of 29 November.\n\n"
     text += "\n".join(section(folder, figures) for section in SECTIONS)
     write_atomic(folder / "README.md", text.encode())
     return folder / "README.md"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from varmini.experiments.comparison.bed import Bed, Codes
 from varmini.experiments.comparison.measure import finished_model, some_images
-from varmini.experiments.zero_shot.self_correction import measure, over_seeds
+from varmini.experiments.zero_shot.self_correction import measure, verdicts
 from varmini.runtime.distributed import progress
 from varmini.runtime.machine import device
 from varmini.runtime.tables import RESULTS, origin, write_rows
@@ -42,12 +42,11 @@ def main() -> None:
                         scale, share, seed=seed, guidance=args.guidance)  # fmt: skip
         rows.append({"method": name, "seed": seed} | found | origin())
     print(f"wrote {write_rows(args.csv, rows)}")
-    for scale, share in sorted({job[2:] for job in jobs}):
-        for figure in ("gain_features_unseen", "gain_features_redrawn"):
-            told = over_seeds(rows, figure, scale=scale, share=share)
-            means = (f"{row['method']} {row[figure]:+.5f}" for row in rows
-                     if (row["scale"], row["share"]) == (scale, share))  # fmt: skip
-            print(f"map {scale}, {share:.0%} flipped, {figure}: {', '.join(means)}; {told}")
+    for row in verdicts(rows):
+        words = (f"{name} {row[f'gain_{name}']:+.1f} % (p = {row[f'p_{name}']:.2g})"
+                 for name in METHODS)  # fmt: skip
+        print(f"map {row['scale']}, {row['share']:.0%} flipped, against {row['control']}: gain",
+              f"{', '.join(words)}; difference {row['more']:+.1f} (p = {row['p_more']:.2g})")
 
 
 if __name__ == "__main__":

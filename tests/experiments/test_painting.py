@@ -8,6 +8,7 @@ from torch import nn
 from varmini import ScaleSchedule
 from varmini.cli import main as cli
 from varmini.experiments.zero_shot.painting import (
+    DRAWN,
     TASKS,
     corrupt,
     draw_with,
@@ -174,6 +175,17 @@ def test_repair_compares_its_arms(tok, var, images):
             expected = 1 - (found - least) / (most - least)
             assert row[f"repair_{arm}_{space}"] == pytest.approx(expected, rel=1e-4)
     assert row["features_oracle"] < row["features_stored"]
+    # The fair control knows the true tokens that were not touched, and draws the others itself.
+    own, options = tok.encode(images), DRAWN | {"batch_size": 2}
+    wrong = corrupt(own[1], 0.5, tok.vocab_size, torch.Generator().manual_seed(0))
+    guess = draw_with(var, tok, LABELS, own[:1], **options)[1]
+    start = [own[0], torch.where(wrong == own[1], own[1], guess)]
+    unseen = [own[0], wrong, *draw_with(var, tok, LABELS, start, **options)[2:]]
+    features = tok.features(images)
+    error = (tok.quantizer.decode(unseen) - features).square().mean().item()
+    assert row["features_unseen"] == pytest.approx(error, rel=1e-4)
+    gain = row["features_unseen"] - row["features_corrected"]
+    assert row["gain_features"] == pytest.approx(gain, abs=1e-6)
 
 
 def test_a_model_that_does_not_look_mends_nothing(tok, images):
@@ -184,6 +196,7 @@ def test_a_model_that_does_not_look_mends_nothing(tok, images):
     row = repair(var, tok, images, LABELS, CLASSIFIER, 1, 1.0)
     assert row["features_corrected"] == row["features_ignored"]
     assert row["repair_corrected_features"] == 0 == row["repair_corrected_pixels"]
+    assert row["features_corrected"] == row["features_unseen"] and row["gain_features"] == 0
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path, capsys):

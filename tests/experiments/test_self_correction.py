@@ -7,13 +7,14 @@ import torch
 from tiny import redraw
 
 from varmini.evaluation.evaluators import Evaluator
-from varmini.evaluation.statistics import welch
+from varmini.evaluation.statistics import holm, welch
 from varmini.experiments.zero_shot.self_correction import (
     arms,
     flip_bits,
     measure,
-    over_seeds,
+    p_of_mean,
     paired,
+    verdicts,
 )
 from varmini.zoo.generators.infinity import Infinity, InfinityConfig
 from varmini.zoo.tokenizers.multiscale_bsq import MultiScaleBSQ, MultiScaleBSQConfig
@@ -122,13 +123,31 @@ def test_measures(world):
     assert row["gain_wrong_redrawn"] == pytest.approx(wrong)
 
 
-def test_intervals_over_images_and_over_seeds():
+def test_intervals_over_images():
     half = 4.303 / math.sqrt(3)  # t of 95 % with two degrees of freedom, standard deviation 1
     expected = {"gain": 2, "gain_low": 2 - half, "gain_high": 2 + half}
     assert paired(torch.tensor([1.0, 2.0, 3.0]), "gain") == pytest.approx(expected, rel=1e-3)
-    values = {"infinity": [0.0, 1.0, 2.0], "infinity-sc": [5.0, 6.0, 8.0]}
-    rows = [{"method": name, "scale": scale, "gain": value + scale}
-            for name, each in values.items() for value in each for scale in (1, 2)]  # fmt: skip
-    expected = welch(values["infinity-sc"], values["infinity"])
-    found = over_seeds(rows, "gain", scale=2)
-    assert found.value == pytest.approx(expected.value) and found.p == pytest.approx(expected.p)
+
+
+def test_verdicts_take_five_seeds_and_adjust_all_p_values_together():
+    gains = {"infinity": [-0.1, 0.1, 0.0, 0.2, -0.2], "infinity-sc": [1.0, 1.2, 0.9, 1.1, 1.05]}
+
+    def rows(seeds, scales):
+        return [{"method": name, "scale": scale, "share": 0.3, "gain_features_unseen": gain / 100,
+                 "features_unseen": 0.5, "gain_features_redrawn": 0.1 * gain,
+                 "features_redrawn": 2.0}
+                for name, values in gains.items() for gain in values[:seeds]
+                for scale in scales]  # fmt: skip
+
+    first, second = verdicts(rows(5, (1,)))
+    assert (first["control"], second["control"]) == ("unseen", "redrawn")
+    assert first["gain_infinity-sc"] == pytest.approx(2.1) and first["more"] == pytest.approx(2.1)
+    assert second["gain_infinity-sc"] == pytest.approx(5.25)
+    assert first["p_infinity-sc"] < 0.05 and first["p_more"] < 0.05 < first["p_infinity"]
+    raw = [p_of_mean(gains["infinity"]), p_of_mean(gains["infinity-sc"]),
+           welch(gains["infinity-sc"], gains["infinity"]).p]  # fmt: skip
+    names = ("p_infinity", "p_infinity-sc", "p_more")
+    told = [row[name] for row in (first, second) for name in names]
+    assert told == pytest.approx(holm(raw * 2))
+    assert all(row[name] == 1 for row in verdicts(rows(4, (1, 2))) for name in names)
+    assert verdicts([row for row in rows(5, (1,)) if row["method"] == "infinity"]) == []

@@ -15,7 +15,7 @@ from varmini.data import load_images, to_float
 from varmini.grade import a1
 from varmini.model.filters import filter_logits, guide
 from varmini.runtime.machine import precision
-from varmini.runtime.tables import read_cells
+from varmini.runtime.tables import read_cells, read_rows, write_rows
 from varmini.training import checkpoint, train_tokenizer
 from varmini.training.codebook import CodeRevival
 from varmini.training.loop import Symptoms
@@ -222,3 +222,9 @@ def test_transformer_and_sampler_are_near_float64(shipped):
         assert max((a - b).abs().max() for a, b in zip(found, wanted)) < largest
         apart = (chances(*found) - chances(*wanted)).abs().sum(-1) / 2
         assert apart.mean() < mean_tv
+
+
+def test_a_system_named_infinity_is_no_number(tmp_path):
+    rows = [{"method": "infinity", "low": float("-inf"), "high": float("inf"), "mean": 0.5}]
+    path = write_rows(tmp_path / "a.csv", rows)
+    assert read_rows(path) == rows

@@ -244,6 +244,9 @@ def test_draws_follow_the_bits_probabilities_and_the_filters():
     likeliest = sum(int(bit) << i for i, bit in enumerate(logits.argmax(1)))
     assert (model.draw(labels[:50], seed=0, top_p=1e-6)[0] == likeliest).all()
     assert (model.draw(labels[:50], seed=0, top_k=1)[0] == likeliest).all()
+    for tau in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="tau is .*, expected above 0: top_k=1"):
+            model.draw(labels[:2], tau=tau)
 
 
 def test_an_image_depends_on_its_own_number_alone_and_forced_maps_stay():

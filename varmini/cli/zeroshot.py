@@ -35,7 +35,7 @@ class Zeroshot:
     classifier: str | None = None
     """Evaluator: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
     limit: int = 200  # So many test images, evenly spaced over the set.
-    only: Literal["painting"] | None = None  # Measure this alone.
+    only: Literal["painting", "repair"] | None = None  # Measure this alone.
     shares: tuple[float, ...] = (0.25, 1.0)
     """Shares of a map's tokens that are corrupted for the test of repair."""
     cfg: float = 3.0  # Guidance of painting and editing (the paper's demonstration has 3).
@@ -61,16 +61,17 @@ class Zeroshot:
         options |= dict(seed=self.seed, batch_size=self.batch_size)
         about = {"var": self.models.var, "data": data.name, "classifier": name} | origin()
         with autocast():
-            self._write("painting", self._paint(given, options), about)
-            if self.only:
-                return
-            self._write("super_resolution", self._super_resolve(given, options), about)
-            rows = [
-                repair(*given, scale, share, **options)
-                for scale in progress(range(1, len(tok.schedule)), "repair")
-                for share in self.shares
-            ]
-            self._write("repair", rows, about)
+            if self.only != "repair":
+                self._write("painting", self._paint(given, options), about)
+            if not self.only:
+                self._write("super_resolution", self._super_resolve(given, options), about)
+            if self.only != "painting":
+                rows = [
+                    repair(*given, scale, share, **options)
+                    for scale in progress(range(1, len(tok.schedule)), "repair")
+                    for share in self.shares
+                ]
+                self._write("repair", rows, about)
 
     def _write(self, name: str, rows: list[Row], about: Row) -> None:
         print(f"wrote {write_rows(self.out / f'{name}.csv', [row | about for row in rows])}")

@@ -106,22 +106,26 @@ def round_numbers(axis: Any) -> None:
 
 @styled
 def repair_bars(rows: Sequence[Row]) -> Figure:
-    """Error repair: the share of the damage that the model, and the tokenizer, remove."""
-    figure, grid = plt.subplots(1, 2, figsize=(10.5, 3.4), layout="constrained", sharey=True)
-    arms = (("corrected", ACCENT, -0.2, "drawn by the model"),
-            ("oracle", BLUE, 0.2, "coded by the tokenizer"))  # fmt: skip
-    for axes, space in zip(grid, ("features", "pixels")):
-        for arm, colour, shift, name in arms:
-            y = [row[f"repair_{arm}_{space}"] for row in rows]
-            error = [2 * row[f"repair_{arm}_{space}_se"] for row in rows]
-            at = np.arange(len(rows)) + shift
-            axes.bar(at, y, 0.38, yerr=error, color=colour, label=name)
+    """Error repair in features: what the tokenizer mends, and what the model gains by seeing it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.4), layout="constrained")
+    at = np.arange(len(rows))
+    share = [100 * row["repair_oracle_features"] for row in rows]
+    left.bar(at, share, 0.6, color=BLUE)
+    left.set_title("the tokenizer, which knows the picture")
+    left.set_ylabel("damage mended, %")
+    gain, low, high = (
+        np.array([100 * row[f"gain_features{end}"] / row["features_unseen"] for row in rows])
+        for end in ("", "_low", "_high")
+    )
+    right.bar(at - 0.2, gain, 0.38, yerr=(gain - low, high - gain), color=ACCENT,
+              label="against maps drawn without seeing it")  # fmt: skip
+    unfair = [100 * (1 - row["features_corrected"] / row["features_ignored"]) for row in rows]
+    right.bar(at + 0.2, unfair, 0.38, color=MUTED, label="against maps drawn after the true map")
+    right.set_title("the model, which sees the error")
+    right.set_ylabel("error saved, %")
+    right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
         axes.axhline(0, color=INK, linewidth=1)
-        names = [f"map {r['scale']}\n{100 * r['changed']:.0f} %" for r in rows]
-        axes.set_xticks(range(len(rows)), names)
-        axes.set_title(f"in {space}")
+        axes.set_xticks(at, [f"map {r['scale']}\n{100 * r['changed']:.0f} %" for r in rows])
         axes.set_xlabel("which map is corrupted, and how much of it")
-    grid[0].set_ylabel("share of the damage mended")
-    handles = grid[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -5,7 +5,10 @@ The talks on VAR say so. Errors are mean squares; a mean comes with its standard
 Maps before `scale` are the image's own in all arms, and the random numbers are the same:
   clean      that map is the image's own, too; the model draws the later ones
   corrected  that map is corrupted; the model draws the later ones, seeing it
-  ignored    that map is corrupted; the later ones are those of "clean", drawn without seeing it
+  unseen     that map is corrupted; the later ones are drawn without sight of the corruption: in
+             place of wrong tokens the model has drawn its own (exact, for tokens of a map are
+             independent given the coarser ones)
+  ignored    that map is corrupted; the later ones are those of "clean"
 And what later maps could mend, by one who knows the image:
   own        all maps are the image's own
   stored     that map is corrupted; the later ones are the image's own
@@ -17,8 +20,9 @@ worse than no correction. For the oracle "own" and "stored" stand for "clean" an
 "ignored". Of a raster AR it is 0 by construction: no later token adds anything where an earlier one
 is.
 
-The control is unfair: the maps of "ignored" were drawn from the true map, which "corrected" never
-sees. `self_correction.py` has controls that do not know it.
+"Ignored" is an unfair control: its maps were drawn after the true map, and so hold details that
+"corrected" cannot know. "Unseen" is the fair one: gain = error(unseen) - error(corrected), image by
+image with its 95 % interval, and above 0 is mending. `self_correction.py` does the same for bits.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...evaluation.statistics import t_quantile
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...runtime.tables import Row
@@ -74,13 +79,17 @@ def repair(
     generator = torch.Generator().manual_seed(options["seed"])
     wrong = corrupt(own[scale - 1].cpu(), share, tok.vocab_size, generator).to(images.device)
     damaged = [*own[: scale - 1], wrong]
-    clean, corrected = (
-        draw_with(var, tok, labels, forced, batch_size=batch_size, **options)
-        for forced in (own[:scale], damaged)
-    )
+
+    def draw(*forced: Tensor) -> list[Tensor]:
+        return draw_with(var, tok, labels, list(forced), batch_size=batch_size, **options)
+
+    before, true = own[: scale - 1], own[scale - 1]
+    clean, corrected = draw(*own[:scale]), draw(*damaged)
+    unseen = draw(*before, torch.where(wrong == true, true, draw(*before)[scale - 1]))
     arms = {
         "clean": clean,
         "corrected": corrected,
+        "unseen": [*damaged, *unseen[scale:]],
         "ignored": [*damaged, *clean[scale:]],
         "own": own,
         "stored": [*damaged, *own[scale:]],
@@ -99,6 +108,7 @@ def repair(
     for space, values in errors.items():
         for best, worst, arm in (("clean", "ignored", "corrected"), ("own", "stored", "oracle")):
             row |= repaired(values[best], values[worst], values[arm], f"{arm}_{space}")
+        row |= paired(values["unseen"] - values["corrected"], f"gain_{space}")
     return row
 
 
@@ -112,3 +122,11 @@ def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> di
     # Var(left / damage) = Var(left - ratio damage) / (n mean(damage)^2)
     spread = (left - ratio * damage).std() / math.sqrt(len(damage)) / damage.mean().abs()
     return {f"repair_{name}": 1 - ratio, f"repair_{name}_se": spread.item()}
+
+
+def paired(gain: Tensor, name: str) -> dict[str, float]:
+    """{name: mean of (n,), name_low, name_high: its 95 % interval by Student's t, n >= 2}."""
+    gain = gain.double()
+    mean, half = gain.mean().item(), t_quantile(0.95, len(gain) - 1) * gain.std().item()
+    half /= math.sqrt(len(gain))
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

@@ -27,19 +27,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...evaluation.evaluators import Evaluator
-from ...evaluation.statistics import Difference, t_quantile, welch
+from ...evaluation.statistics import ENOUGH, holm, interval, t_tail, welch
 from ...runtime.tables import Row
 from ...zoo.generators.infinity import Infinity
 from ...zoo.tokenizers.lfq import to_tokens
 from ...zoo.tokenizers.multiscale_bsq import MultiScaleBSQ
 from .painting import mean_and_error, squared_error
-from .repair import repaired
+from .repair import paired, repaired
 
 CONTROLS = ("unseen", "redrawn", "informed")
 """Arms that "seen" is compared with."""
@@ -128,20 +129,44 @@ def measure(
     return row
 
 
-def paired(gain: Tensor, name: str) -> dict[str, float]:
-    """{name: mean of (n,), name_low, name_high: its 95 % interval by Student's t, n >= 2}."""
-    gain = gain.double()
-    mean, half = gain.mean().item(), t_quantile(0.95, len(gain) - 1) * gain.std().item()
-    half /= math.sqrt(len(gain))
-    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+def relative_gain(row: Row, control: str) -> float:
+    """Gain in features against a control, in per cent of the control's error."""
+    return 100 * row[f"gain_features_{control}"] / row[f"features_{control}"]
 
 
-def over_seeds(
-    rows: Sequence[Row], figure: str, a: str = "infinity-sc", b: str = "infinity", **key: Any
-) -> Difference:
-    """Welch's test of a figure of two methods over training seeds: mean of a - mean of b.
+def verdicts(rows: Sequence[Row], controls: Sequence[str] = ("unseen", "redrawn")) -> list[Row]:
+    """Do the models mend, and does self-correction help? One row a map, share and control.
 
-    rows: of `measure`, with their "method"; those that `key` (scale, share) fits, one a seed.
+    Columns: of both methods `gain_M`, the mean of `relative_gain` over seeds, with its 95 %
+    interval and `p_M` against 0 (Student's t); "more", what self-correction adds, with Welch's
+    interval and p. All p-values are adjusted together (Holm), and 1 below five seeds a side.
     """
-    fitting = [row for row in rows if all(row[name] == value for name, value in key.items())]
-    return welch(*([row[figure] for row in fitting if row["method"] == name] for name in (a, b)))
+    found, tests = [], []
+    for scale, share in sorted({(row["scale"], row["share"]) for row in rows}):
+        for control in controls:
+            of = {name: [relative_gain(r, control) for r in rows if (
+                r["method"], r["scale"], r["share"]) == (name, scale, share)]
+                for name in ("infinity", "infinity-sc")}  # fmt: skip
+            if not all(of.values()):
+                continue
+            row: Row = {"scale": scale, "share": share, "control": control}
+            for name, values in of.items():
+                low, high = interval(values)
+                row |= {f"gain_{name}": fmean(values), f"low_{name}": low, f"high_{name}": high,
+                        f"seeds_{name}": len(values)}  # fmt: skip
+                tests.append((row, f"p_{name}", p_of_mean(values)))
+            more = welch(of["infinity-sc"], of["infinity"])
+            row |= {"more": more.value, "more_low": more.low, "more_high": more.high}
+            tests.append((row, "p_more", more.p if more.enough else 1.0))
+            found.append(row)
+    for (row, name, _), p in zip(tests, holm([p for *_, p in tests])):
+        row[name] = p
+    return found
+
+
+def p_of_mean(values: Sequence[float]) -> float:
+    """Two-sided p of a mean against 0 by Student's t; 1 below `ENOUGH` values."""
+    if len(values) < ENOUGH:
+        return 1.0
+    error = stdev(values) / math.sqrt(len(values))
+    return t_tail(fmean(values) / error, len(values) - 1) if error else float(fmean(values) == 0)

@@ -48,7 +48,6 @@ class InfinityConfig(NetworkConfig):
     """Shape of an `Infinity`: about 18 depth width^2 parameters, and the head's."""
 
     depth: int = 4
-    """Transformer blocks."""
     sizes: tuple[int, ...] = (1, 2, 3, 4)
     """Sides of the token maps, coarse to fine; the tokenizer's."""
     bits: int = 9
@@ -99,8 +98,8 @@ class Infinity(Generator):
 
     def next_input(self, f_hat: Tensor, k: int) -> Tensor:
         """What scale k (from 0) reads of f^ of those before it: (B, h_k w_k, d)."""
-        size = self.schedule.grids[k]
-        return F.interpolate(f_hat, size=size, mode="bilinear").flatten(2).transpose(1, 2)
+        f_hat = F.interpolate(f_hat, size=self.schedule.grids[k], mode="bilinear")
+        return f_hat.flatten(2).transpose(1, 2)
 
     @torch.no_grad()
     def teacher(self, features: Tensor, flips: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -145,8 +144,8 @@ class Infinity(Generator):
         c, labels = self.config, self.shown(labels)
         flips = self.random_flips(len(features)) if self.training and c.flips else None
         tokens, inputs = self.teacher(features, flips)
-        logits = self.network(labels, inputs)
-        return (self.surprise(logits, tokens) * self.weights).mean() / c.bits
+        surprise = self.surprise(self.network(labels, inputs), tokens)
+        return (surprise * self.weights).mean() / c.bits
 
     def steps(self, **options: object) -> int:
         """K, a step a scale."""
@@ -169,11 +168,12 @@ class Infinity(Generator):
 
         Args:
             labels, guidance, seed: as of `Generator.generate`; guidance is alike at all scales.
-            tau: temperature; the paper's pictures have .5 to 1.
-            top_k, top_p: as in `varmini.model.filters.filter_logits`, of each classifier: of a bit
-                the value less likely than 1 - top_p is ruled out.
+            tau: temperature, .5 to 1 in the paper's pictures; ValueError unless above 0.
+            top_k, top_p: as in `filter_logits`: a bit's value less likely than 1 - top_p goes.
             forced: the first maps; those after them have the random numbers that they always have.
         """
+        if not tau > 0:
+            raise ValueError(f"tau is {tau}, expected above 0: top_k=1 takes the likelier bits")
         noise, m = Noise(seed, 0, len(labels), labels.device), len(self.shifts)
         shown = with_null(labels, self.config.num_classes, guidance)
         x, modulations, head = self.network.condition(shown)
