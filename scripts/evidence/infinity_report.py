@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from wording import NOT_MEASURED, provenance, table, with_error
+
 from varmini.evaluation.statistics import interval
 from varmini.experiments.zero_shot.self_correction import verdicts
-from varmini.runtime.tables import NOT_MEASURED, Row, provenance, rows_of, table, with_error
+from varmini.runtime.tables import Row, rows_of
 from varmini.zoo.generators.infinity import head_parameters
 
 WIDTH = 128
