@@ -26,8 +26,8 @@ from varmini.runtime.distributed import progress
 from varmini.runtime.tables import RESULTS, Row, append_row, origin, read_rows, rows_of
 from varmini.zoo.text.scenes import scenes, side_by_side
 
-REPEATS = {"held out": 25, "seen": 6}
-"""Drawings of each pair: 500 and 480."""
+REPEATS = {"held out": 20, "seen": 3}
+"""Drawings of each pair: 400 and 240 in all."""
 
 
 def once(path: Path, key: Row, make: Callable[[], Row]) -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS / "words")
     parser.add_argument("--systems", nargs="+", default=list(words.TOKENIZERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--images", type=int, default=16_000, help="scenes of a training")
+    parser.add_argument("--images", type=int, default=8_000, help="scenes of a training")
     args = parser.parse_args()
     codes = Codes(Bed(), args.bed)
     table = args.csv / "binding.csv"

@@ -30,7 +30,7 @@ from .zero_shot.likelihood import wilson
 TOKENIZERS = {"parti": "vit-vqgan", "text-infinity": "multiscale-bsq"}
 SCALES = {"parti": 2.0, "text-infinity": 1.0}
 """Learning rates in units of `LR`: those of raster AR and of Infinity with classes (grid.csv)."""
-GUIDANCE = (1.0, 2.0, 3.0, 4.5)
+GUIDANCE = (1.0, 2.0, 3.0)
 PAIRS = {"held out": HELD_OUT, "seen": SEEN}
 """Which pairs of classes are asked for."""
 
@@ -58,7 +58,7 @@ def train_system(codes: Codes, name: str, training: Training, out: Path) -> Path
     def held_out(model: nn.Module) -> dict[str, float]:
         found = {}
         for pairs, column in ((SEEN, "val_loss"), (HELD_OUT, "val_loss_held_out")):
-            x, captions = next(batches("test", 200, seed=1, pairs=pairs))
+            x, captions = next(batches("test", 100, seed=1, pairs=pairs))
             with autocast():
                 found[column] = model.loss(x.to(device()), captions.to(device())).item()
         return found
