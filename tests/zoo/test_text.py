@@ -12,6 +12,7 @@ from varmini.zoo.generators.parti import Parti, PartiConfig
 from varmini.zoo.generators.text_infinity import TextInfinity, TextInfinityConfig
 from varmini.zoo.text import grammar
 from varmini.zoo.text.grammar import EMPTY, LENGTH, NAMES, WORDS, captions, encode, parse
+from varmini.zoo.text.pretraining import every_caption, pretrain
 from varmini.zoo.text.reading import CrossAttention, TextEncoder, words_of
 from varmini.zoo.text.scenes import HELD_OUT, PAIRS, SEEN, halves, scenes, side_by_side
 
@@ -149,6 +150,16 @@ def test_what_fills_up_a_caption_changes_no_state():
         before = encoder(numbers)[0, :3]
         encoder.position[3:] += 1.0  # only what fills up stands there
         assert torch.allclose(encoder(numbers)[0, :3], before, atol=1e-6)
+
+
+def test_pretraining_reads_pairs_that_it_never_saw_and_freezes_the_encoder():
+    torch.manual_seed(0)
+    text = TextEncoder(32, 2, 1)
+    model = pretrain(text, 2, lr=4e-3)
+    numbers, wanted = every_caption(HELD_OUT)
+    with torch.no_grad():
+        assert (model(numbers).argmax(2) == wanted).float().mean() > 0.95
+    assert not any(p.requires_grad for p in text.parameters())
 
 
 # --------------------------------------------------------------------------------------- generators

@@ -20,6 +20,7 @@ from ..runtime.tables import Row
 from ..zoo.generators.parti import Parti, PartiConfig
 from ..zoo.generators.text_infinity import TextInfinity, TextInfinityConfig
 from ..zoo.text import grammar
+from ..zoo.text.pretraining import pretrain
 from ..zoo.text.scenes import HELD_OUT, SEEN, halves, scenes, side_by_side
 from .comparison.bed import Codes
 from .comparison.methods import LR, MUON, TOP_P
@@ -27,10 +28,10 @@ from .comparison.tokenizers import inner_matrices
 from .comparison.training import Training, train
 from .zero_shot.likelihood import wilson
 
-TOKENIZERS = {"parti": "vit-vqgan", "text-infinity": "multiscale-bsq"}
+TOKENIZERS = {"parti": "vqgan", "text-infinity": "multiscale-bsq"}
 SCALES = {"parti": 2.0, "text-infinity": 1.0}
 """Learning rates in units of `LR`: those of raster AR and of Infinity with classes (grid.csv)."""
-GUIDANCE = (1.0, 2.0, 3.0)
+GUIDANCE = (1.0, 2.0, 4.0)
 PAIRS = {"held out": HELD_OUT, "seen": SEEN}
 """Which pairs of classes are asked for."""
 
@@ -38,6 +39,13 @@ PAIRS = {"held out": HELD_OUT, "seen": SEEN}
 def new_model(name: str) -> nn.Module:
     """A system with random weights, for the tokens of its tokenizer on the bed."""
     return Parti(PartiConfig()) if name == "parti" else TextInfinity(TextInfinityConfig())
+
+
+def reading_model(name: str) -> nn.Module:
+    """The same, whose text encoder is trained on captions alone and frozen."""
+    model = new_model(name).to(device())
+    pretrain((model if name == "parti" else model.network).text, model.config.heads)
+    return model
 
 
 def recipe(name: str, images: int, seed: int) -> Training:
@@ -64,7 +72,7 @@ def train_system(codes: Codes, name: str, training: Training, out: Path) -> Path
         return found
 
     return train(
-        lambda: new_model(name), lambda model, x, captions: model.loss(x, captions),
+        lambda: reading_model(name), lambda model, x, captions: model.loss(x, captions),
         lambda start: batches("train", training.batch_size, seed=training.seed, start_step=start),
         training, out, data=f"scenes, {codes.about(TOKENIZERS[name])}", held_out=held_out,
         matrices=inner_matrices,

@@ -8,8 +8,8 @@ Source: Yu et al. 2022, "Scaling Autoregressive Models for Content-Rich Text-to-
     L = -1/N sum_i log p(x_i | x_1, ..., x_{i-1}, t), with the empty caption in a tenth of the steps
 
 The paper draws 1,024 codes of a square picture, with guidance 1.2, and shows the best of 16 by a
-network that compares picture and text. Left out: that choice, and a text encoder trained before.
-Changed: GPT's block after the cross-attention, which the paper has between its two branches.
+network that compares picture and text. Left out: that choice. Changed: GPT's block after the
+cross-attention, which the paper has between its two branches; the codes are the bed's VQGAN's.
 """
 
 from __future__ import annotations

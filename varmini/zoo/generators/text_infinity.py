@@ -9,10 +9,10 @@ caption's states, pooled, are the start and set AdaLN; each block also looks at 
 Scales need not be square: those of a scene are 1 x 2, 2 x 4, 3 x 6, 4 x 8, one aspect ratio as the
 paper has fifteen. All else (bits, self-correction, loss, drawing) is in `infinity.py`.
 
-Left out: the encoder trained before (Flan-T5 there, one from scratch here), rotary positions.
-Changed: the mean of the words in place of attention pooling; cross-attention before VAR's block,
-between whose two branches the paper has it; the empty caption for guidance, where the paper learns
-a vector.
+Left out: rotary positions. Changed: a small text encoder of our own (`text/pretraining.py`) in
+place of Flan-T5; the mean of the words in place of attention pooling; cross-attention before VAR's
+block, between whose two branches the paper has it; the empty caption for guidance, where the paper
+learns a vector.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class TextVAR(VAR):
         self.class_embedding = nn.Identity()  # `condition` gets the vector itself
         self.blocks = nn.ModuleList(ReadingBlock(block, config) for block in self.blocks)
         self.text = TextEncoder(config.width, config.heads, text_depth)
-        nn.init.normal_(self.text.position, std=0.02)
 
     def condition(self, labels: Tensor) -> tuple[Tensor, list[tuple[Tensor, Read]], Tensor]:
         """As in `VAR`, of captions (B, T); each block's modulation comes with what it has read."""

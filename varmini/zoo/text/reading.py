@@ -48,6 +48,8 @@ class TextEncoder(nn.Module):
                                            norm_first=True)  # fmt: skip
         self.blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width),
                                             enable_nested_tensor=False)  # fmt: skip
+        for table in (self.word.weight, self.position):  # alike, or words would drown positions
+            nn.init.normal_(table, std=0.02)
 
     def forward(self, captions: Tensor) -> Tensor:
         """LongTensor (B, T) -> (B, T, w)."""
