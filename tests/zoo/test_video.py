@@ -59,14 +59,15 @@ def test_videos_are_a_function_of_seed_and_step_and_the_path_is_true(garments):
     assert not batch.frames.equal(garments.batch(40, seed=1, step=3).frames)
     assert batch.frames.shape == (40, 1, 13, 32, 32) and batch.frames.abs().max() <= 1
     assert set(batch.labels.tolist()) <= set(range(len(CLASSES)))
-    assert torch.allclose(centroid(batch.frames[:, 0], floor=0.0), batch.path, atol=0.01)
+    assert torch.allclose(centroid(batch.frames[:, 0]), batch.path, atol=0.01)
 
 
 def test_garments_keep_their_velocity_and_bounce(garments):
     batch = garments.batch(200, seed=0)
     steps = batch.path.diff(dim=1)
     assert steps.abs().max() <= 3  # at most 2 pixels, rounded
-    assert torch.allclose(steps[:, 0], batch.velocity, atol=3.01)
+    at_once = (steps[:, 0] - batch.velocity).abs() > 1.01  # bounced in the first step
+    assert at_once.float().mean() < 0.1
     lit = (batch.frames[:, 0] > -1).flatten(2).any(2)
     assert lit.all()  # never out of the picture
     alone = garments.batch(200, seed=0).path[:, :, 0].diff(dim=1).sign()
