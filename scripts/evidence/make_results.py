@@ -13,6 +13,7 @@ from pathlib import Path
 import report_figures
 from comparison_report import ablation, comparison, tokenizers
 from likelihood_report import likelihood
+from motion_report import motion
 
 from varmini.evaluation.statistics import welch
 from varmini.experiments.bench.cost import exponents
@@ -271,7 +272,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, scaling, zero_shot, likelihood, cost,
+    tokenizers, comparison, ablation, scaling, zero_shot, likelihood, motion, cost,
 )  # fmt: skip
 
 

@@ -71,24 +71,29 @@ def figures(
         speed: mean way of the centre of mass, in pixels a frame.
         With given frames also, as mean distances to the true path in pixels: error, and those of a
         garment that stays where it is in the last given frame (frozen) or in the first of all.
+        kept_se, error_se: standard errors over videos.
     """
     parts = [network(part.to(device())) for part in videos.split(BATCH)]
     logits, _, features = (torch.cat(part).cpu() for part in zip(*parts))
     named, path = logits.argmax(2), centroid(videos[:, 0])
+    kept = (named[:, given:] == truth.labels[:, None]).float().mean(1)  # a value a video
     found = {
         "frechet": frechet_distance(features, real),
-        "kept": (named[:, given:] == truth.labels[:, None]).float().mean().item(),
+        "kept": kept.mean().item(),
+        "kept_se": (kept.std() / len(kept) ** 0.5).item(),
         "steady": (named[:, 1:] == named[:, :-1]).float().mean().item(),
         "speed": path.diff(dim=1).norm(dim=2).mean().item(),
     }
     if given:
         true = centroid(truth.frames[:, 0])  # as the drawn one is found
 
-        def off(path: Tensor) -> float:
-            return (path - true[:, given:]).norm(dim=2).mean().item()
+        def off(path: Tensor) -> Tensor:
+            return (path - true[:, given:]).norm(dim=2).mean(1)
 
-        found |= {"error": off(path[:, given:]), "frozen": off(true[:, given - 1 : given]),
-                  "frozen_first": off(true[:, :1])}  # fmt: skip
+        error = off(path[:, given:])
+        found |= {"error": error.mean().item(), "error_se": (error.std() / len(kept) ** 0.5).item(),
+                  "frozen": off(true[:, given - 1 : given]).mean().item(),
+                  "frozen_first": off(true[:, :1]).mean().item()}  # fmt: skip
     return found
 
 
