@@ -40,6 +40,8 @@ RECIPES = {
     "magvit": Training(images=6_400, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.97),
 }  # fmt: skip
 """Videos a training, counting those that only differ in where the garment flies."""
+SHAPE: dict[str, int] = {}
+"""Of the generators' configurations, what is not their default."""
 METHODS = {"infinity-star": (InfinityStar, "pyramid"), "magvit": (MAGVIT, "grid")}
 """The generators, and the tokenizer of each."""
 
@@ -131,7 +133,7 @@ def train_model(method: str, seed: int, out: Path) -> Path:
 
     checksum = file_checksum(out / f"tokenizer-{name}" / "model.safetensors")
     return train(
-        lambda: cls(cls.config_class(num_classes=len(CLASSES))),
+        lambda: cls(cls.config_class(num_classes=len(CLASSES), **SHAPE)),
         lambda model, *batch: model.loss(*batch), batches, recipe, out / f"{method}-s{seed}",
         data=f"moving garments, {name} {checksum}", held_out=held_out,
     )  # fmt: skip
