@@ -1,7 +1,7 @@
 """Trains and measures what draws moving garments: results/motion/.
 
     python scripts/evidence/motion.py --train evaluator tokenizer-pyramid tokenizer-grid \
-        infinity-star-s0 magvit-s0
+        decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
@@ -29,16 +29,17 @@ FOLDER = RESULTS / "motion"
 
 
 def train(name: str, out: Path) -> Path:
-    """Trains one of: evaluator, tokenizer-<which>, <method>-s<seed>."""
+    """Trains one of: evaluator, tokenizer-<which>, decoder-<which>, <method>-s<seed>."""
     method, _, seed = name.rpartition("-s")
     if name == "evaluator":
         return bed.train_evaluator(out)
     if method in bed.METHODS and seed.isdecimal():
         return bed.train_model(method, int(seed), out)
-    if name.removeprefix("tokenizer-") in bed.TOKENIZERS:
-        return bed.train_tokenizer(name.removeprefix("tokenizer-"), out)
+    for kind, run in (("tokenizer", bed.train_tokenizer), ("decoder", bed.train_decoder)):
+        if name.removeprefix(f"{kind}-") in bed.TOKENIZERS:
+            return run(name.removeprefix(f"{kind}-"), out)
     raise ValueError(f"no training named {name!r}, expected evaluator, "
-                     f"{', '.join('tokenizer-' + n for n in bed.TOKENIZERS)} or "
+                     f"tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
                      f"{', '.join(n + '-s0' for n in bed.METHODS)}")  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def rows(out: Path, count: int) -> list[Row]:
 
     made = [row("real", "", 0, truth.frames, 5)]
     for name in bed.TOKENIZERS:
-        tok = bed.load(CausalVideoTokenizer, out / f"tokenizer-{name}")
+        tok = bed.load(CausalVideoTokenizer, out / f"decoder-{name}")
         again = torch.cat([tok.decode(tok.encode(x)) for x in truth.frames.split(64)])
         made.append(row(f"tokenizer, {name}", "reconstruct", 0, again, 5))
     jobs = [(method, seed, task) for method in bed.METHODS for seed in range(5)

@@ -80,6 +80,7 @@ def test_a_run_goes_from_the_tokenizer_to_a_continued_video(method, tmp_path, mo
     recipe = bed.Training(images=8, batch_size=4, points=1)
     monkeypatch.setattr(bed, "RECIPES", dict.fromkeys(bed.RECIPES, recipe))
     bed.train_tokenizer(name, tmp_path)
+    bed.train_decoder(name, tmp_path)
     assert bed.train_model(method, 0, tmp_path) == tmp_path / f"{method}-s0"
     model, tok = measure.pair(method, 0, tmp_path)
     some = Videos(*(part[:3] for part in truth))

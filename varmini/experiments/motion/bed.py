@@ -29,13 +29,16 @@ TOKENIZERS = {
 }
 """Of InfinityStar and of MAGVIT."""
 CLIP = 5
-"""Frames of a video that a tokenizer learns from: it is causal, so more of them teach it little."""
+"""Frames of a video that tokenizers and evaluator learn from. A latent frame sees five frames at
+most, so longer ones teach an encoder nothing; a decoder goes on learning from whole videos."""
 VIDEOS = 2_048
 """Training videos of the generators, encoded once."""
 RECIPES = {
-    "evaluator": Training(images=16_000, batch_size=32, lr=2e-3, weight_decay=0.01, ema=0.98),
+    "evaluator": Training(images=38_400, batch_size=32, lr=3e-3, weight_decay=0.01, ema=0.98),
     "tokenizer": Training(images=12_800, batch_size=16, lr=3e-3, weight_decay=0.005, ema=0.98,
                           clip=1.0),
+    "decoder": Training(images=2_400, batch_size=8, lr=2e-3, weight_decay=0.005, ema=0.97,
+                        clip=1.0),
     "infinity-star": Training(images=4_800, batch_size=16, lr=3e-3, muon_lr=0.03, ema=0.97),
     "magvit": Training(images=6_400, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.97),
 }  # fmt: skip
@@ -71,7 +74,7 @@ def train_evaluator(out: Path) -> Path:
     return train(
         lambda: VideoNetwork(VideoNetworkConfig()),
         lambda model, *batch: network_loss(model, Videos(*batch)),
-        stream(recipe.seed, recipe.batch_size), recipe, out / "evaluator", data="moving garments",
+        stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / "evaluator", data="moving garments",
     )  # fmt: skip
 
 
@@ -83,6 +86,36 @@ def train_tokenizer(name: str, out: Path) -> Path:
         stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / f"tokenizer-{name}",
         data="moving garments", matrices=lambda model: [],
     )  # fmt: skip
+
+
+def decoder_loss(model: CausalVideoTokenizer, *batch: Tensor) -> Tensor:
+    """The same of the image alone, with tokens as they are."""
+    with torch.no_grad():
+        z_q = model.quantize(model.features(batch[0]))[0]
+    drawn = model.decode_features(z_q)
+    return 0.2 * F.l1_loss(drawn, batch[0]) + F.mse_loss(drawn, batch[0])
+
+
+def train_decoder(name: str, out: Path) -> Path:
+    """Trains a finished tokenizer's decoder on, on videos of full length; its tokens stay."""
+    recipe, first = RECIPES["decoder"], out / f"tokenizer-{name}"
+
+    def build() -> CausalVideoTokenizer:
+        model = CausalVideoTokenizer.from_pretrained(first)
+        for part in (model.encoder, model.past):
+            part.requires_grad_(False)
+        return model
+
+    return train(
+        build, decoder_loss, stream(recipe.seed + 1, recipe.batch_size), recipe,
+        out / f"decoder-{name}", data=f"moving garments, {checksum(first)}",
+        matrices=lambda model: [],
+    )  # fmt: skip
+
+
+def checksum(folder: Path) -> str:
+    """Of a finished model's weights."""
+    return file_checksum(folder / "model.safetensors")[:12]
 
 
 def load(cls: type, folder: Path) -> nn.Module:
@@ -101,7 +134,7 @@ def codes(method: str, out: Path, split: str, count: int, seed: int) -> tuple[Te
     """
     name = METHODS[method][1]
     tok = load(CausalVideoTokenizer, out / f"tokenizer-{name}")
-    about = file_checksum(out / f"tokenizer-{name}" / "model.safetensors")[:12]
+    about = checksum(out / f"tokenizer-{name}")
     path = out / f"codes-{name}-{split}-{count}-{seed}-{about}.safetensors"
     if not path.exists():
         garments, parts = MovingGarments(split), []
@@ -131,9 +164,9 @@ def train_model(method: str, seed: int, out: Path) -> Path:
         torch.manual_seed(0)  # the same masks always
         return {"val_loss": model.loss(*(t.to(device()) for t in unseen)).item()}
 
-    checksum = file_checksum(out / f"tokenizer-{name}" / "model.safetensors")
+    weights = file_checksum(out / f"tokenizer-{name}" / "model.safetensors")
     return train(
         lambda: cls(cls.config_class(num_classes=len(CLASSES), **SHAPE)),
         lambda model, *batch: model.loss(*batch), batches, recipe, out / f"{method}-s{seed}",
-        data=f"moving garments, {name} {checksum}", held_out=held_out,
+        data=f"moving garments, {name} {weights}", held_out=held_out,
     )  # fmt: skip

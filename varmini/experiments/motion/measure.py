@@ -33,10 +33,10 @@ def test_videos(count: int, seed: int) -> Videos:
 
 
 def pair(method: str, seed: int, out: Path) -> tuple[nn.Module, CausalVideoTokenizer]:
-    """A trained generator and its tokenizer."""
+    """A trained generator, and its tokenizer with the decoder that was trained on."""
     cls, name = METHODS[method]
     return load(cls, out / f"{method}-s{seed}"), load(CausalVideoTokenizer,
-                                                      out / f"tokenizer-{name}")  # fmt: skip
+                                                      out / f"decoder-{name}")  # fmt: skip
 
 
 @torch.no_grad()
