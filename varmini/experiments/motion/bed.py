@@ -74,7 +74,8 @@ def train_evaluator(out: Path) -> Path:
     return train(
         lambda: VideoNetwork(VideoNetworkConfig()),
         lambda model, *batch: network_loss(model, Videos(*batch)),
-        stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / "evaluator", data="moving garments",
+        stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / "evaluator",
+        data="moving garments",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ the first frames are the same whatever follows; tokens of d bits in two parts.
     drawing: MaskGIT's rounds over the tokens that are not known
 
 Changed: transformer as in `maskgit.py`; both parts of a token are revealed together, by the sum of
-their log p. Left out: the other eight tasks, and COMMIT's condition tokens, which stand for known
+their log p. Left out: the other tasks, and COMMIT's condition tokens, which stand for known
 pixels where a tokenizer is not causal.
 """
 
