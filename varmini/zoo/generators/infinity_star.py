@@ -19,7 +19,7 @@ Changed: the paper's clip c sees the last scale of clip c - 1, whose input lacks
 tokens. Of its many scales, repeated, that is little; of three it is most of the picture. So a clip,
 once drawn, is read once more, whole (K more below), and that is what the next clip sees. Left out:
 text (a class conditions, by a token and AdaLN), rotary positions (these are learned, space plus
-time), repeated scales, stochastic quantizer depth, projected guidance, longer codes at fine scales.
+time), repeated scales, stochastic quantizer depth, projected guidance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...model.filters import draw, filter_logits
 from ...model.sampler import Noise
@@ -51,7 +51,7 @@ class InfinityStarConfig(NetworkConfig):
     bits: int = 16
     """d, bits of a token; the tokenizer's."""
     clips: tuple[int, ...] = (1, 2, 2, 2)
-    """Latent frames of each clip; the first is the first frame alone."""
+    """Latent frames of each clip; the first is one frame."""
     flips: float = 0.2
     """Largest share of bits flipped in training (self-correction)."""
     init_gamma: float = 0.1
@@ -75,13 +75,16 @@ class InfinityStar(Generator):
             self.pyramid, depth=c.depth, width=c.width, heads=c.heads, bits=c.bits,
             num_classes=c.num_classes, init_gamma=c.init_gamma,
         )  # fmt: skip
-        self.blocks = self.network.blocks
         area, drawn = self.schedule.tokens_per_scale, self.pyramid.drawn
-        at = [(i, (area[-1] / area[p.scale]) ** 0.5) for p in drawn
-              for i in range(p.at.start, p.at.stop)]  # fmt: skip
-        weights = torch.tensor([weight for _, weight in at])
+        at = [(i, p.scale) for p in drawn for i in range(p.at.start, p.at.stop)]
+        weights = torch.tensor([(area[-1] / area[k]) ** 0.5 for _, k in at])
         self.register_buffer("drawn_at", torch.tensor([i for i, _ in at]), persistent=False)
         self.register_buffer("weights", weights / weights.mean(), persistent=False)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks."""
+        return self.network.blocks
 
     def input_of(self, part: Part, f_hat: Tensor | None) -> Tensor:
         """What a part of a clip reads of its sum so far, (B, T, d, h, w): (B, l, d)."""
