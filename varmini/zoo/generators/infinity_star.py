@@ -159,8 +159,7 @@ class InfinityStar(Generator):
         """Draws clip by clip, scale by scale: K LongTensors (B, T, h_k, w_k) of the whole video.
 
         Args:
-            labels, guidance, seed: as of `Generator.generate`.
-            tau, top_k, top_p: temperature and filters of each bit, as in `Infinity.generate`.
+            labels, guidance, seed, tau, top_k, top_p, cached: as of `Infinity.generate`.
             known: maps of the first clips (what `encode` gives of the first frames); these stay,
                 and the rest is drawn with the random numbers that it always has.
 
