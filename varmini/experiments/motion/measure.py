@@ -18,7 +18,7 @@ from .network import VideoNetwork
 TASKS = {"generate": 0, "image to video": 1, "continue": 5}
 """Frames that are given."""
 DRAWING: dict[str, dict[str, Any]] = {
-    "infinity-star": {"cfg": 0.5, "tau": 0.7},
+    "infinity-star": {"cfg": 0.5, "tau": 1.0},
     "magvit": {"cfg": 0.5, "rounds": 12},
 }
 """Options of `draw`."""
