@@ -66,7 +66,7 @@ class SpaceTimePyramid:
                 mask[query.at, key.at] = query == key or key.clip < 0 or before
         return mask
 
-    def places(self) -> Tensor:
+    def positions(self) -> Tensor:
         """(2, length): number of each position among a latent frame's, and its latent frame."""
         counts = [*self.schedule.tokens_per_scale, self.schedule.tokens_per_scale[-1]]
         found = [(sum(counts), 0)]  # the class token
@@ -115,16 +115,16 @@ class SpaceTimeTransformer(nn.Module):
         super().__init__()
         shape = VARConfig(depth=depth, width=width, heads=heads)
         shape.check()
-        self.width, places = width, pyramid.places()
+        self.width, positions = width, pyramid.positions()
         self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.space = nn.Embedding(int(places[0].max()) + 1, width)
-        self.time = nn.Embedding(int(places[1].max()) + 1, width)
+        self.space = nn.Embedding(int(positions[0].max()) + 1, width)
+        self.time = nn.Embedding(int(positions[1].max()) + 1, width)
         self.word = nn.Linear(bits, width)
         self.modulation = nn.Linear(width, 6 * width * depth)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
         self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, 2 * bits)
         self.register_buffer("mask", pyramid.mask(), persistent=False)
-        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
         for name, p in self.named_parameters():  # VAR's start: branches, gates and head small
             if p.ndim == 2:
                 branch = name.endswith(("proj.weight", "fc2.weight"))
@@ -149,7 +149,7 @@ class SpaceTimeTransformer(nn.Module):
         cache: ClipCache | None = None,
     ) -> Tensor:  # fmt: skip
         """Words (B, l, w) of the positions `at` -> their logits (B, l, 2 d)."""
-        x = x + self.space(self.places[0, at]) + self.time(self.places[1, at])
+        x = x + self.space(self.positions[0, at]) + self.time(self.positions[1, at])
         for i, block in enumerate(self.blocks):
             x = block(x, condition[1][i], mask, cache, i)
         scale, shift = condition[2].unsqueeze(2).unbind(1)
