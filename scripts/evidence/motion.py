@@ -87,7 +87,7 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
     """A GIF that runs for ever, eight frames a second."""
     from PIL import Image
 
-    images = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(frame // 16 * 16) for frame in frames]  # few greys, small files
     images[0].save(path, save_all=True, append_images=images[1:], duration=125, loop=0)
 
 
