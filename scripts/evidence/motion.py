@@ -54,7 +54,7 @@ def rows(out: Path, count: int) -> list[Row]:
         return {"system": system, "task": task, "seed": seed, "videos": count, "given": given,
                 "steps": steps} | found | origin()  # fmt: skip
 
-    made = [row("real", "", 0, truth.frames, 5)]
+    made = [row("real", "as they are", 0, truth.frames, 5)]
     for name in bed.TOKENIZERS:
         tok = bed.load(CausalVideoTokenizer, out / f"decoder-{name}")
         again = torch.cat([tok.decode(tok.encode(x)) for x in truth.frames.split(64)])
