@@ -221,5 +221,5 @@ def test_each_system_is_one_short_file_and_a_paragraph_of_the_family():
     assert not [f for f in files if len((folder / f).read_text().splitlines()) > 200]
     family = (Path(__file__).resolve().parents[2] / "docs" / "family.md").read_text()
     systems = files - {"quantizer.py", "tokenizer.py"}
-    assert len(systems) == len(TOKENIZERS) + 1  # and the KL autoencoder
+    assert len(systems) == len(TOKENIZERS) + 2  # and the KL autoencoder, and that of videos
     assert not [f for f in systems if f"(../varmini/zoo/tokenizers/{f})" not in family]

@@ -111,8 +111,7 @@ def repair_bars(rows: Sequence[Row]) -> Figure:
     at = np.arange(len(rows))
     share = [100 * row["repair_oracle_features"] for row in rows]
     left.bar(at, share, 0.6, color=BLUE)
-    left.set_title("the tokenizer, which knows the picture")
-    left.set_ylabel("damage mended, %")
+    left.set(title="the tokenizer, which knows the picture", ylabel="damage mended, %")
     gain, low, high = (
         np.array([100 * row[f"gain_features{end}"] / row["features_unseen"] for row in rows])
         for end in ("", "_low", "_high")
@@ -121,8 +120,7 @@ def repair_bars(rows: Sequence[Row]) -> Figure:
               label="against maps drawn without seeing it")  # fmt: skip
     unfair = [100 * (1 - row["features_corrected"] / row["features_ignored"]) for row in rows]
     right.bar(at + 0.2, unfair, 0.38, color=MUTED, label="against maps drawn after the true map")
-    right.set_title("the model, which sees the error")
-    right.set_ylabel("error saved, %")
+    right.set(title="the model, which sees the error", ylabel="error saved, %")
     right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
         axes.axhline(0, color=INK, linewidth=1)

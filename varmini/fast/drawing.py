@@ -16,7 +16,7 @@ from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.machine import autocast, check_memory
 from .copies import ready
-from .halves import both, divisible
+from .halves import by_halves
 from .quicken import twin
 
 CACHE_BYTES = 1 << 30
@@ -79,12 +79,7 @@ def sample(
     pieces = []
     with torch.inference_mode():  # less to keep track of than without gradients alone
         for at, part in parts(var, labels, batch_size):
-            if divisible(part):
-                half = (len(part) + 1) // 2
-                starts, halves = (at, at + half), part.split(half)
-                pieces += both(lambda i, a=starts, p=halves: drawn(a[i], p[i]))
-            else:
-                pieces.append(drawn(at, part))
+            pieces += by_halves(drawn, at, part)
     images, pyramids = zip(*pieces)
     images = torch.cat(images)  # copies, outside of that mode, so that a caller may train on them
     if not return_tokens:

@@ -41,6 +41,15 @@ def halved(
     return _InHalves.apply(run, len(inputs), *inputs, *parameters)
 
 
+def by_halves(work: Callable[[int, Tensor], T], at: int, batch: Tensor) -> list[T]:
+    """[work(at, batch)] of a batch that begins with image `at`, or the same of its two halves."""
+    if not divisible(batch):
+        return [work(at, batch)]
+    half = (len(batch) + 1) // 2
+    starts, parts = (at, at + half), batch.split(half)
+    return both(lambda i: work(starts[i], parts[i]))
+
+
 _whole: list[bool] = []
 
 

@@ -37,8 +37,7 @@ class QuickQuantizer(MultiScaleQuantizer):
 class QuickVQVAE(MultiScaleVQVAE):
     """Encoder and decoder by laid-out copies where no gradient is asked for."""
 
-    in_halves = False
-    """Whether they train on two halves of a batch at once, see `quicken`."""
+    in_halves = False  # see `quicken`
 
     def encode_features(self, images: Tensor) -> Tensor:
         """As in `MultiScaleVQVAE`."""

@@ -118,8 +118,7 @@ def gated(x: Tensor, gamma: Tensor, branch: Tensor) -> Tensor:
 class QuickVAR(VAR):
     """Knows the spans of its mask, and keeps one cache a draw."""
 
-    in_halves = False
-    """Whether it trains on two halves of a batch at once, see `quicken`."""
+    in_halves = False  # see `quicken`
 
     def quickened(self) -> None:
         """Tells the blocks' attention who sees whom; `quicken` calls it."""

@@ -133,11 +133,8 @@ def autocast(kind: str = "") -> contextlib.AbstractContextManager:
 
 
 def cores_for_halves() -> bool:
-    """Whether two threads may share a CPU's work: torch has two, and those that wait sleep.
-
-    Where they spin (torch's own setting, see `runtime.WAITING`), a thread without work would keep
-    its core from one of the two.
-    """
+    """Whether two threads may share a CPU's work: torch has two, and those that wait sleep, so that
+    none without work keeps a core from the two (see `runtime.WAITING`)."""
     asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
     return asleep and torch.get_num_threads() > 1
 

@@ -22,12 +22,8 @@ def perceptual_network(
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The frozen distance of the perceptual loss: "lpips" (its own package), a classifier, or none.
 
-    Args:
-        name: "lpips", "" for none, or a classifier's.
-        in_halves: as in `quicken`, for a classifier.
-
-    Raises:
-        ValueError: when the name is unknown or the package is not installed.
+    in_halves: as in `quicken`, for a classifier.
+    Raises ValueError when the name is unknown or the package is not installed.
     """
     if not name:
         return None

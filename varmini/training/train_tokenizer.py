@@ -53,9 +53,8 @@ def train(
         train_set, held_out = image_sets(config, model)
         if config.decoder_of:
             keep_tokens(model, config.decoder_of)
-        perceptual = perceptual_network(
-            config.perceptual_network if config.perceptual else "", in_halves=once
-        )
+        name = config.perceptual_network if config.perceptual else ""
+        perceptual = perceptual_network(name, in_halves=once)
         if perceptual:
             perceptual(*[held_out[:1].to(device())] * 2)  # fails here, if it does not fit
         own = distributed.share(config.batch_size)

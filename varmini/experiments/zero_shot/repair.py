@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...evaluation.statistics import t_quantile
+from ...evaluation.statistics import interval
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...runtime.tables import Row
@@ -126,7 +126,5 @@ def repaired(clean: Tensor, ignored: Tensor, corrected: Tensor, name: str) -> di
 
 def paired(gain: Tensor, name: str) -> dict[str, float]:
     """{name: mean of (n,), name_low, name_high: its 95 % interval by Student's t, n >= 2}."""
-    gain = gain.double()
-    mean, half = gain.mean().item(), t_quantile(0.95, len(gain) - 1) * gain.std().item()
-    half /= math.sqrt(len(gain))
-    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+    low, high = interval(gain.tolist())
+    return {name: gain.mean().item(), f"{name}_low": low, f"{name}_high": high}

@@ -60,10 +60,19 @@ class Generator(nn.Module, Pretrained):
         """Sequential calls of the innermost network per image, with these options of `draw`."""
         raise NotImplementedError
 
+    @property
+    def null(self) -> int:
+        """Label of the null class, which guidance subtracts."""
+        return self.config.num_classes
+
     def shown(self, labels: Tensor) -> Tensor:
         """Labels (B,) as a training step shows them: in training mode some are the null class."""
-        c = self.config
-        return drop_labels(labels, c.label_dropout, c.num_classes) if self.training else labels
+        chance = self.config.label_dropout
+        return drop_labels(labels, chance, self.null) if self.training else labels
+
+    def conditions(self, given: Tensor) -> Tensor:
+        """Labels (B,) as `draw` is given them, checked: raises as `as_labels`."""
+        return as_labels(given, self.config.num_classes)
 
     def loss(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Training loss of a batch as the tokenizer encodes it, labels (B,) in [0, num_classes)."""
@@ -86,7 +95,7 @@ class Generator(nn.Module, Pretrained):
         if not cfg >= 0:
             raise ValueError(f"cfg is {cfg}, expected 0 (no guidance) or more")
         where = next(self.parameters()).device
-        labels = as_labels(labels, self.config.num_classes).to(where)
+        labels = self.conditions(labels).to(where)
         return self.generate(labels, guidance=1 + cfg, seed=seed, **options)
 
 

@@ -175,7 +175,7 @@ class Infinity(Generator):
         if not tau > 0:
             raise ValueError(f"tau is {tau}, expected above 0: top_k=1 takes the likelier bits")
         noise, m = Noise(seed, 0, len(labels), labels.device), len(self.shifts)
-        shown = with_null(labels, self.config.num_classes, guidance)
+        shown = with_null(labels, self.null, guidance)
         x, modulations, head = self.network.condition(shown)
         cache, maps, inputs, f_hat = self.network.new_cache(len(shown)), [], [], 0.0
         for k, (h, w) in enumerate(self.schedule.grids):

@@ -1,0 +1,148 @@
+"""Trains and measures what draws moving garments: results/motion/.
+
+    python scripts/evidence/motion.py --train evaluator tokenizer-pyramid tokenizer-grid \
+        decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
+    python scripts/evidence/motion.py --measure --pictures
+
+Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
+is measured; what the columns mean is in varmini/experiments/motion/measure.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from varmini.experiments.motion import bed, measure
+from varmini.experiments.motion.network import VideoNetwork
+from varmini.plots.images import pixels_of
+from varmini.runtime.distributed import progress
+from varmini.runtime.tables import RESULTS, Row, origin, write_rows
+from varmini.zoo.tokenizers.causal_video import CausalVideoTokenizer
+
+FOLDER = RESULTS / "motion"
+
+
+def train(name: str, out: Path) -> Path:
+    """Trains one of: evaluator, tokenizer-<which>, decoder-<which>, <method>-s<seed>."""
+    method, _, seed = name.rpartition("-s")
+    if name == "evaluator":
+        return bed.train_evaluator(out)
+    if method in bed.METHODS and seed.isdecimal():
+        return bed.train_model(method, int(seed), out)
+    for kind, run in (("tokenizer", bed.train_tokenizer), ("decoder", bed.train_decoder)):
+        if name.removeprefix(f"{kind}-") in bed.TOKENIZERS:
+            return run(name.removeprefix(f"{kind}-"), out)
+    raise ValueError(f"no training named {name!r}, expected evaluator, "
+                     f"tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
+                     f"{', '.join(n + '-s0' for n in bed.METHODS)}")  # fmt: skip
+
+
+def rows(out: Path, count: int) -> list[Row]:
+    """What is real, what the tokenizers make of it, and what the models draw."""
+    network = bed.load(VideoNetwork, out / "evaluator")
+    truth, other = measure.test_videos(count, seed=1), measure.test_videos(count, seed=2)
+    real = measure.features_of(other.frames, network)
+
+    def row(system: str, task: str, seed: int, videos: Tensor, given: int, steps: int = 0) -> Row:
+        found = measure.figures(videos, truth, given, network, real)
+        return {"system": system, "task": task, "seed": seed, "videos": count, "given": given,
+                "steps": steps} | found | origin()  # fmt: skip
+
+    made = [row("real", "as they are", 0, truth.frames, 5)]
+    for name in bed.TOKENIZERS:
+        tok = bed.load(CausalVideoTokenizer, out / f"decoder-{name}")
+        again = torch.cat([tok.decode(tok.encode(x)) for x in truth.frames.split(64)])
+        made.append(row(f"tokenizer, {name}", "reconstruct", 0, again, 5))
+    jobs = [(method, seed, task) for method in bed.METHODS for seed in range(5)
+            if (out / f"{method}-s{seed}" / "model.safetensors").exists()
+            for task in measure.TASKS]  # fmt: skip
+    for method, seed, task in progress(jobs, "videos"):
+        model, tok = measure.pair(method, seed, out)
+        given, options = measure.TASKS[task], measure.DRAWING[method]
+        videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
+        made.append(row(method, task, seed, videos, given, model.steps(**options)))
+    return made
+
+
+def sheet(rows_: list[Tensor], enlarged: int = 3) -> list[np.ndarray]:
+    """Videos (n, 1, F, H, W) a row -> frames (H', W') uint8, videos side by side, rows below."""
+    frames = []
+    for t in range(rows_[0].shape[2]):
+        lines = []
+        for videos in rows_:
+            images = np.pad(pixels_of(videos[:, :, t])[..., 0], ((0, 0), (1, 1), (1, 1)),
+                            constant_values=90)  # fmt: skip
+            lines.append(np.concatenate(list(images), axis=1))
+        frames.append(np.concatenate(lines).repeat(enlarged, 0).repeat(enlarged, 1))
+    return frames
+
+
+def write_gif(path: Path, frames: list[np.ndarray]) -> None:
+    """A GIF that runs for ever, eight frames a second."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame // 16 * 16) for frame in frames]  # few greys, small files
+    images[0].save(path, save_all=True, append_images=images[1:], duration=125, loop=0)
+
+
+def pictures(out: Path, folder: Path) -> None:
+    """A GIF of each, and the same videos for notebook 16: videos.safetensors."""
+    from safetensors.torch import save_file
+
+    garments, kept = measure.MovingGarments("test"), {}
+    several = garments.batch(400, seed=3)
+    chosen = torch.tensor([int((several.labels == y).nonzero()[i]) for i in range(2)
+                           for y in range(len(bed.CLASSES))])  # fmt: skip
+    truth = measure.Videos(*(part[chosen] for part in several))
+    kept["real"] = truth.frames
+    for method in bed.METHODS:
+        model, tok = measure.pair(method, 0, out)
+        for task, given in measure.TASKS.items():
+            kept[f"{method}, {task}"] = measure.drawn(model, tok, truth, given, 5,
+                                                      **measure.DRAWING[method])  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_gif(folder / "real.gif", sheet([kept["real"][:5], kept["real"][5:]]))
+    for method in bed.METHODS:
+        videos = kept[f"{method}, generate"]
+        write_gif(folder / f"{method}.gif", sheet([videos[:5], videos[5:]]))
+    for task in ("image to video", "continue"):
+        lines = [kept["real"], *(kept[f"{method}, {task}"] for method in bed.METHODS)]
+        write_gif(folder / f"{task.replace(' ', '_')}.gif", sheet([v[:8] for v in lines]))
+    bytes_ = {k: torch.from_numpy(np.stack([pixels_of(v[:, :, t])[..., 0] for t in range(13)], 1))
+              for k, v in kept.items()}  # fmt: skip
+    save_file({k: v.contiguous() for k, v in bytes_.items()}, folder / "videos.safetensors")
+
+
+def logs(out: Path, folder: Path) -> None:
+    """The logs of all finished runs, beside the tables."""
+    for path in sorted(out.glob("*/log.csv")):
+        if (path.parent / "model.safetensors").exists():
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / "logs" / f"{path.parent.name}.csv")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/motion"), help="folder of the runs")
+    parser.add_argument("--train", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--measure", action="store_true", help="write results/motion/motion.csv")
+    parser.add_argument("--pictures", action="store_true", help="write results/motion/*.gif")
+    parser.add_argument("--videos", type=int, default=256, help="test videos that are measured")
+    args = parser.parse_args()
+    for name in args.train:
+        print(train(name, args.out))
+    if args.measure:
+        print(f"wrote {write_rows(FOLDER / 'motion.csv', rows(args.out, args.videos))}")
+        logs(args.out, FOLDER)
+    if args.pictures:
+        pictures(args.out, FOLDER)
+
+
+if __name__ == "__main__":
+    main()

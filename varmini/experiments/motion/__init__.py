@@ -1,0 +1,1 @@
+"""Moving garments: the systems that draw videos, trained and measured on one bed."""

@@ -1,0 +1,1 @@
+"""Captions, scenes with captions, and what lets a generator read them."""
