@@ -133,10 +133,10 @@ class QuickVAR(VAR):
         """As in `VAR`."""
         if not self.in_halves:
             return super().forward(labels, teacher_inputs, draws)
-        inputs = [as_labels(labels, self.config.num_classes), teacher_inputs]
+        labels = as_labels(labels, self.config.num_classes).to(self.head.weight.device)
         if draws is None and self.training:  # here, so that two threads do not race for them
-            draws = torch.rand(len(inputs[0]), 1 + 2 * self.config.depth)
-        inputs += [] if draws is None else [draws]
+            draws = torch.rand(len(labels), 1 + 2 * self.config.depth, device=labels.device)
+        inputs = [labels, teacher_inputs, *([] if draws is None else [draws])]
         return halved(super().forward, [p for p in self.parameters() if p.requires_grad], *inputs)
 
     def new_cache(self, batch: int) -> KVCache:
