@@ -59,7 +59,7 @@ def test_what_it_prints(finished, monkeypatch) -> None:
     assert "minutes on two cores" in first and first == demo.expectation()
     assert last == f"Open {out / 'index.html'} in a browser"
     assert (out / "log.txt").read_text() == printed
-    for kind, words in (("AVX2", "about 5 minutes on two cores (AVX2)"), ("mps", "a few minutes")):
+    for kind, words in (("AVX2", "about 4 minutes on two cores (AVX2)"), ("mps", "a few minutes")):
         monkeypatch.setattr(demo, "kind_of_machine", lambda kind=kind: kind)
         assert words in demo.expectation()
 

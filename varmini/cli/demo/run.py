@@ -24,7 +24,7 @@ from .page import duration, figure, render, section
 
 KIND = "varmini demo"
 GUIDANCE, SEED = 1.5, 0
-EXPECTED = {"AVX2": "about 5 minutes", "AVX512": "about 4 minutes"}
+EXPECTED = {"AVX2": "about 4 minutes", "AVX512": "about 3 minutes"}
 """What the whole takes on two cores of a kind: results/timings.csv; others were not timed."""
 
 
