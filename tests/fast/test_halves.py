@@ -9,6 +9,7 @@ from torch import nn
 
 from varmini import ScaleSchedule, quicken, sample
 from varmini.fast.halves import both, divisible, halved, whole_batches
+from varmini.runtime import machine
 
 SIZES = (1, 2, 4)
 
@@ -106,7 +107,10 @@ def test_where_a_second_thread_would_not_help_there_is_one_call(monkeypatch):
     torch.set_num_threads(2)
     with whole_batches():
         assert not divisible(batch)
-    monkeypatch.delenv("OMP_WAIT_POLICY")  # torch's own: threads that wait spin
+    monkeypatch.setattr(machine, "world", lambda: 2)  # the other would wait for the same calls
+    assert not divisible(batch)
+    monkeypatch.undo()
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # torch's own: threads that wait spin
     assert not divisible(batch)
 
 

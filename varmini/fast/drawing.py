@@ -69,7 +69,6 @@ def sample(
     base = int(torch.randint(2**32, ())) if seed is None else seed
 
     def drawn(at: int, part: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Pictures and token maps of the labels `part`, which begin with image `at`."""
         with arithmetic(var, greedy=top_k == 1):
             noise = Noise(base, first + at, len(part), part.device)
             scales = list(quick_generate(var, tok, part, noise, **options))

@@ -133,10 +133,9 @@ def autocast(kind: str = "") -> contextlib.AbstractContextManager:
 
 
 def cores_for_halves() -> bool:
-    """Whether two threads may share a CPU's work: torch has two, and those that wait sleep, so that
-    none without work keeps a core from the two (see `runtime.WAITING`)."""
+    """Whether two threads may share a CPU's work: of one process, and one that waits sleeps."""
     asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
-    return asleep and torch.get_num_threads() > 1
+    return asleep and world() == 1 and torch.get_num_threads() > 1
 
 
 # ------------------------------------------------------------------------- memory, compiler, origin
@@ -212,6 +211,10 @@ def provenance() -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
             return ""
 
+    def shown(argument: str) -> str:  # where a folder lies is this machine's affair
+        path = Path(argument)
+        return Path(*path.parts[1:][-2:]).as_posix() if path.is_absolute() else argument
+
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -223,7 +226,7 @@ def provenance() -> dict[str, Any]:
     program = Path(sys.argv[0])
     name = "varmini" if program.stem in ("varmini", "__main__") else program.name
     return {
-        "command": " ".join([name, *sys.argv[1:]]),
+        "command": " ".join([name, *map(shown, sys.argv[1:])]),
         "commit": commit + dirty,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{cpu}, {os.cpu_count()} cores{gpu}",

@@ -92,9 +92,7 @@ def rows_of(path: Path) -> list[Row]:
 
 
 def _value(text: str) -> int | float | str:
-    if text == "infinity":  # a method; the number is written as "inf"
-        return text
-    for kind in (int, float):
+    for kind in (int, float) if text != "infinity" else ():  # a method; the number is "inf"
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
