@@ -31,7 +31,7 @@ from .zero_shot.likelihood import wilson
 TOKENIZERS = {"parti": "vqgan", "text-infinity": "multiscale-bsq"}
 SCALES = {"parti": 2.0, "text-infinity": 1.0}
 """Learning rates in units of `LR`: those of raster AR and of Infinity with classes (grid.csv)."""
-GUIDANCE = (1.0, 2.0, 4.0)
+GUIDANCE = (1.0, 2.0, 4.0, 6.0, 8.0)
 PAIRS = {"held out": HELD_OUT, "seen": SEEN}
 """Which pairs of classes are asked for."""
 
