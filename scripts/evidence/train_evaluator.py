@@ -26,7 +26,7 @@ from varmini.runtime.tables import origin, write_rows
 
 SHAPES = {
     "fashion": ResNetConfig(),
-    "cifar10": ResNetConfig(image_channels=3, widths=(64, 128, 320), blocks=1),
+    "cifar10": ResNetConfig(image_channels=3, widths=(24, 96, 224), stem=1),
 }
 SEED, BATCH, LAYOUT = 101, 125, torch.channels_last
 
