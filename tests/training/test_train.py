@@ -494,6 +494,18 @@ def test_resuming_a_var_on_another_tokenizer_is_refused(var_config, tmp_path):
         train_var.train(replace(var_config, images=16), out, tokenizer=other, resume=True)
 
 
+def test_a_run_starts_from_weights_that_fit_and_names_others(var_config, tmp_path):
+    first = train_var.train(replace(var_config, images=8), tmp_path / "first")
+    still = replace(var_config, images=4, lr=0.0, muon_lr=0.0, weights=str(first))
+    again = train_var.train(still, tmp_path / "again")
+    given, kept = (load_file(folder / "model.safetensors") for folder in (first, again))
+    assert all(torch.equal(given[name], kept[name]) for name in given)
+    wider = replace(still, model=replace(still.model, width=32))
+    with pytest.raises(ValueError, match="width=16.*expected.*width=32"):
+        train_var.train(wider, tmp_path / "wider")
+    assert not (tmp_path / "wider").exists()
+
+
 def test_perceptual_networks_by_name(tmp_path):
     assert train_tokenizer.perceptual_network("") is None
     with pytest.raises(ValueError, match="no classifier named 'vgg'"):

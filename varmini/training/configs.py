@@ -112,6 +112,7 @@ class VARTraining(StageRecipe):
     compile: bool = False  # Fuse the blocks with torch.compile, on a GPU alone.
     parallel: Literal["ddp", "fsdp"] = "ddp"  # Processes hold all weights, or a share each.
     held_out: int = 1000  # Test images on which the loss is logged.
+    weights: str = ""  # Where to start: a shipped model's name or a run's folder; none: random.
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def train(
     distributed.start()
     tok, images, config = prepare(config, out, tokenizer or config.tokenizer, overwrite, resume)
     torch.manual_seed(config.seed)
-    model = quicken(VAR(config.model).to(device()), in_halves=not config.compile)
+    model = quicken(first(config).to(device()), in_halves=not config.compile)
     ema = averaged(model, config.ema)
     blockwise(model.blocks, recompute=config.recompute, compile=config.compile)
     network = spread(model, ema, config.parallel)
@@ -86,6 +86,17 @@ def train(
     if network is model and distributed.world() > 1:  # FSDP2: no process holds all weights
         return consolidate(loop.out, config.model)
     return loop.finish(ema.module)
+
+
+def first(config: VARTraining) -> VAR:
+    """Random weights, or those that the configuration names; ValueError when these do not fit."""
+    if not config.weights:
+        return VAR(config.model)
+    var = VAR.from_pretrained(config.weights)
+    if var.config != config.model:
+        raise ValueError(f"weights is {config.weights!r}, a model of {var.config}, expected one of "
+                         f"{config.model}: change the model's options, or train anew")  # fmt: skip
+    return var
 
 
 def backward(
