@@ -122,11 +122,13 @@ class LazyImages(Dataset):
 
         A seed alone decides a training crop. ValueError after IN_A_ROW broken pictures.
         """
-        broken: dict[str, None] = {}
-        pictures, labels = zip(*(self._decoded(row, broken) for row in rows))
-        rngs = (np.random.default_rng(seed) if self.train else None for seed in seeds)
-        crops = [resize_and_crop(p, self.size, rng) for p, rng in zip(pictures, rngs)]
-        return torch.stack([to_tensor(crop) for crop in crops]), torch.tensor(labels), list(broken)
+        images, labels, broken = [], [], {}
+        for row, seed in zip(rows, seeds):  # one at a time: whole pictures may be large
+            picture, label = self._decoded(row, broken)
+            rng = np.random.default_rng(seed) if self.train else None
+            images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
+            labels.append(label)
+        return torch.stack(images), torch.tensor(labels), list(broken)
 
     def note_broken(self, names: Sequence[str]) -> None:
         """Logs and counts broken pictures, each once, in `broken`."""
