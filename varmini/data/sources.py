@@ -55,9 +55,11 @@ def split_files(
             found[name] = sorted(ranked[:count] if split == "test" else ranked[count:])
     pairs = [(os.path.join(part, f), i) for i, c in enumerate(classes) for f in found.get(c, ())]
     if not pairs:
+        loose = any(p.name.lower().endswith(SUFFIXES) for p in folder.iterdir())
+        what = "its pictures are not labelled" if loose else f"no pictures for split {split!r}"
         raise ValueError(
-            f"{part}: no pictures for split {split!r}, or they are not labelled; expected one "
-            f"sub-folder per class, each with pictures ({' '.join(SUFFIXES)})"
+            f"{part}: {what}; expected one sub-folder per class, each with pictures "
+            f"({' '.join(SUFFIXES)})"
         )
     check_labels(np.array([label for _, label in pairs]), classes, str(part))
     files, labels = zip(*(pairs[i] for i in spread(len(pairs), limit)))
