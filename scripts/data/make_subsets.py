@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from varmini.data import EMBEDDED
 from varmini.data.loading import SUBSETS, find_parquet
 from varmini.data.pictures import decode
-from varmini.data.tables import encoded, find_columns, read_labels, read_parquet
+from varmini.data.sources import encoded, find_columns, read_labels, read_parquet
 
 COUNTS = {  # images a class
     "fashion-subset": {"train": 1000, "test": 200},

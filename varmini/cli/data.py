@@ -8,7 +8,7 @@ import tyro
 
 from ..data import load_images
 from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet, imagenet_folder
-from ..data.tables import count_rows
+from ..data.sources import read_parquet
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Data:
         for name in (*SUBSETS, *KNOWN):
             known = KNOWN[name.removesuffix("-subset")]
             files = [find_parquet(name, split, self.root) for split in ("train", "test")]
+            counts = (len(read_parquet(part, in_memory=True)) if part else "" for part in files)
             found = f"in {files[0][0].parent}" if files[0] else f"not here; hub: {known.hub}"
             channels, *sides = known.shape
             shape = "x".join(str(s) for s in (channels, *(s + 2 * known.padding for s in sides)))
-            print(row(name, *(count_rows(part) or "" for part in files), shape, found))
+            print(row(name, *counts, shape, found))
         folder = imagenet_folder()
         found = f"in {folder}" if folder else "not here; hub: imagenet-1k, after its terms"
         print(row("imagenet", "", "", "3 channels", found))

@@ -6,16 +6,6 @@ from .pictures import to_float, to_uint8
 from .sets import ImageSet, LazyImages
 
 __all__ = [
-    "EMBEDDED",
-    "ImageSet",
-    "LazyImages",
-    "batch_order",
-    "batches",
-    "check_batch_size",
-    "class_names",
-    "fitted",
-    "in_order",
-    "load_images",
-    "to_float",
-    "to_uint8",
-]
+    "EMBEDDED", "ImageSet", "LazyImages", "batch_order", "batches", "check_batch_size",
+    "class_names", "fitted", "in_order", "load_images", "to_float", "to_uint8",
+]  # fmt: skip

@@ -27,9 +27,7 @@ def batch_order(
 
     An epoch is a permutation of range(total); an incomplete last batch is dropped. All three are
     functions of (seed, epoch), so `start=n` goes on as an uninterrupted run would after n batches.
-
-    Raises:
-        ValueError: when a batch is larger than the set.
+    ValueError when a batch is larger than the set.
     """
     check_batch_size(batch_size, total)
     epoch, first = divmod(start, total // batch_size)
@@ -59,12 +57,10 @@ def batches(
     `start_step=n` goes on exactly as an uninterrupted run would after n batches. `workers`
     processes decode ahead for lazy sets; they do not change what is yielded. Of each batch the rows
     in `part` are read and yielded. `on_device` moves the bytes, and makes the images there.
-
-    Raises:
-        ValueError: with the first batch, as `batch_order`.
+    ValueError with the first batch, as `batch_order`.
     """
-    plan = batch_order(len(dataset), batch_size, seed, start_step)
-    plan = (tuple(column[part] for column in columns) for columns in plan)
+    order = batch_order(len(dataset), batch_size, seed, start_step)
+    plan = ((r[part].tolist(), crops[part].tolist(), m[part]) for r, m, crops in order)
     for images, labels, mirrored in _loaded(dataset, plan, workers):
         images = to_device(images) if on_device else images
         if flip:
@@ -83,7 +79,7 @@ def in_order(
     """
     rows = range(len(dataset)) if rows is None else rows
     parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    plan = ((list(part), 0, [(0, i) for i in part]) for part in parts)
+    plan = ((list(part), [(0, i) for i in part], 0) for part in parts)
     for images, labels, _ in _loaded(dataset, plan, workers):
         yield to_float(images), labels
 
@@ -92,12 +88,11 @@ class _Planned(Dataset):
     """Reads a planned batch; errors travel as values, as a loader would add its traceback."""
 
     def __init__(self, dataset: ImageSet | LazyImages) -> None:
-        self.dataset = dataset
+        self.fetch = dataset.fetch
 
     def __getitem__(self, batch: tuple):
-        rows, mirrored, seeds = batch
         try:
-            return *self.dataset.fetch(rows, seeds), mirrored
+            return *self.fetch(*batch[:2]), batch[2]
         except ValueError as error:
             return error
 

@@ -1,11 +1,11 @@
 """`load_images`: a set of labelled images by its name, its folder, or as an object of `datasets`.
 
-    fashion-subset, cifar10-subset    in the package (data/ of the repository), no download
-    fashion, cifar10                  all of them: parquet files under root= or $VARMINI_DATA,
-                                      otherwise the hub
-    imagenet                          the same for the hub's imagenet-1k, also as class folders
-    a folder                          one folder of pictures per class, or parquet files
-    user/name                         any set on the hub
+fashion-subset, cifar10-subset    in the package (data/ of the repository), no download
+fashion, cifar10                  all of them: parquet files under root= or $VARMINI_DATA,
+                                  otherwise the hub
+imagenet                          the same for the hub's imagenet-1k, also as class folders
+a folder                          one folder of pictures per class, or parquet files
+user/name                         any set on the hub
 """
 
 from __future__ import annotations
@@ -16,25 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
 from ..runtime.pretrained import ASSETS as EMBEDDED
-from .folders import split_files
+from . import sources
 from .pictures import decode, to_tensor
-from .sets import ImageSet, LazyImages, spread, undecoded
-from .tables import (
-    SPLITS,
-    encoded,
-    find_columns,
-    parquet_files,
-    read_column,
-    read_labels,
-    read_parquet,
-)
+from .sets import ImageSet, LazyImages
 
 if TYPE_CHECKING:
     import datasets
-
 
 Known = namedtuple("Known", "hub config shape padding")  # what is held in memory; config: a folder
 KNOWN = {
@@ -44,7 +33,6 @@ KNOWN = {
 SUBSETS = {"fashion-subset": "fashion_mnist_subset", "cifar10-subset": "cifar10_subset"}
 IMAGENET = "imagenet"
 NAMES = (*SUBSETS, *KNOWN, IMAGENET)
-MODES = {1: "L", 3: "RGB"}
 
 
 def load_images(
@@ -74,7 +62,7 @@ def load_images(
     Raises:
         ValueError: in one line, for what cannot be found, read, or told apart.
     """
-    if split not in SPLITS:
+    if split not in sources.SPLITS:
         raise ValueError(f"split {split!r}: expected 'train' or 'test'")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: expected 1 or 3")
@@ -90,13 +78,12 @@ def load_images(
         return _in_memory(str(name), split, root, **view)
     if name == IMAGENET:
         view |= {"size": size or 256, "channels": channels or 3}
-        parts = SPLITS[split][::-1]  # ImageNet's own test part has no labels
-        if folder := root or imagenet_folder():
-            return _from_folder(Path(folder), split, parts, **view)
-        part = "train" if split == "train" else "validation"
-        return _from_rows(_from_hub("imagenet-1k", part), IMAGENET, split, **view)
+        if folder := root or imagenet_folder():  # its own test part has no labels
+            return _from_folder(Path(folder), split, sources.SPLITS[split][::-1], **view)
+        rows = _from_hub("imagenet-1k")["train" if split == "train" else "validation"]
+        return _from_rows(rows, IMAGENET, split, **view)
     if Path(name).is_dir():
-        return _from_folder(Path(name), split, SPLITS[split], **view)
+        return _from_folder(Path(name), split, sources.SPLITS[split], **view)
     if str(name).count("/") == 1 and not str(name).startswith(("/", ".", "~")):
         return _from_rows(_from_hub(str(name)), str(name), split, **view)
     raise ValueError(f"{name}: neither a folder, a hub id user/name, nor one of {', '.join(NAMES)}")
@@ -121,14 +108,12 @@ def class_names(name: str | Path) -> tuple[str, ...]:
 def find_parquet(name: str, split: str, root: str | Path | None = None) -> list[Path]:
     """The parquet files of a small set: embedded, or under root or $VARMINI_DATA; else none."""
     if name in SUBSETS:
-        return parquet_files(EMBEDDED / SUBSETS[name], split)
+        return sources.parquet_files(EMBEDDED / SUBSETS[name], split)
     hub, config, *_ = KNOWN[name]
     own = hub.split("/")[1]
     base = Path(root or os.environ.get("VARMINI_DATA") or os.devnull)
-    for folder in (f"{own}/{config}", own, f"{hub}/{config}", config, "."):
-        if files := parquet_files(base / folder, split):
-            return files
-    return []
+    at = (base / below for below in (f"{own}/{config}", own, f"{hub}/{config}", config, "."))
+    return next(filter(None, (sources.parquet_files(folder, split) for folder in at)), [])
 
 
 def imagenet_folder() -> Path | None:
@@ -142,30 +127,29 @@ def _in_memory(
     limit: int | None,
 ) -> ImageSet:  # fmt: skip
     """An embedded subset, or a full set from parquet files or the hub, as bytes in memory."""
+    from PIL import Image, ImageOps
+
     known = KNOWN[name.removesuffix("-subset")]
     files = find_parquet(name, split, root)
     if root and not files:
         own = f"{known.hub.split('/')[1]}/{known.config}"
         raise ValueError(f"{name}: no {own}/{split}-*.parquet under {root}")
-    rows = read_parquet(files, in_memory=True) if files else _from_hub(known.hub, split)
+    rows = sources.read_parquet(files, in_memory=True) if files else _from_hub(known.hub)[split]
     source = f"{files[0].parent if files else name}, {split}"
-    image, label = find_columns(rows.features, source)
-    labels, classes = read_labels(rows, label, source)
-    index, pictures = spread(len(rows), limit), []
-    for row, cell in zip(index, read_column(rows.select(index), image).to_pylist()):
-        picture = decode(encoded(cell), f"{source} row {row}")
-        if (len(picture.getbands()), picture.height, picture.width) != known.shape:
-            raise ValueError(
-                f"{source} row {row}: picture {picture.size}, mode {picture.mode}; expected "
-                f"{known.hub} with {known.shape}"
-            )
-        pictures.append(to_tensor(picture.convert(MODES.get(channels, picture.mode))))
-    images = F.pad(torch.stack(pictures), [known.padding] * 4)
-    if size and size != images.shape[-1]:
-        how = dict(size=(size, size), mode="bicubic", antialias=True)
-        parts = (F.interpolate(part.float(), **how) for part in images.split(1000))
-        images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
-    return ImageSet(images, torch.from_numpy(labels[index]), classes, name)
+    cells, labels, classes = sources.read_rows(rows, source, limit)
+    pictures = []
+    for row, cell in zip(sources.spread(len(rows), limit), cells[:][cells.column_names[0]]):
+        at = f"{source} row {row}"
+        picture = decode(sources.encoded(cell), at)
+        if (len(picture.getbands()), *picture.size) != known.shape:  # they are square
+            found = f"picture {picture.size}, mode {picture.mode}"
+            raise ValueError(f"{at}: {found}; expected {known.hub} with {known.shape}")
+        picture = ImageOps.expand(picture, known.padding)
+        picture = picture.convert({1: "L", 3: "RGB"}.get(channels, picture.mode))
+        if size:
+            picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+        pictures.append(to_tensor(picture))
+    return ImageSet(torch.stack(pictures), torch.from_numpy(labels), classes, name)
 
 
 def _from_folder(folder: Path, split: str, parts: tuple[str, ...], **view) -> LazyImages:
@@ -173,19 +157,20 @@ def _from_folder(folder: Path, split: str, parts: tuple[str, ...], **view) -> La
     name = folder.resolve().name
     for base in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         for part in parts:
-            if files := parquet_files(base, part):
-                return _from_rows(read_parquet(files), name, split, **view)
+            if files := sources.parquet_files(base, part):
+                return _from_rows(sources.read_parquet(files), name, split, **view)
         if any(base.glob("*.parquet")):
             raise ValueError(f"{base}: none of its parquet files is called {' or '.join(parts)}-*")
-    return LazyImages(*split_files(folder, split), name, split == "train", **view)
+    found = sources.split_files(folder, split, view.pop("limit"))
+    return LazyImages(*found, name, split == "train", **view)
 
 
-def _from_rows(rows, name: str, split: str, **view: int | None) -> LazyImages:
+def _from_rows(rows, name: str, split: str, limit: int | None, **view) -> LazyImages:
     """A set from a `datasets.Dataset`, or a dictionary with one a split."""
     import datasets
 
     if isinstance(rows, dict):
-        part = next((part for part in SPLITS[split] if part in rows), None)
+        part = next((part for part in sources.SPLITS[split] if part in rows), None)
         if part is None:
             raise ValueError(f"{name}: split {split!r} is not among {', '.join(rows)}")
         rows = rows[part]
@@ -194,20 +179,18 @@ def _from_rows(rows, name: str, split: str, **view: int | None) -> LazyImages:
             f"{type(rows).__name__}: expected a name, a folder, a hub id, or an object of "
             "`datasets` (`Dataset.from_dict` makes one of lists, `from_generator` one of a stream)"
         )
-    image, label = find_columns(rows.features, name)
-    cells = undecoded(rows.select_columns([image]).with_format(None), image)
-    return LazyImages(cells, *read_labels(rows, label, name), name, split == "train", **view)
+    return LazyImages(*sources.read_rows(rows, name, limit), name, split == "train", **view)
 
 
-def _from_hub(hub: str, part: str | None = None):
-    """A part of a hub set, or all by their names; one line when it cannot be had."""
+def _from_hub(hub: str):
+    """The parts of a hub set by their names; one line when it cannot be had."""
     import datasets
     from huggingface_hub import HfApi, is_offline_mode
 
     try:
         if not is_offline_mode():  # offline, load_dataset looks into its cache by itself
             HfApi().dataset_info(hub, timeout=10)  # fails at once, load_dataset retries for long
-        return datasets.load_dataset(hub, split=part)
+        return datasets.load_dataset(hub)
     except Exception as error:  # no network, no account, terms not accepted, disk full, ...
         data = os.environ.get("VARMINI_DATA") or "not set"
         raise ValueError(

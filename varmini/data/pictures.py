@@ -90,5 +90,4 @@ def resize_and_crop(image: Image, size: int, rng: np.random.Generator | None) ->
 
 def to_tensor(image: Image) -> Tensor:
     """A PIL image of mode L or RGB as uint8 (C, H, W)."""
-    array = np.array(image)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()

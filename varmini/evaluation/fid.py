@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import quicken
 from ..data import in_order
-from ..data.sets import spread
+from ..data.sources import spread
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
