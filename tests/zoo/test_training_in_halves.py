@@ -75,3 +75,18 @@ def test_a_tokenizer_learns_the_same_in_halves(name, monkeypatch):
         assert compared(model, step(share), monkeypatch) >= 2
         monkeypatch.undo()
         monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def test_titok_learns_its_first_stage_without_its_images():
+    torch.manual_seed(0)
+    model = TOKENIZERS["titok"](TOKENIZERS["titok"].config_class())
+    images, found = random_images(2, size=(32, 32)), []
+    for shown in (True, False):
+        model.before_step(0.0, shown=shown)
+        result = model(images)
+        assert (result.images is None) != shown
+        wanted = [*model.encoder.parameters(), *model.decoder.parameters()]
+        found.append([result.loss.detach(), *torch.autograd.grad(result.loss, wanted)])
+    assert all(map(torch.equal, *found))
+    model.before_step(0.6, shown=False)
+    assert model(images).images is not None  # what the second stage learns from
