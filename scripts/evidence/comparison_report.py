@@ -141,6 +141,27 @@ def comparison(folder: Path, figures: Path) -> str:
     return text + provenance([*quality, *cost, *speed])
 
 
+def minutes(folder: Path, figures: Path) -> str:
+    """How long each system trains, and `varmini compare NAME` in all, slowest first."""
+    text, rows = "## Minutes a system\n\n", rows_of(folder / "comparison" / "minutes.csv")
+    if not rows:
+        return text + f"{NOT_MEASURED}: run `scripts/evidence/family_minutes.py`\n"
+    rows.sort(key=lambda r: -r["minutes"])
+    cells = [[r["system"], r["kind"], number(r["minutes"], 1), number(r.get("in_all"), 1)]
+             for r in rows]  # fmt: skip
+    heads = "system", "kind", "training, minutes", "`varmini compare` in all, minutes"
+    over = [(f"{r['system']} {what} {r[key]:.1f}") for key, limit, what in
+            (("minutes", 4, "trains"), ("in_all", 5, "takes in all")) for r in rows
+            if r.get(key, 0) > limit]  # fmt: skip
+    return text + table(heads, cells) + (
+        f"\nEstimated from 20 steps of each, with {rows[0]['threads']} threads on "
+        f"{rows[0]['machine']} (emulated, where the hardware has more). In all: with the "
+        "tokenizers that it needs, trained from nothing, and the pictures. Aimed at: four minutes "
+        f"of training, five in all. Over that: {'; '.join(over) or 'none'}.\n\n"
+        + provenance(rows)
+    )  # fmt: skip
+
+
 def ablation(folder: Path, figures: Path) -> str:
     """The paper's ablation at toy scale (kept as ablation.csv), each row against the one before."""
     text, rows = "## Ablation\n\n", rows_of(folder / "comparison" / "quality.csv")

@@ -1,11 +1,14 @@
 """How long each system of the family trains: results/comparison/minutes.csv.
 
-    python scripts/evidence/family_minutes.py --runs runs/comparison     # three minutes, quiet
+    python scripts/evidence/family_minutes.py --runs runs/comparison     # six minutes, quiet
 
 Two short trainings of each, of 10 and of 30 steps, in a folder that is thrown away. Their
 difference is the time of 20 steps, without the start, and so of the whole budget. The tokenizers
-that generators need must be finished in --runs. TiTok's minutes do not count its proxy's, which is
-another VQ-VAE.
+that generators need must be finished in --runs. A system that the table has is left as it is, so a
+stopped run goes on.
+
+`in_all` estimates `varmini compare NAME` from nothing: the tokenizer's training (for TiTok's its
+proxy's, too), encoding, the generator's training with its held-out losses, and the pictures.
 """
 
 from __future__ import annotations
@@ -17,46 +20,74 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from varmini.experiments.comparison.bed import Bed, Codes
-from varmini.experiments.comparison.measure import recipe, train_method
-from varmini.experiments.comparison.methods import COMPARED
+from varmini.experiments.comparison.measure import draw_many, finished_model, recipe, train_method
+from varmini.experiments.comparison.methods import COMPARED, METHODS, tokenizer_of
 from varmini.experiments.comparison.tokenizers import FAMILY, LIVE, train_tokenizer
 from varmini.runtime.machine import kind_of_machine
-from varmini.runtime.tables import RESULTS, Row, origin, write_rows
+from varmini.runtime.tables import RESULTS, Row, origin, read_rows, write_rows
 
-SHORT, LONG = 10, 30
+SHORT, LONG, POINTS = 10, 30, 4
 
 
-def seconds_a_step(run: Callable[[int], None]) -> float:
+def seconds(run: Callable[..., object], *args: object) -> float:
+    """Of a call."""
+    start = time.perf_counter()
+    run(*args)
+    return time.perf_counter() - start
+
+
+def seconds_a_step(run: Callable[[int], object]) -> float:
     """Of two runs of so many steps each."""
-    times = []
-    for steps in (SHORT, LONG):
-        start = time.perf_counter()
-        run(steps)
-        times.append(time.perf_counter() - start)
-    return (times[1] - times[0]) / (LONG - SHORT)
+    return (seconds(run, LONG) - seconds(run, SHORT)) / (LONG - SHORT)
 
 
-def row(codes: Codes, name: str, kind: str, folder: Path) -> Row:
-    """How long a system trains, by 20 of its steps."""
-    bed = codes.bed
+def of_tokenizer(codes: Codes, name: str, folder: Path) -> Row:
+    """How long a tokenizer trains, by 20 of its steps; k-means for iGPT's palette."""
 
-    def tokenizer(steps: int) -> None:
-        short = dataclasses.replace(bed, tokenizer_images=steps * LIVE.batch_size)
+    def run(steps: int) -> None:
+        short = dataclasses.replace(codes.bed, tokenizer_images=steps * LIVE.batch_size)
         proxy = codes.tokenizer("titok-proxy") if name == "titok" else None
         train_tokenizer(name, short, folder / f"{name}-{steps}", 0, proxy)
 
-    def generator(steps: int) -> None:
-        train_method(codes, name, folder / f"{name}-{steps}",
-                     recipe(codes, 1.0, 0, steps * bed.batch_size, points=1))  # fmt: skip
+    if name == "palette":
+        return {"minutes": seconds(run, 1) / 60}
+    steps, each = codes.bed.tokenizer_images // LIVE.batch_size, seconds_a_step(run)
+    return {"steps": steps, "ms_a_step": 1000 * each, "minutes": steps * each / 60}
 
-    if kind == "tokenizer":
-        steps, each = bed.tokenizer_images // LIVE.batch_size, seconds_a_step(tokenizer)
-    else:
-        generator(1)  # encodes the images
-        steps, each = bed.images // bed.batch_size, seconds_a_step(generator)
-    return {"system": name, "kind": kind, "steps": steps, "ms_a_step": 1000 * each,
-            "minutes": steps * each / 60, "machine": kind_of_machine()}  # fmt: skip
+
+def of_generator(codes: Codes, name: str, folder: Path) -> Row:
+    """How long a generator trains, and what `varmini compare` takes around it."""
+
+    def run(steps: int, points: int = 1) -> None:
+        train_method(codes, name, folder / f"{name}-{steps}-{points}",
+                     recipe(codes, 1.0, 0, steps * codes.bed.batch_size, points))  # fmt: skip
+
+    def draw() -> None:
+        method, labels = METHODS[name], torch.arange(codes.num_classes).repeat(4)
+        options = next(iter(method.drawings.values()))
+        draw_many(codes, name, finished_model(codes, name), labels, 0, guidance=method.guidance,
+                  **options)  # fmt: skip
+
+    start = seconds(run, 8, POINTS)  # encodes, and measures the held-out loss so often
+    steps, each = codes.bed.images // codes.bed.batch_size, seconds_a_step(run)
+    return {"steps": steps, "ms_a_step": 1000 * each, "minutes": steps * each / 60,
+            "around": (start - 8 * each + seconds(draw)) / 60}  # fmt: skip
+
+
+def in_all(rows: list[Row]) -> list[Row]:
+    """The rows, with `in_all` minutes where everything that is needed was measured."""
+    minutes = {(r["kind"], r["system"]): r["minutes"] for r in rows}
+    for row in rows:
+        kind = tokenizer_of(row["system"]) if row["kind"] == "generator" else row["system"]
+        first = [kind] * (kind != "") + ["titok-proxy"] * (kind == "titok")
+        parts = [minutes.get(("tokenizer", name)) for name in first]
+        if None not in parts:
+            own = row["minutes"] + row["around"] if row["kind"] == "generator" else 0
+            row["in_all"] = sum(parts) + own
+    return rows
 
 
 def main() -> None:
@@ -65,14 +96,19 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=RESULTS / "comparison" / "minutes.csv")
     parser.add_argument("--only", nargs="*", default=())
     args = parser.parse_args()
-    codes, rows = Codes(Bed(), args.runs), []
-    for kind, names in (("tokenizer", FAMILY), ("generator", COMPARED)):
+    codes, rows = Codes(Bed(), args.runs), read_rows(args.table) if args.table.exists() else []
+    done = {(r["system"], r["kind"]) for r in rows}
+    tokenizers = (*FAMILY, "titok-proxy", "palette")
+    for kind, names in (("tokenizer", tokenizers), ("generator", COMPARED)):
         for name in names:
-            if not args.only or name in args.only:
+            if (name, kind) not in done and name in (args.only or names):
+                measure = of_tokenizer if kind == "tokenizer" else of_generator
                 with tempfile.TemporaryDirectory() as folder:
-                    rows.append(row(codes, name, kind, Path(folder)) | origin())
-                print({k: rows[-1][k] for k in ("system", "kind", "minutes")}, flush=True)
-    write_rows(args.table, rows)
+                    row = {"system": name, "kind": kind} | measure(codes, name, Path(folder))
+                rows.append(row | {"machine": kind_of_machine()} | origin())
+                write_rows(args.table, in_all(rows))
+                print({k: v for k, v in rows[-1].items() if "minutes" in k or k == "in_all"}, name,
+                      flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

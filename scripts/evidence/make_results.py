@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import report_figures
-from comparison_report import ablation, comparison, tokenizers
+from comparison_report import ablation, comparison, minutes, tokenizers
 from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
 from motion_report import motion
@@ -254,7 +254,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, infinity, scaling, zero_shot, likelihood, motion,
+    tokenizers, comparison, minutes, ablation, infinity, scaling, zero_shot, likelihood, motion,
     cost,
 )  # fmt: skip
 

@@ -33,12 +33,30 @@ def halved(
 
     Args:
         run: row i of its result depends on row i of its inputs alone.
-        parameters: all that `run` reads and that wants a gradient.
+        parameters: at least all that `run` reads and that wants a gradient.
         inputs: each with the batch first.
     """
     if not torch.is_grad_enabled() or observed(inputs[0]) or not divisible(inputs[0]):
         return run(*inputs)
     return _InHalves.apply(run, len(inputs), *inputs, *parameters)
+
+
+def divide(model: nn.Module) -> None:
+    """Lets parts of `model` train on two halves of each batch at once, in place, as `halved`.
+
+    Its attribute `by_rows` names them: row i of what they give depends on row i of their inputs
+    alone, and they draw no random numbers. For loops that ask once for the gradients of a loss.
+    """
+    for name in getattr(model, "by_rows", ()):
+        part = model.get_submodule(name)
+        part.forward = functools.partial(_divided, part)  # which a deep copy of the model copies
+
+
+def _divided(part: nn.Module, *inputs: Any) -> Tensor:
+    run = functools.partial(type(part).forward, part)
+    if not all(isinstance(x, Tensor) for x in inputs):
+        return run(*inputs)
+    return halved(run, [p for p in part.parameters() if p.requires_grad], *inputs)
 
 
 def by_halves(work: Callable[[int, Tensor], T], at: int, batch: Tensor) -> list[T]:
@@ -125,13 +143,15 @@ class _InHalves(torch.autograd.Function):
         halves, ctx.halves = ctx.halves, None  # frees the graphs
         gradients = gradient.split([len(y) for _, y in halves])
 
-        def half(i: int) -> tuple[Tensor, ...]:
+        def half(i: int) -> tuple[Tensor | None, ...]:
             inputs, y = halves[i]
-            return torch.autograd.grad(y, [*inputs, *ctx.parameters], gradients[i])
+            wanted = [*inputs, *ctx.parameters]
+            return torch.autograd.grad(y, wanted, gradients[i], allow_unused=True)
 
         first, second = both(half)
         count = sum(ctx.wanted)
         of_inputs = map(torch.cat, zip(first[:count], second[:count]))
         # Not in place: two of them may be views of the same numbers.
-        of_parameters = torch._foreach_add(first[count:], second[count:]) if ctx.parameters else ()
+        pairs = zip(first[count:], second[count:])
+        of_parameters = (a if a is None else a + b for a, b in pairs)
         return None, None, *(next(of_inputs) if w else None for w in ctx.wanted), *of_parameters

@@ -12,6 +12,7 @@ from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR, Attention, Block
+from .causal import hang_on
 from .copies import is_untouched
 from .layers import (
     QuickConv,
@@ -42,23 +43,21 @@ QUICK: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def quicken(model: nn.Module, *, in_halves: bool = False) -> nn.Module:
-    """Puts the quick forms into `model`, in place: same parameters, same names, same results.
+    """Puts the quick forms into `model`, which it returns: same parameters, names and results.
 
-    Every quick form is tried on this machine before it is used; where it does not run, or does not
-    agree, the plain form runs. Classes that the table does not name stay as they are.
+    Each is tried on this machine before it is used; where it does not run, or does not agree, the
+    plain form runs. Classes that the table does not name stay as they are, but for a `causal`.
 
     Args:
         in_halves: train a VAR or a tokenizer on two halves of each batch at once, on a CPU
             (`halves.py`). For loops that ask once for the gradients of a loss.
-
-    Returns:
-        `model` itself.
     """
     for name in TRIALS:  # here and not in the first step, which somebody may count or trace
         for dtype in (torch.float32, torch.bfloat16):
             works(name, dtype)
     for part in model.modules():
         part.__class__ = QUICK.get(type(part), type(part))
+        hang_on(part)
     for part in model.modules():
         if isinstance(part, QuickVAR):
             part.quickened()

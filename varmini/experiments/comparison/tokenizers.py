@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...data import batches, fitted
+from ...fast.halves import divide
 from ...fast.quicken import quicken
 from ...model.tokenizer import MultiScaleVQVAE
 from ...runtime.machine import autocast, device
@@ -108,7 +109,9 @@ def _train(
 ) -> Path:
     """The protocol of `zoo.tokenizers.tokenizer`, with VAR's reconstruction loss."""
     out = check_folder(out, config, overwrite=False, resume=resume)
-    distance = perceptual_network(config.perceptual_network)
+    divide(model)
+    once = "decoder" in model.by_rows  # asked once for its gradients
+    distance = perceptual_network(config.perceptual_network, in_halves=once)
     codes = [p for p in getattr(model, "quantizer", nn.Module()).parameters() if p.requires_grad]
     own = [{"params": codes, "weight_decay": 0.0, "scale": config.quantizer_lr}] if codes else []
     plain = hasattr(model.encoder, "levels")  # VAR's own encoder and decoder
@@ -135,11 +138,12 @@ def _train(
                       total)  # fmt: skip
             if step == 0 and start:
                 model.start(images)
-            model.before_step(step / total)
+            model.before_step(step / total, shown=loop.logs)
             with autocast():
                 result = model(images)
-                far = distance(result.images, images)
-            l1, l2 = F.l1_loss(result.images, images), F.mse_loss(result.images, images)
+                drawn = images if result.images is None else result.images
+                far = distance(drawn, images) if drawn is not images else images.new_zeros(())
+            l1, l2 = F.l1_loss(drawn, images), F.mse_loss(drawn, images)
             # L_rec = l1 |x - x_hat| + l2 |x - x_hat|^2 + lambda_P L_P;  L = L_rec + vq L_quantizer
             reconstruction = config.l1 * l1 + config.l2 * l2 + config.perceptual * far
             loss = reconstruction + config.vq * result.loss

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...fast.halves import divide
 from ...fast.quicken import quicken
 from ...runtime.machine import autocast, device
 from ...runtime.tables import read_rows
@@ -105,7 +106,8 @@ def train(
         SystemExit: with 128 + signal after SIGTERM or Ctrl-C; the state is saved by then.
     """
     torch.manual_seed(training.seed)
-    model = quicken(build().to(device()))
+    model = quicken(build().to(device()), in_halves=True)
+    divide(model)
     config = RunConfig(**dataclasses.asdict(training), model=model.config, data=data)
     resume = (Path(out) / "run.json").exists()
     out = check_folder(out, config, overwrite=False, resume=resume)

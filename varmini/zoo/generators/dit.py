@@ -87,6 +87,7 @@ class DiT(Generator):
 
     config_class = DiTConfig
     kind = "dit"
+    by_rows = ("",)
     no_decay = ("class_embedding",)
 
     def __init__(self, config: DiTConfig) -> None:

@@ -50,6 +50,7 @@ class FactorisedAR(RasterAR):
 
     config_class = FactorisedARConfig
     kind = "factorised-ar"
+    by_rows = ("", "intra")
     no_decay = (*RasterAR.no_decay, "position")
 
     def __init__(self, config: FactorisedARConfig) -> None:

@@ -153,6 +153,7 @@ class FractalAR(Generator):
 
     config_class = FractalARConfig
     kind = "fractal-ar"
+    by_rows = ("level.body", "level.inner")
     no_decay = ("class_embedding", "token_embedding", "position")
 
     def __init__(self, config: FractalARConfig) -> None:

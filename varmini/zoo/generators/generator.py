@@ -47,6 +47,8 @@ class Generator(nn.Module, Pretrained):
     """p(tokens | class). A subclass gives `training_loss`, `generate` and `steps`."""
 
     no_decay: tuple[str, ...] = ()
+    by_rows: tuple[str, ...] = ()
+    """Parts that may train on a half of a batch at a time, as `varmini.fast.halves.divide` does."""
 
     def training_loss(self, batch: Tensor, labels: Tensor) -> Tensor:
         """The method's own loss, a scalar; in training mode some labels are dropped."""

@@ -96,6 +96,7 @@ class IGPT(Generator):
 
     config_class = IGPTConfig
     kind = "igpt"
+    by_rows = ("",)
     no_decay = ("class_embedding", "token_embedding", "position")
 
     def __init__(self, config: IGPTConfig) -> None:

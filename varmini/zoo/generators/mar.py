@@ -53,6 +53,7 @@ class MAR(Generator):
 
     config_class = MARConfig
     kind = "mar"
+    by_rows = ("encoder", "decoder", "head")
     no_decay = ("class_embedding", "position", "mask_token")
 
     def __init__(self, config: MARConfig) -> None:

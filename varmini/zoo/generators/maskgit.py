@@ -86,6 +86,7 @@ class MaskGIT(Generator):
 
     config_class = MaskGITConfig
     kind = "maskgit"
+    by_rows = ("",)
     no_decay = ("embedding", "position")
 
     def __init__(self, config: MaskGITConfig) -> None:

@@ -96,6 +96,7 @@ class RasterAR(Generator):
 
     config_class = RasterARConfig
     kind = "raster-ar"
+    by_rows = ("",)
     no_decay = ("class_embedding", "token_embedding")
 
     def __init__(self, config: RasterARConfig) -> None:

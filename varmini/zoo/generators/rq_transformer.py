@@ -49,6 +49,7 @@ class RQTransformer(Generator):
 
     config_class = RQTransformerConfig
     kind = "rq-transformer"
+    by_rows = ("",)
     no_decay = ("class_embedding", "position")
 
     def __init__(self, config: RQTransformerConfig) -> None:

@@ -62,6 +62,7 @@ class KLAutoencoder(nn.Module, Pretrained):
 
     config_class = KLConfig
     kind = "kl"
+    by_rows = ("encoder", "decoder")
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class KLAutoencoder(nn.Module, Pretrained):
     def start(self, images: Tensor) -> None:
         """There are no codes to place."""
 
-    def before_step(self, share: float) -> None:
+    def before_step(self, share: float, shown: bool = True) -> None:
         """Nothing changes over the training."""
 
     def after_step(self, result: Reconstruction) -> None:

@@ -97,6 +97,7 @@ class TiTok(ImageTokenizer):
 
     config_class = TiTokConfig
     kind = "titok"
+    by_rows = ("encoder", "decoder", "proxy.decoder")
 
     def __init__(self, config: TiTokConfig) -> None:
         c = config
@@ -110,9 +111,10 @@ class TiTok(ImageTokenizer):
         """Shape of an image's tokens."""
         return (self.config.latents,)
 
-    def before_step(self, share: float) -> None:
-        """Stage 1 or 2, by the share of the training that is done."""
+    def before_step(self, share: float, shown: bool = True) -> None:
+        """Stage 1 or 2, by the share of the training that is done; stage 1 needs no images."""
         self.second = share >= self.config.second_stage
+        self.shown = shown or self.second
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> tokens (B, K). Errors as of the other tokenizers."""
@@ -135,7 +137,10 @@ class TiTok(ImageTokenizer):
         return self.proxy.decoder(mixed).float()
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """The training pass: a gradient from `loss` alone in stage 1, from the images in 2."""
+        """The training pass: a gradient from `loss` alone in stage 1, from the images in 2.
+
+        In stage 1, if none are to be shown, its images are None.
+        """
         learning = torch.is_grad_enabled()
         with torch.set_grad_enabled(learning and not self.second):
             z = self.features(images)
@@ -145,5 +150,5 @@ class TiTok(ImageTokenizer):
         if not self.second:
             loss = loss + F.cross_entropy(logits.float(), self.proxy.encode(images))
         with torch.set_grad_enabled(learning and self.second):
-            drawn = self.pixels(logits)
+            drawn = self.pixels(logits) if self.shown else None
         return Reconstruction(drawn, quantized.tokens[:, 0], loss, quantized.usage, z)

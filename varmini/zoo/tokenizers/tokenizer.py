@@ -89,6 +89,8 @@ class ImageTokenizer(nn.Module, Pretrained):
     1x1 convolutions, since `conv_out` and `conv_in` next to them can do as much."""
 
     no_decay = ("quantizer",)
+    by_rows: tuple[str, ...] = ("encoder", "decoder")
+    """Parts that may train on a half of a batch at a time, as `varmini.fast.halves.divide` does."""
 
     def __init__(
         self, config: GridConfig, quantizer: nn.Module, encoder: nn.Module, decoder: nn.Module
@@ -173,8 +175,11 @@ class ImageTokenizer(nn.Module, Pretrained):
         """Places the codes on the features of a first batch, before training."""
         self.quantizer.start(self.features(images))
 
-    def before_step(self, share: float) -> None:
-        """Told before each step which share of the training, in [0, 1), is done."""
+    def before_step(self, share: float, shown: bool = True) -> None:
+        """Told before each step which share of the training, in [0, 1), is done.
+
+        shown: whether the pass has to give images even where nothing learns from them (TiTok).
+        """
 
     def after_step(self, result: Reconstruction) -> None:
         """What a step changes without a gradient, by its result; nothing if that is not finite."""

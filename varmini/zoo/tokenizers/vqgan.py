@@ -83,6 +83,7 @@ class VQGAN(GridTokenizer):
 
     config_class = VQGANConfig
     kind = "vqgan"
+    by_rows = ("encoder",)  # `adaptive_weight` asks the decoder for gradients more than once
 
     def __init__(self, config: VQGANConfig) -> None:
         quantizer = VectorQuantizer(config.vocab_size, config.code_channels, beta=config.beta)

@@ -1,0 +1,92 @@
+"""Every system on two halves of a batch at once: the same loss and gradients as on the whole."""
+
+import copy
+
+import pytest
+import torch
+from small_generators import FEATURES, LABELS, SHAPES, SMALL, V, new
+from tiny import random_images, redraw
+
+from varmini import quicken
+from varmini.fast import halves
+from varmini.fast.halves import divide
+from varmini.zoo.tokenizers.family import TOKENIZERS
+from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def compared(model, step, monkeypatch):
+    """Losses and gradients of both ways, and how often a part ran in halves."""
+    found, calls = [], []
+    at_once = halves.both
+    monkeypatch.setattr(halves, "both", lambda work: calls.append(1) or at_once(work))
+    for in_halves in (False, True):
+        ours = quicken(copy.deepcopy(model), in_halves=in_halves).train()
+        if in_halves:
+            divide(ours)
+            ours = copy.deepcopy(ours)  # its parts must be its own
+        torch.manual_seed(3)
+        loss = step(ours)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in ours.parameters())])
+        assert in_halves or not calls
+    for ours, whole in zip(*found, strict=True):
+        assert (ours is None) == (whole is None)
+        if whole is not None:
+            torch.testing.assert_close(ours, whole, rtol=1e-3, atol=1e-5)
+    return len(calls)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_generator_learns_the_same_in_halves(name, monkeypatch):
+    model = redraw(new(name), 0, 0.25)
+    shape = (4, *SHAPES.get(name, (3, 3)))
+    batch = torch.randn(shape) if name in FEATURES else torch.randint(V, shape)
+    assert compared(model, lambda m: m.loss(batch, LABELS % 3), monkeypatch)
+
+
+@pytest.mark.parametrize("name", [*TOKENIZERS, "kl"])
+def test_a_tokenizer_learns_the_same_in_halves(name, monkeypatch):
+    if name == "kl":
+        model = KLAutoencoder(KLConfig(side=4, image_channels=1, width=8, norm_groups=4,
+                                       multipliers=(1, 2, 4), attention=False))  # fmt: skip
+    else:
+        model = TOKENIZERS[name](TOKENIZERS[name].config_class())
+    images = random_images(3, size=(32, 32))
+    model.start(images)
+
+    def step(share):
+        def loss(m):
+            m.before_step(share)
+            result = m(images)
+            return result.loss + (result.images - images).square().mean()
+
+        return loss
+
+    for share in (0.0, 0.9):  # of which TiTok's second stage is one
+        assert compared(model, step(share), monkeypatch) >= 2
+        monkeypatch.undo()
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def test_titok_learns_its_first_stage_without_its_images():
+    torch.manual_seed(0)
+    model = TOKENIZERS["titok"](TOKENIZERS["titok"].config_class())
+    images, found = random_images(2, size=(32, 32)), []
+    for shown in (True, False):
+        model.before_step(0.0, shown=shown)
+        result = model(images)
+        assert (result.images is None) != shown
+        wanted = [*model.encoder.parameters(), *model.decoder.parameters()]
+        found.append([result.loss.detach(), *torch.autograd.grad(result.loss, wanted)])
+    assert all(map(torch.equal, *found))
+    model.before_step(0.6, shown=False)
+    assert model(images).images is not None  # what the second stage learns from
