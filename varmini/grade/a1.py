@@ -106,7 +106,9 @@ class Reference(Base):
         f_hats = self.cumulative(tokens, f.shape[2:], levels, spans)
         return f_hats[-1], self.loss(f, f, f_hats, f_hats, known, beta)
 
-    def quantize_gradient(self, call: Call, f, known, sizes, levels, spans, gain, beta) -> list[Array]:
+    def quantize_gradient(
+        self, call: Call, f, known, sizes, levels, spans, gain, beta
+    ) -> list[Array]:
         """Gradients to f and the spans; with those of f_hat its values."""
         tokens = self.encode(f, known, sizes, levels, spans, gain)
 
@@ -150,7 +152,9 @@ def shapes(rng: Generator, batch: int, size: tuple[int, int]) -> Array:
     return known
 
 
-def clear_call(rng: Generator, function: str, sizes: Sizes, full, levels, gain, *more, batch=3) -> Call:
+def clear_call(
+    rng: Generator, function: str, sizes: Sizes, full, levels, gain, *more, batch=3
+) -> Call:
     """`function` of features and ranges that leave no decision to rounding."""
 
     def make(r):
