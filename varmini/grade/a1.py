@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy import ndarray as Array
 from numpy.random import Generator
@@ -45,8 +47,7 @@ class Reference(Base):
         number = np.stack(digits[::-1], 1)
         return (2 * number / (column(levels) - 1) - 1) * column(span)
 
-    def energy(self, x: Array, known: Array) -> Array:
-        """The sum of squares at known positions: (B,)."""
+    def energy(self, x: Array, known: Array) -> Array:  # (B,)
         return (x**2 * known[:, None]).sum((1, 2, 3))
 
     def encode(self, f: Array, known, sizes: Sizes, levels, spans, gain: float) -> list[Array]:
@@ -69,10 +70,9 @@ class Reference(Base):
             total = total + resize(self.to_codes(one, levels, span), size, "bicubic")
         return total
 
-    def cumulative(self, tokens, size, levels, spans) -> list[Array]:
+    def cumulative(self, tokens, *given) -> list[Array]:
         """f_hat after each of the maps."""
-        counts = range(1, len(tokens) + 1)
-        return [self.decode(tokens[:count], size, levels, spans) for count in counts]
+        return [self.decode(tokens[: k + 1], *given) for k in range(len(tokens))]
 
     def teacher_inputs(self, tokens, known, sizes, levels, spans) -> list[Array]:
         f_hats, ones = self.cumulative(tokens, known.shape[1:], levels, spans), known[:, None] * 1.0
@@ -85,20 +85,12 @@ class Reference(Base):
         return [block[seen] for block, seen in zip(rows, held)]
 
     def error(self, x: Array, known: Array) -> float:
-        """The mean of the squares of all known numbers."""
         return self.energy(x, known).sum() / (known.sum() * x.shape[1])
 
     def loss(self, f, live_f, still, moved, known, beta) -> float:
-        """L = 1/K sum_k |f_hat_k - sg(f)|^2 + beta |sg(f_hat_k) - f|^2 (equation 5).
-
-        Args:
-            f, still: the features, and f_hat of every scale, as constants.
-            live_f, moved: the same, as functions of what the gradient is taken by.
-        """
-        terms = [
-            self.error(b - f, known) + beta * self.error(a - live_f, known)
-            for a, b in zip(still, moved)
-        ]
+        """Equation 5. f, still: constants; live_f, moved: what the gradient is taken through."""
+        terms = [self.error(b - f, known) + beta * self.error(a - live_f, known)
+                 for a, b in zip(still, moved)]  # fmt: skip
         return sum(terms) / len(terms)
 
     def quantize(self, f, known, sizes, levels, spans, gain, beta) -> tuple[Array, float]:
@@ -106,25 +98,18 @@ class Reference(Base):
         f_hats = self.cumulative(tokens, f.shape[2:], levels, spans)
         return f_hats[-1], self.loss(f, f, f_hats, f_hats, known, beta)
 
-    def quantize_gradient(
-        self, call: Call, f, known, sizes, levels, spans, gain, beta
-    ) -> list[Array]:
+    def quantize_gradient(self, call: Call, f, known, sizes, levels, spans, gain, beta) -> list:
         """Gradients to f and the spans; with those of f_hat its values."""
         tokens = self.encode(f, known, sizes, levels, spans, gain)
-
-        def moved(x: Array) -> list[Array]:
-            return self.cumulative(tokens, f.shape[2:], levels, x)
-
-        still = moved(spans)
+        moved = partial(self.cumulative, tokens, f.shape[2:], levels)
+        still, weight = moved(spans), wide(call.weight)
         if call.output == 0:
-            weight = wide(call.weight)
             return [weight, 0 * spans, still[-1]]
         of_f = slope(lambda x: self.loss(f, x, still, still, known, beta), f)
         return [of_f, slope(lambda x: self.loss(f, f, still, moved(x), known, beta), spans)]
 
 
-def column(numbers) -> Array:
-    """(C,) beside (B, C, h, w)."""
+def column(numbers) -> Array:  # (C,) beside (B, C, h, w)
     return np.asarray(numbers)[:, None, None]
 
 
@@ -138,8 +123,7 @@ def slope(function, at: Array, step: float = 1e-3) -> Array:
     return grad
 
 
-def spans_of(rng: Generator, *shape: int) -> Array:
-    """Ranges such that some numbers lie outside."""
+def spans_of(rng: Generator, *shape: int) -> Array:  # such that some numbers lie outside
     return rng.uniform(0.6, 1.8, shape).astype(np.float32)
 
 
@@ -152,14 +136,11 @@ def shapes(rng: Generator, batch: int, size: tuple[int, int]) -> Array:
     return known
 
 
-def clear_call(
-    rng: Generator, function: str, sizes: Sizes, full, levels, gain, *more, batch=3
-) -> Call:
+def clear_call(rng, function: str, sizes: Sizes, full, levels, gain, *more, batch=3) -> Call:
     """`function` of features and ranges that leave no decision to rounding."""
 
     def make(r):
-        f = normal(r, batch, len(levels), *full)
-        spans = spans_of(r, len(sizes), len(levels))
+        f, spans = normal(r, batch, len(levels), *full), spans_of(r, len(sizes), len(levels))
         return Call(function, (f, shapes(r, batch, full), sizes, levels, spans, gain, *more))
 
     return clear(rng, make, Reference, CLEAR)
@@ -178,35 +159,21 @@ def cases_down(rng):
 def cases_tokens(rng):
     """Odd and even numbers of levels; many numbers outside the range."""
 
-    def case(batch, size, levels):
-        def make(r):
-            z, span = normal(r, batch, len(levels), *size), spans_of(r, len(levels))
-            return Call("to_tokens", (z, levels, span))
+    def make(r, size, levels):
+        z, span = normal(r, 2, len(levels), *size), spans_of(r, len(levels))
+        return Call("to_tokens", (z, levels, span))
 
-        return clear(rng, make, Reference, CLEAR)
-
-    return [case(2, (3, 5), [3, 5, 4]), case(3, (9, 7), [7, 2, 5, 9])]
-
-
-def random_maps(rng, levels, sizes, batch=3) -> list[Array]:
-    return [rng.integers(0, np.prod(levels), (batch, *size)) for size in sizes]
+    both = ((3, 5), [3, 5, 4]), ((9, 7), [7, 2, 5, 9])
+    return [clear(rng, lambda r, g=given: make(r, *g), Reference, CLEAR) for given in both]
 
 
 def cases_decode(rng, missing=0):
     """Token maps of two schedules, or the first few of them."""
     calls = []
     for sizes, full, levels in zip(LADDERS, FULL, ([3, 5, 4], [7, 2, 5])):
-        tokens = random_maps(rng, levels, sizes)[: len(sizes) - missing]
-        calls.append((tokens, full, levels, spans_of(rng, len(sizes), 3)))
+        tokens = [rng.integers(0, np.prod(levels), (3, *size)) for size in sizes]
+        calls.append((tokens[: len(sizes) - missing], full, levels, spans_of(rng, len(sizes), 3)))
     return calls
-
-
-def cases_teacher(rng):
-    """Complete pyramids of pictures of several shapes."""
-    return [
-        (tokens, shapes(rng, 3, full), sizes, levels, spans)
-        for (tokens, full, levels, spans), sizes in zip(cases_decode(rng), LADDERS)
-    ]
 
 
 def cases_quantize(rng):
@@ -228,16 +195,17 @@ CHECKS = [
     Check("down", 1, 3, cases_down),
     Check("to_tokens", 2, 3, cases_tokens),
     Check("to_codes", 2, 2, lambda rng: [
-        (*random_maps(rng, levels, [size], batch), levels, spans_of(rng, len(levels)))
-        for levels, size, batch in (([3, 5, 4], (2, 3), 2), ([7, 2, 5, 9], (5, 3), 3))
+        (rng.integers(0, np.prod(levels), (2, *size)), levels, spans_of(rng, len(levels)))
+        for levels, size in (([3, 5, 4], (2, 3)), ([7, 2, 5, 9], (5, 3)))
     ]),
     Check("decode", 3, 2, cases_decode),
     Check("decode_some", 3, 1, lambda rng: cases_decode(rng, 2), function="decode"),
-    Check("encode", 4, 5, lambda rng: [
-        clear_call(rng, "encode", *one)
-        for one in zip(LADDERS, FULL, ([3, 5, 3], [9, 5]), (0.1, 0.25))
+    Check("encode", 4, 5, lambda rng: [clear_call(rng, "encode", *one) for one in zip(
+        LADDERS, FULL, ([3, 5, 3], [9, 5]), (0.1, 0.25))]),
+    Check("teacher_inputs", 5, 3, lambda rng: [
+        (tokens, shapes(rng, 3, full), sizes, *more)
+        for (tokens, full, *more), sizes in zip(cases_decode(rng), LADDERS)
     ]),
-    Check("teacher_inputs", 5, 3, cases_teacher),
     Check("quantize", 6, 1, cases_quantize, part=0),
     Check("straight_through", 6, 2, lambda rng: cases_gradient(rng, 0), function="quantize"),
     Check("loss", 6, 1, cases_quantize, function="quantize", part=1),

@@ -44,13 +44,10 @@ class Reference(Base):
         seen = self.reach([mask for _, mask in network["net"]])
         return seen & ~self.packed_mask(table)
 
-    def layer_norm(self, x: Array) -> Array:
-        """Each row by itself to mean 0 and variance 1."""
-        centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-
     def modulate(self, x: Array, scale: Array, shift: Array, picture: Array) -> Array:
-        return self.layer_norm(x) * (1 + scale[picture]) + shift[picture]
+        centred = x - x.mean(-1, keepdims=True)
+        normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return normed * (1 + scale[picture]) + shift[picture]
 
     def rotate(self, x: Array, at: Array) -> Array:
         d = x.shape[-1]
@@ -59,13 +56,6 @@ class Reference(Base):
         a, b = x[..., 0::2], x[..., 1::2]
         turned = a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)
         return np.stack(turned, -1).reshape(x.shape)
-
-    def attend(self, q: Array, k: Array, v: Array, log_scale: Array, mask: Array | None) -> Array:
-        scale = np.exp(np.minimum(log_scale, np.log(100)))
-        scores = q @ k.swapaxes(-1, -2) * scale[:, None, None]
-        if mask is not None:
-            scores = np.where(mask, scores, -np.inf)
-        return softmax(scores) @ v
 
     def attention(self, x: Array, p: dict, at: Array, mask: Array | None) -> Array:
         heads = len(p["log_scale"])
@@ -77,8 +67,11 @@ class Reference(Base):
         k, v = (np.repeat(t, heads // t.shape[-3], axis=-3) for t in (k, v))
         q, k = unit(q), unit(k)
         q, k = self.rotate(q, at), self.rotate(k, at)
-        mixed = self.attend(q, k, v, p["log_scale"], mask)
-        rows = mixed.swapaxes(-2, -3).reshape(x.shape)
+        scale = np.exp(np.minimum(p["log_scale"], np.log(100)))
+        scores = q @ k.swapaxes(-1, -2) * scale[:, None, None]
+        if mask is not None:
+            scores = np.where(mask, scores, -np.inf)
+        rows = (softmax(scores) @ v).swapaxes(-2, -3).reshape(x.shape)
         return rows @ p["proj"].T + p["proj_bias"]
 
     def block(self, x: Array, shared: Array, p: dict, at: Array, picture: Array, mask) -> Array:
@@ -107,23 +100,17 @@ class Reference(Base):
 
 
 def unit(x: Array) -> Array:
-    """Every vector at length 1."""
     return x / np.sqrt((x**2).sum(-1, keepdims=True))
 
 
-def gelu(x: Array) -> Array:
-    """The form with tanh; the tolerance takes the exact one as well."""
+def gelu(x: Array) -> Array:  # the tolerance takes the exact one as well
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def table_of(pack: list[Schedule]) -> Array:
-    """The right table of some schedules."""
-    return Reference().token_table(pack)
-
-
-def mask_of(pack: list[Schedule]) -> Array:
-    """The right mask of some schedules."""
-    return Reference().packed_mask(table_of(pack))
+def right(pack: list[Schedule]) -> tuple[Array, Array]:
+    """The table and the mask of some schedules."""
+    table = Reference().token_table(pack)
+    return table, Reference().packed_mask(table)
 
 
 def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:
@@ -137,8 +124,7 @@ def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:
     return p | {"log_scale": normal(rng, heads, scale=0.3) + np.float32(np.log(4))}
 
 
-def places(rng: Generator, count: int) -> Array:
-    """Rows and columns on a common grid, between 0 and 8."""
+def places(rng: Generator, count: int) -> Array:  # rows and columns on a common grid
     return rng.uniform(0, 8, (count, 2)).astype(np.float32)
 
 
@@ -148,28 +134,15 @@ def random_packs(rng: Generator) -> list[tuple]:
     return [(pack,) for pack in (*PACKS, [[tuple(size) for size in one] for one in sizes])]
 
 
-def cases_packed_mask(rng):
-    """Tables of which one is in a random order."""
-    tables = [table_of(pack) for (pack,) in random_packs(rng)]
-    return [(tables[0],), (tables[1],), (rng.permutation(tables[2]),)]
-
-
-def cases_reach(rng):
-    """Sparse masks, with their own tokens or without."""
-    return [([rng.random((n, n)) < share for _ in range(count)],)
-            for n, count, share in ((7, 3, 0.15), (9, 2, 0.2), (6, 4, 0.12))]  # fmt: skip
-
-
 def cases_leaks(rng):
     """Right masks, but for a few pairs in one or two layers, seen or hidden by mistake."""
     calls = []
     for pack, leaky in zip(PACKS, ((0, 2), (1,))):
-        table, layers = table_of(pack), []
+        layers = []
         for layer in range(3):
-            mask = mask_of(pack)
+            table, mask = right(pack)
             if layer in leaky:
-                pairs = np.argwhere(~mask)
-                mask[tuple(rng.permutation(pairs)[:3].T)] = True
+                mask[tuple(rng.permutation(np.argwhere(~mask))[:3].T)] = True
             hidden = rng.permutation(np.argwhere(mask & ~np.eye(len(mask), dtype=bool)))[:5]
             mask[tuple(hidden.T)] = False
             layers.append((normal(rng, 6, 6, scale=0.1), mask))
@@ -182,32 +155,12 @@ SHAPES = (4, 2, 16), (2, 2, 8), (6, 2, 24)  # (heads, groups of keys and values,
 
 def cases_attention(rng, masked=False):
     """The whole layer: parts, biases, groups, rotation, temperature, projection."""
-    calls = []
-    for (heads, groups, w), pack, lead in zip(SHAPES, (*PACKS, PACKS[0]), ((), (2,), ())):
-        mask = mask_of(pack) if masked else None
-        n = len(mask_of(pack))
-        calls.append(
-            (normal(rng, *lead, n, w), weights(rng, heads, groups, w), places(rng, n), mask)
-        )
-    return calls
-
-
-def cases_clamp(rng):
-    """Temperatures above the limit, with tokens that nearly agree: else exp(6) is as good as 100."""
-    w, p = 8, weights(rng, 2, 1, 8)
-    p["log_scale"] = np.array([6.0, 7.0], np.float32)
-    return [(normal(rng, 1, w) + normal(rng, 7, w, scale=0.05), p, 0 * places(rng, 7), None)]
-
-
-def cases_block(rng):
-    """Three pictures or two, each with six vectors of its own."""
-    calls = []
-    for (heads, groups, w), pack in zip(SHAPES, PACKS):
-        table = table_of(pack)
-        given = normal(rng, len(table), w), normal(rng, len(pack), 6, w)
-        more = places(rng, len(table)), table[:, 0], mask_of(pack)
-        calls.append((*given, weights(rng, heads, groups, w), *more))
-    return calls
+    cases = zip(SHAPES, map(right, (*PACKS, PACKS[0])), ((), (2,), ()))
+    return [
+        (normal(rng, *lead, len(mask), w), weights(rng, heads, groups, w), places(rng, len(mask)),
+         mask if masked else None)
+        for (heads, groups, w), (_, mask), lead in cases
+    ]  # fmt: skip
 
 
 def cases_step(rng):
@@ -227,8 +180,13 @@ def cases_step(rng):
 
 CHECKS = [
     Check("token_table", 1, 2, random_packs),
-    Check("packed_mask", 1, 2, cases_packed_mask),
-    Check("reach", 2, 2, cases_reach),
+    Check("packed_mask", 1, 2, lambda rng: [
+        (rng.permutation(right(pack)[0]),) for (pack,) in random_packs(rng)
+    ]),
+    Check("reach", 2, 2, lambda rng: [  # sparse masks, with their own tokens or without
+        ([rng.random((n, n)) < share for _ in range(count)],)
+        for n, count, share in ((7, 3, 0.15), (9, 2, 0.2), (6, 4, 0.12))
+    ]),
     Check("leaks", 2, 3, cases_leaks),
     # Rows with a mean of their own, and rows of so small a variance that the 1e-6 shows.
     Check("modulate", 3, 2, lambda rng: [
@@ -241,7 +199,16 @@ CHECKS = [
     ]),
     Check("attention", 5, 2, cases_attention),
     Check("attention_mask", 5, 1, lambda rng: cases_attention(rng, True), function="attention"),
-    Check("attention_clamp", 5, 1, cases_clamp, function="attention"),
-    Check("block", 6, 3, cases_block, tolerance=2e-3),
+    # Temperatures above the limit, and tokens that nearly agree: else exp(6) is as good as 100.
+    Check("attention_clamp", 5, 1, lambda rng: [
+        (normal(rng, 1, 8) + normal(rng, 7, 8, scale=0.05),
+         weights(rng, 2, 1, 8) | {"log_scale": np.array([6.0, 7.0], np.float32)},
+         0 * places(rng, 7), None)
+    ], function="attention"),
+    Check("block", 6, 3, lambda rng: [
+        (normal(rng, len(table), w), normal(rng, table[-1, 0] + 1, 6, w),
+         weights(rng, heads, groups, w), places(rng, len(table)), table[:, 0], mask)
+        for (heads, groups, w), (table, mask) in zip(SHAPES, map(right, PACKS))
+    ], tolerance=2e-3),
     Check("step", 7, 4, cases_step),
 ]  # fmt: skip

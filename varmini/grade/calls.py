@@ -132,7 +132,6 @@ def _chain(function: Any, call: dict[str, Any], changed: list) -> list:
     states, results = [None] * len(call["steps"]), []
     for inputs in zip(*call["steps"]):
         for i, one in enumerate(inputs):
-            one = one if isinstance(one, tuple) else (one,)
             step = call | {"args": [*one, *call["args"]]}
             result, states[i] = _watched(function, step, changed, states[i])
             results.append(result)

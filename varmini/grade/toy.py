@@ -44,7 +44,7 @@ class ToyModel:
 
 
 def hidden_network(layers):
-    """x (L, w) -> (L, w): layers of attention (weight, mask), whose masks are not to be read."""
+    """A function from (L, w) to (L, w): `layers` of attention, each a weight and a mask."""
 
     def network(x):
         for weight, mask in layers:

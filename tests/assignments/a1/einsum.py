@@ -37,15 +37,8 @@ def to_codes(tokens, levels, span):
     return torch.lerp(-span.view(-1, 1, 1), span.view(-1, 1, 1), numbers / (count - 1))
 
 
-def kernel(n, m):
-    eye = torch.eye(n)[None, None]
-    return F.interpolate(eye, size=(m, n), mode="bicubic")[0, 0]
-
-
 def grown(tokens, size, levels, span):
-    h, w = tokens.shape[1:]
-    codes = to_codes(tokens, levels, span)
-    return einsum("ih,bchw,jw->bcij", kernel(h, size[0]), codes, kernel(w, size[1]))
+    return F.interpolate(to_codes(tokens, levels, span), tuple(size), mode="bicubic")
 
 
 def decode(tokens, size, levels, spans):
