@@ -47,22 +47,16 @@ def to_codes(tokens: Tensor, levels, span: Tensor) -> Tensor:
     return Grid(levels, span).values(tokens)
 
 
-class Sum(nn.Module):
-    def __init__(self, size, levels, spans) -> None:
-        super().__init__()
-        self.up = nn.Upsample(tuple(size), mode="bicubic")
-        self.levels, self.spans = levels, spans
-
-    def forward(self, tokens) -> list[Tensor]:
-        found = []
-        for span, map_ in zip(self.spans, tokens):
-            share = self.up(to_codes(map_, self.levels, span))
-            found.append(share + found[-1] if found else share)
-        return found
+def sums(tokens, size, levels, spans) -> list[Tensor]:
+    up, found = nn.Upsample(tuple(size), mode="bicubic"), []
+    for span, map_ in zip(spans, tokens):
+        share = up(to_codes(map_, levels, span))
+        found.append(share + found[-1] if found else share)
+    return found
 
 
 def decode(tokens, size, levels, spans) -> Tensor:
-    return Sum(size, levels, spans)(tokens)[-1]
+    return sums(tokens, size, levels, spans)[-1]
 
 
 def squares(x: Tensor, known: Tensor) -> Tensor:
@@ -83,8 +77,8 @@ def encode(f, known, sizes, levels, spans, gain):
 
 
 def teacher_inputs(tokens, known, sizes, levels, spans):
-    sums = Sum(known.shape[1:], levels, spans)(tokens[:-1])
-    blocks = [down(s, size, known).flatten(2).mT for s, size in zip(sums, sizes[1:])]
+    f_hats = sums(tokens[:-1], known.shape[1:], levels, spans)
+    blocks = [down(s, size, known).flatten(2).mT for s, size in zip(f_hats, sizes[1:])]
     held = [down(known[:, None] * 1.0, size, known).flatten(1) > 0 for size in sizes[1:]]
     return [one[seen] for one, seen in zip(torch.cat(blocks, 1), torch.cat(held, 1))]
 
@@ -102,8 +96,8 @@ class StraightThrough(torch.autograd.Function):
 def quantize(f, known, sizes, levels, spans, gain, beta):
     with torch.no_grad():
         tokens = encode(f, known, sizes, levels, spans, gain)
-    sums, loss = Sum(f.shape[2:], levels, spans)(tokens), torch.zeros(())
-    for f_hat in sums:
+    f_hats, loss = sums(tokens, f.shape[2:], levels, spans), torch.zeros(())
+    for f_hat in f_hats:
         pull = squares(f_hat - f.detach(), known) + beta * squares(f_hat.detach() - f, known)
         loss = loss + pull.sum() / (known.sum() * f.shape[1])
-    return StraightThrough.apply(f, sums[-1].detach()), loss / len(sums)
+    return StraightThrough.apply(f, f_hats[-1].detach()), loss / len(f_hats)

@@ -1,5 +1,6 @@
 """Everything position by position, in Python loops."""
 
+import itertools
 import math
 
 import torch
@@ -22,16 +23,11 @@ def down(f, size, known):
 
 
 def to_tokens(z, levels, span):
-    batch, _, h, w = z.shape
-    out = torch.zeros(batch, h, w, dtype=torch.long)
-    for b in range(batch):
-        for i in range(h):
-            for j in range(w):
-                token = 0
-                for c, count in enumerate(levels):
-                    steps = torch.linspace(-float(span[c]), float(span[c]), count)
-                    token = token * count + int((steps - z[b, c, i, j]).abs().argmin())
-                out[b, i, j] = token
+    out = torch.zeros(len(z), *z.shape[2:], dtype=torch.long)
+    for b, i, j in itertools.product(*map(range, out.shape)):
+        for c, count in enumerate(levels):
+            steps = torch.linspace(-float(span[c]), float(span[c]), count)
+            out[b, i, j] = out[b, i, j] * count + (steps - z[b, c, i, j]).abs().argmin()
     return out
 
 

@@ -7,20 +7,16 @@ import torch
 
 def token_table(schedules):
     rows = []
-    for b in range(len(schedules)):
-        for k in range(len(schedules[b])):
-            h, w = schedules[b][k]
+    for b, sizes in enumerate(schedules):
+        for k, (h, w) in enumerate(sizes):
             for i in range(h * w):
                 rows.append([b, k, i // w, i - i // w * w])
     return torch.tensor(rows)
 
 
 def packed_mask(table):
-    mask = torch.zeros(len(table), len(table), dtype=torch.bool)
-    for i, (picture, level, _, _) in enumerate(table.tolist()):
-        for j, (other, coarser, _, _) in enumerate(table.tolist()):
-            mask[i, j] = picture == other and coarser <= level
-    return mask
+    rows = table.tolist()
+    return torch.tensor([[a[0] == b[0] and b[1] <= a[1] for b in rows] for a in rows])
 
 
 def reach(masks):

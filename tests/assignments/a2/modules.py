@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -34,6 +33,9 @@ def leaks(network, x: Tensor, table: Tensor) -> Tensor:
     with torch.enable_grad():
         jacobian = torch.autograd.functional.jacobian(network, x)  # (L, w, L, w)
     return (jacobian != 0).any(3).any(1).logical_and(packed_mask(table).logical_not())
+
+
+Cache = tuple[list[Tensor], list[Tensor]]
 
 
 class AdaptiveNorm(nn.LayerNorm):
@@ -100,18 +102,8 @@ def block(x: Tensor, shared: Tensor, p: dict[str, Tensor], at, picture, mask) ->
     return x + six[1][picture] * feed
 
 
-@dataclass
-class Cache:
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def of(self, keep: Tensor) -> Cache:
-        return Cache(*([part[keep] for part in parts] for parts in (self.keys, self.values)))
-
-
 def step(x: Tensor, keep: Tensor, at: Tensor, p, cache: Cache | None) -> tuple[Tensor, Cache]:
-    cache, own = cache.of(keep) if cache else Cache(), Attention(p)
+    (keys, values), own = cache or ((), ()), Attention(p)
     q, k, v = own.split(x, at)
-    cache.keys.append(k)
-    cache.values.append(v)
-    return own.mix(q, torch.cat(cache.keys, -2), torch.cat(cache.values, -2), None), cache
+    keys, values = ([*(one[keep] for one in old), new] for old, new in ((keys, k), (values, v)))
+    return own.mix(q, torch.cat(keys, -2), torch.cat(values, -2), None), (keys, values)
