@@ -24,9 +24,8 @@ def worth(levels):
 
 
 def to_tokens(z, levels, span):
-    step = 2 * span / (torch.tensor(levels) - 1)
-    shifted = (z + span.view(-1, 1, 1)) / step.view(-1, 1, 1)
-    top = torch.tensor(levels).sub(1).view(-1, 1, 1)
+    top, span = (torch.as_tensor(x).view(-1, 1, 1) for x in (torch.tensor(levels) - 1, span))
+    shifted = (z + span) / (2 * span / top)
     numbers = torch.minimum(shifted.round().clamp(min=0), top).long()
     return einsum("bchw,c->bhw", numbers, worth(levels))
 

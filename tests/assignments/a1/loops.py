@@ -40,10 +40,8 @@ def to_codes(tokens, levels, span):
 
 
 def decode(tokens, size, levels, spans):
-    total = torch.zeros(len(tokens[0]), len(levels), *size)
-    for k, part in enumerate(tokens):
-        total = total + F.interpolate(to_codes(part, levels, spans[k]), size, mode="bicubic")
-    return total
+    codes = [to_codes(part, levels, spans[k]) for k, part in enumerate(tokens)]
+    return sum(F.interpolate(one, size, mode="bicubic") for one in codes)
 
 
 def encode(f, known, sizes, levels, spans, gain):

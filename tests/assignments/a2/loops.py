@@ -87,11 +87,8 @@ def parts(x, p, at):  # of one sequence (L, w): lists of queries, keys and value
 
 
 def mixed(q, k, v, p, mask):
-    share = len(q) // len(k)
-    out = [
-        one_head(one, k[i // share], v[i // share], p["log_scale"][i], mask)
-        for i, one in enumerate(q)
-    ]
+    n, sigma = len(q) // len(k), p["log_scale"]
+    out = [one_head(one, k[i // n], v[i // n], sigma[i], mask) for i, one in enumerate(q)]
     return torch.cat(out, 1) @ p["proj"].T + p["proj_bias"]
 
 
