@@ -145,7 +145,7 @@ def cases_leaks(rng):
                 mask[tuple(rng.permutation(np.argwhere(~mask))[:3].T)] = True
             hidden = rng.permutation(np.argwhere(mask & ~np.eye(len(mask), dtype=bool)))[:5]
             mask[tuple(hidden.T)] = False
-            layers.append((normal(rng, 6, 6, scale=0.1), mask))
+            layers.append((normal(rng, 6, 6, scale=0.03), mask))
         calls.append(({"net": layers}, normal(rng, len(table), 6), table))
     return calls
 
