@@ -64,15 +64,15 @@ def squares(x: Tensor, known: Tensor) -> Tensor:
 
 
 def encode(f, known, sizes, levels, spans, gain):
-    rest, tokens, nothing = f.detach(), [], torch.zeros(1, len(levels), 1, 1)
+    residual, tokens, nothing = f.detach(), [], torch.zeros(1, len(levels), 1, 1)
     for k, size in enumerate(sizes):
-        found = to_tokens(down(rest, size, known), levels, spans[k])
+        found = to_tokens(down(residual, size, known), levels, spans[k])
         h = decode([found], f.shape[-2:], levels, spans[[k]])
-        left = squares(rest - h, known) / squares(rest, known)
+        left = squares(residual - h, known) / squares(residual, known)
         for b in (left >= 1 - gain).nonzero().flatten().tolist():
             found[b], h[b] = to_tokens(nothing, levels, spans[k]), 0
         tokens.append(found)
-        rest = rest - h
+        residual = residual - h
     return tokens
 
 

@@ -49,13 +49,13 @@ def encode(f, known, sizes, levels, spans, gain):
     for k in range(len(sizes)):
         tokens.append(torch.full((len(f), *sizes[k]), math.prod(levels) // 2))
     for b in range(len(f)):
-        rest, seen = f[b : b + 1].clone(), known[b : b + 1]
+        residual, seen = f[b : b + 1].clone(), known[b : b + 1]
         for k in range(len(sizes)):
-            found = to_tokens(down(rest, sizes[k], seen), levels, spans[k])
-            after = rest - decode([found], f.shape[2:], levels, spans[k : k + 1])
-            errors = [float((x[0, :, seen[0]] ** 2).sum()) for x in (rest, after)]
+            found = to_tokens(down(residual, sizes[k], seen), levels, spans[k])
+            after = residual - decode([found], f.shape[2:], levels, spans[k : k + 1])
+            errors = [float((x[0, :, seen[0]] ** 2).sum()) for x in (residual, after)]
             if 1 - errors[1] / errors[0] > gain:
-                tokens[k][b], rest = found[0], after
+                tokens[k][b], residual = found[0], after
     return tokens
 
 
