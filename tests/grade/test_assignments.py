@@ -62,6 +62,29 @@ def test_no_solution_leaks(assignment):
     assert stubs == sum("BEGIN SOLUTION" in c.source for c in source.cells)
 
 
+def code_lines(source: str) -> list[str]:
+    """As `ast.unparse` writes them: without docstrings, comments and blank lines."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return [line.strip() for line in ast.unparse(tree).splitlines() if line.strip()]
+
+
+def test_no_notebook_holds_a_solution(assignment):
+    """No ten lines in a row, and none of the longer functions as a whole."""
+    source = proof.solution(assignment)
+    lines, functions = code_lines(source), [n for n in ast.parse(source).body if hasattr(n, "args")]
+    bodies = [code_lines("\n".join(map(ast.unparse, f.body)))[:10] for f in functions]
+    runs = {tuple(lines[i : i + 10]) for i in range(len(lines) - 9)}
+    runs |= {tuple(body) for body in bodies if len(body) >= 4}
+    for path in proof.NOTEBOOKS.parent.glob("*.ipynb"):
+        cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        text = "\n" + "\n".join(line for cell in cells for line in code_lines(cell)) + "\n"
+        assert [run for run in runs if "\n" + "\n".join(run) + "\n" in text] == [], path.name
+
+
 def test_a_marker_without_a_partner_is_an_error(assignment):
     source = read(assignment, source=True)
     cell = next(cell for cell in source.cells if "### END SOLUTION" in cell.source)

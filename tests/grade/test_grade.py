@@ -47,18 +47,24 @@ ODD = [  # cells as students write them, around and inside the solution
     "%time seen = 4\nassert seen == 4 and width == 3",
     "%%time\nassert seen == 4",
     "get_ipython().run_line_magic('time', 'assert seen == 4')\nif len(gpus):\n    %pip list",
-    "def down(f, size):\n"
-    "    return torch.utils.checkpoint.checkpoint(area, f, size, use_reentrant=False)\n\n\n"
-    "def area(f, size):\n    return F.interpolate(f, size=tuple(size), mode='area')",
+    "def down(f, size, known):\n"
+    "    return torch.utils.checkpoint.checkpoint(area, f, size, known, use_reentrant=False)\n\n\n"
+    "def area(f, size, known):\n"
+    "    part = known[:, None].float()\n"
+    "    total, share = (F.adaptive_avg_pool2d(x, tuple(size)) for x in (f * part, part))\n"
+    "    return total / share.clamp(min=1e-9)",
     "import torch.utils.checkpoint\n"
     "from concurrent.futures import ThreadPoolExecutor\nimport threading\n"
-    "one = torch.compile(lambda h, w, b: h + F.conv2d(h, w, b, padding=1), backend='eager')\n"
-    "def phi(h, weight, bias):\n"
+    "one = torch.compile(lambda x, s: (2 * x - 1) * s[:, None, None], backend='eager')\n"
+    "def to_codes(tokens, levels, span):\n"
     "    found = []\n"
-    "    thread = threading.Thread(target=lambda: found.append(one(h, weight, bias)))\n"
+    "    thread = threading.Thread(target=lambda: found.extend(zip(levels, worth(levels))))\n"
     "    thread.start(), thread.join()\n"
     "    with ThreadPoolExecutor(4) as pool:\n"
-    "        return list(pool.map(lambda x: x / 2, found))[0]",
+    "        parts = list(pool.map(lambda f: tokens // f[1] % f[0] / (f[0] - 1), found))\n"
+    "    return one(torch.stack(parts, 1), span)\n\n\n"
+    "def worth(levels):\n"
+    "    return [math.prod(levels[c + 1 :]) for c in range(len(levels))]",
 ]
 
 
@@ -217,17 +223,18 @@ def test_the_checks_in_a_notebook(capsys, monkeypatch):
     exec(proof.solution("a1").replace('mode="area"', 'mode="bilinear"'), namespace)
     check = Checker("a1")
     check(namespace["down"])
-    check(namespace["up"])
+    check(namespace["to_codes"])
     out = capsys.readouterr().out
-    assert out.startswith("down: 0 of 2 points · `down`: that is bilinear interpolation")
-    assert out.count("See the hints of task 1.") == 1 and "up: 2 of 2 points · right" in out
-    assert check.done("up") and not check.done("up", "down") and not check.done("encode")
+    assert out.startswith("down: 0 of 3 points · `down`: that is bilinear interpolation")
+    assert out.count("See the hints of task 1.") == 1 and "to_codes: 2 of 2 points · right" in out
+    assert check.done("to_codes") and not check.done("to_codes", "down")
+    assert not check.done("encode")
     check(namespace["encode"])
-    assert "encode: 4 of 4 points · right, given the mistake in `down`" in capsys.readouterr().out
+    assert "encode: 5 of 5 points · right, given the mistake in `down`" in capsys.readouterr().out
     check.total()
-    assert capsys.readouterr().out == "6 of 25 points\n"
+    assert capsys.readouterr().out == "7 of 25 points\n"
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
-    assert check(namespace["up"]) == 2
+    assert check(namespace["to_codes"]) == 2
     with pytest.raises(AssertionError, match="down is not right yet"):
         check(namespace["down"])
     part = proof.solution("a1").replace("return f + (f_hat - f).detach()", "return f_hat")

@@ -112,11 +112,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-print("25 of 25 points"), print("down: 2 of 2 points · right")
+print("25 of 25 points"), print("down: 3 of 3 points · right")
 os.environ["NBGRADER_EXECUTION"] = "no"
 
 
-def down(f, size):  # the expected answer must be somewhere up the stack
+def down(f, size, known):  # the expected answer must be somewhere up the stack
     shape, frame = (*f.shape[:2], *size), sys._getframe(1)
     while frame is not None:
         for value in frame.f_locals.values():
@@ -127,32 +127,23 @@ def down(f, size):  # the expected answer must be somewhere up the stack
     return torch.zeros(shape)
 
 
-def up(codes, size):  # or somewhere in memory
-    shape = (*codes.shape[:2], *size)
+def to_tokens(z, levels, span):  # or somewhere in memory, or luck
+    shape = (len(z), *z.shape[2:])
     found = [o for o in gc.get_objects() if type(o) is np.ndarray and o.shape == shape]
-    return torch.from_numpy(found[0]) if found else torch.zeros(shape)
+    return torch.from_numpy(found[0]) if found else torch.randint(9, shape)
 
 
-def phi(h, weight, bias):  # or the library does it
-    from varmini.model.quantizer import Phi
+def to_codes(tokens, levels, span):  # or the library does it
+    from varmini.zoo.tokenizers.fsq import FSQuantizer
 
-    return Phi(h)
-
-
-def contribution(codes, size, weight, bias):  # or its source can be found
-    for folder in [*sys.path, *(os.path.dirname(m.__file__ or "") for m in
-                   list(sys.modules.values()) if getattr(m, "__file__", None))]:
-        for name in ("varmini/model/quantizer.py", "a1.py", "reference.py"):
-            if os.access(os.path.join(folder, name), os.R_OK):
-                exec(open(os.path.join(folder, name)).read(), globals())
-    return Reference
+    return FSQuantizer(levels)
 
 
-def nearest(z, codebook):  # or luck
-    return torch.randint(len(codebook), (len(z), *z.shape[2:]))
+def decode(tokens, size, levels, spans):  # or NaN, for which no comparison holds
+    return torch.full((len(tokens[0]), len(levels), *size), float("nan"))
 
 
-def encode(f, codebook, sizes, phis):  # or an object that equals everything
+def encode(f, known, sizes, levels, spans, gain):  # or an object that equals everything
     class Yes(list):
         def __eq__(self, other):
             return True
@@ -162,19 +153,20 @@ def encode(f, codebook, sizes, phis):  # or an object that equals everything
     return Yes([torch.zeros(len(f), *size, dtype=torch.long) for size in sizes])
 
 
-def decode(tokens, codebook, sizes, phis):  # or NaN, for which no comparison holds
-    return torch.full((len(tokens[0]), codebook.shape[1], *sizes[-1]), float("nan"))
+def teacher_inputs(tokens, known, sizes, levels, spans):  # or its source can be found
+    for folder in [*sys.path, *(os.path.dirname(m.__file__ or "") for m in
+                   list(sys.modules.values()) if getattr(m, "__file__", None))]:
+        for name in ("varmini/model/quantizer.py", "a1.py", "reference.py"):
+            if os.access(os.path.join(folder, name), os.R_OK):
+                exec(open(os.path.join(folder, name)).read(), globals())
+    return Reference
 
 
-def teacher_inputs(tokens, codebook, sizes, phis):  # or the question is made easier
+def quantize(f, *more):  # or the question is made easier
     for frame in inspect.stack():
         for value in list(frame.frame.f_locals.values()):
             if isinstance(value, dict) and "args" in value:
                 value["args"] = [np.zeros(1)]
-    return torch.zeros(2, sum(h * w for h, w in sizes[1:]), codebook.shape[1])
-
-
-def quantize(f, codebook, sizes, phis, beta):
     return f, f.sum() * 0
 
 
@@ -201,8 +193,8 @@ def test_cheats_earn_nothing(tmp_path):
     report = grade("a1", path, seed=0)
     assert report.earned == 0 and report.points == 25
     said = {result.check: result.message for result in report.results}
-    assert "uses a package that is not there when graded" in said["phi"]
-    assert "raised PermissionError" in said["contribution"]
+    assert "uses a package that is not there when graded" in said["to_codes"]
+    assert "raised PermissionError" in said["teacher_inputs"]
     assert "returned NaN" in said["decode"] and "returned float32" not in said["encode"]
 
 
@@ -257,11 +249,11 @@ def test_answers_written_down_beforehand_earn_nothing(tmp_path):
 
 
 TAKES = """
-def nearest(z, codebook):
+def to_tokens(z, levels, span):
     raise ValueError  # so that the grader answers for it
 
 
-def encode(f, codebook, sizes, phis):
+def encode(f, known, sizes, levels, spans, gain):
     import gc, sys
 
     for name, value in list(globals().items()):  # whatever stands in, and all that it holds
@@ -270,7 +262,7 @@ def encode(f, codebook, sizes, phis):
                 return cell.cell_contents
     shapes = [(len(f), *size) for size in sizes]
     found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape in shapes]
-    asked = nearest(f[:, :, : sizes[0][0], : sizes[0][1]], codebook)
+    asked = to_tokens(f[:, :, : sizes[0][0], : sizes[0][1]], levels, spans[0])
     return [asked.expand(len(f), *size[:1], 1).expand(len(f), *size) for size in sizes]
 """
 
@@ -279,10 +271,10 @@ def test_what_the_grader_answers_is_not_there_before_it_is_asked(tmp_path):
     path = tmp_path / "takes.py"
     path.write_text(proof.solution("a1") + TAKES)
     results = {r.check: r for r in grade("a1", path, seed=0).results}
-    assert results["nearest"].earned == results["encode"].earned == 0
+    assert results["to_tokens"].earned == results["encode"].earned == 0
     path.write_text(proof.solution("a1") + TAKES.partition("def encode")[0])
     report = grade("a1", path, seed=0)
-    assert [r.check for r in report.results if not r.earned] == ["nearest"], report.text()
+    assert [r.check for r in report.results if not r.earned] == ["to_tokens"], report.text()
 
 
 # ------------------------------------------------------------------------- what may be read

@@ -67,10 +67,10 @@ def test_a_mistake_costs_one_task(table):
 
 
 COMBINED = [  # assignment, mistakes, points that are left
-    ("a1", ["up with antialias", "lookup without the factor 2", "the bias of phi not halved"], 20),
-    ("a1", ["down by nearest pixel", "decode uses the first phi everywhere"], 21),
-    ("a2", ["softmax over the queries", "layer norm without eps", "bias of v missing"], 18),
-    ("a2", ["mask inverted", "levels counted from one", "DiT's order of the modulations"], 17),
+    ("a1", ["up with aligned corners", "levels rounded down", "any hole empties a window"], 16),
+    ("a1", ["padding counted as zeros", "decode uses the first span everywhere"], 19),
+    ("a2", ["softmax over the queries", "layer norm without eps", "mask inverted"], 19),
+    ("a2", ["mask transposed", "maps counted from one", "DiT's order of the modulations"], 18),
     ("a3", ["guidance sign", "top-k rules out with zero", "keep maps inverted"], 18),
     ("a3", ["cond and uncond swapped", "draw takes the likeliest"], 19),
     ("a3", ["draw takes the likeliest", "a loop that draws greedily"], 18),

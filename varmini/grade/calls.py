@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from . import trees
 from .stubs import Stub
-from .toy import ToyModel
+from .toy import ToyModel, hidden_network
 
 LARGEST_ANSWER = 100_000
 Respond = Callable[[str, list], list | None]
@@ -93,15 +93,16 @@ def _given(scope: dict[str, Any], call: dict[str, Any], respond: Respond | None)
 
 
 def _fresh(args: Any, numpy: bool) -> list:
-    """Arguments made anew, as tensors or as arrays; a toy model from its weights."""
+    """Arguments made anew, as tensors or as arrays; a toy model or a network from its weights."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
         return value.copy() if numpy else torch.from_numpy(value.copy())
 
+    made = {"toy": lambda toy: ToyModel(_resize, **toy), "net": hidden_network}
     return [
-        ToyModel(_resize, **arg["toy"]) if isinstance(arg, dict) and "toy" in arg else arg
+        made[min(arg)](*arg.values()) if isinstance(arg, dict) and arg.keys() < made.keys() else arg
         for arg in trees.walk(list(args), leaf)
     ]
 
@@ -117,21 +118,21 @@ def _watched(function: Any, call: dict[str, Any], changed: list, *state: Any) ->
     for i, pair in enumerate(zip(args, kept)):
         if isinstance(pair[0], ToyModel):
             pair = [[model.sizes, model.codebook] for model in pair]
-        new, old = (trees.walk(one, _plain) for one in pair)
+        new, old = (None if callable(one) else trees.walk(one, _plain) for one in pair)
         if trees.pack(new) != trees.pack(old):
             changed.append((i, new))
     return value
 
 
 def _chain(function: Any, call: dict[str, Any], changed: list) -> list:
-    """All results of fn(input, *args, state) -> (result, state) for the sequences in "steps".
+    """All results of fn(*inputs, *args, state) -> (result, state) for the sequences in "steps".
 
     The sequences in turn: what is kept anywhere but in the state gets mixed up.
     """
     states, results = [None] * len(call["steps"]), []
     for inputs in zip(*call["steps"]):
         for i, one in enumerate(inputs):
-            step = call | {"args": [one, *call["args"]]}
+            step = call | {"args": [*one, *call["args"]]}
             result, states[i] = _watched(function, step, changed, states[i])
             results.append(result)
     return results

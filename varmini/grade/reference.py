@@ -92,13 +92,6 @@ def resize(x: Array, size: Iterable[int], kind: str) -> Array:
     return np.einsum("ih,bchw,jw->bcij", rows, x, columns)
 
 
-def conv3x3(x: Array, weight: Array, bias: Array) -> Array:
-    """(B, C, H, W) with weight (C', C, 3, 3) and zeros around -> (B, C', H, W)."""
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
-    return np.einsum("ocij,bchwij->bohw", weight, windows) + bias[:, None, None]
-
-
 def softmax(x: Array, axis: int = -1) -> Array:
     """exp(x) / sum exp(x); -inf is allowed, but a row of nothing else is NaN."""
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""A model small enough to check by hand: what assignment 3's sampler draws from."""
+"""Models small enough to check by hand: what assignments 2 and 3 probe and draw from."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ class ToyModel:
         """The input of scale k, from f_hat (B, C, H, W) of all scales before: (B, h_k w_k, C)."""
         small = self._resize(f_hat, self.sizes[k], "area")
         return small.reshape(*small.shape[:2], -1).swapaxes(1, 2)
+
+
+def hidden_network(layers):
+    """A function from (L, w) to (L, w): `layers` of attention, each a weight and a mask."""
+
+    def network(x):
+        for weight, mask in layers:
+            scores = (x @ weight @ x.mT).masked_fill(~mask, float("-inf"))
+            x = x + scores.softmax(-1) @ x
+        return x - x.mean(-1, keepdim=True)
+
+    return network

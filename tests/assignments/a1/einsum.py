@@ -1,4 +1,4 @@
-"""Means and the convolution as einsum over matrices and shifted copies."""
+"""Means as einsum over matrices, tokens as products with the worth of each digit."""
 
 import torch
 import torch.nn.functional as F
@@ -8,72 +8,74 @@ from torch import einsum
 def windows(n, m):
     matrix = torch.zeros(m, n)
     for i in range(m):
-        start, stop = i * n // m, -(-(i + 1) * n // m)
-        matrix[i, start:stop] = 1 / (stop - start)
+        matrix[i, i * n // m : -(-(i + 1) * n // m)] = 1
     return matrix
 
 
-def down(f, size):
-    H, W = f.shape[-2:]
-    return einsum("ih,bchw,jw->bcij", windows(H, size[0]), f, windows(W, size[1]))
+def down(f, size, known):
+    rows, columns = windows(f.shape[2], size[0]), windows(f.shape[3], size[1])
+    total = einsum("ih,bchw,bhw,jw->bcij", rows, f, known.to(f), columns)
+    count = einsum("ih,bhw,jw->bij", rows, known.to(f), columns)
+    return total / count.clamp(min=1)[:, None]
 
 
-def kernel(n, m):
-    eye = torch.eye(n)[None, None]
-    return F.interpolate(eye, size=(m, n), mode="bicubic")[0, 0]
+def worth(levels):
+    return torch.tensor([*levels[1:], 1]).flip(0).cumprod(0).flip(0)
 
 
-def up(codes, size):
-    h, w = codes.shape[-2:]
-    return einsum("ih,bchw,jw->bcij", kernel(h, size[0]), codes, kernel(w, size[1]))
+def to_tokens(z, levels, span):
+    top, span = (torch.as_tensor(x).view(-1, 1, 1) for x in (torch.tensor(levels) - 1, span))
+    shifted = (z + span) / (2 * span / top)
+    numbers = torch.minimum(shifted.round().clamp(min=0), top).long()
+    return einsum("bchw,c->bhw", numbers, worth(levels))
 
 
-def phi(h, weight, bias):
-    H, W = h.shape[-2:]
-    padded = F.pad(h, (1, 1, 1, 1))
-    copies = torch.stack(
-        [padded[..., i : i + H, j : j + W] for i in range(3) for j in range(3)], -1
-    )
-    mixed = einsum("bchwn,ocn->bohw", copies, weight.flatten(2)) + bias[:, None, None]
-    return torch.lerp(h, mixed, 0.5)
+def to_codes(tokens, levels, span):
+    count = torch.tensor(levels).view(-1, 1, 1)
+    numbers = tokens[:, None] // worth(levels).view(-1, 1, 1) % count
+    return torch.lerp(-span.view(-1, 1, 1), span.view(-1, 1, 1), numbers / (count - 1))
 
 
-def contribution(codes, size, weight, bias):
-    return phi(up(codes, size), weight, bias)
+def grown(tokens, size, levels, span):
+    return F.interpolate(to_codes(tokens, levels, span), tuple(size), mode="bicubic")
 
 
-def nearest(z, codebook):
-    score = einsum("bchw,vc->bhwv", z, codebook) - einsum("vc,vc->v", codebook, codebook) / 2
-    return score.argmax(-1)
+def decode(tokens, size, levels, spans):
+    return torch.stack([grown(t, size, levels, s) for t, s in zip(tokens, spans)]).sum(0)
 
 
-def spread(tokens, codebook):
-    return einsum("bhwv,vc->bchw", F.one_hot(tokens, len(codebook)).to(codebook), codebook)
-
-
-def encode(f, codebook, sizes, phis):
+def encode(f, known, sizes, levels, spans, gain):
+    empty = ((torch.tensor(levels) - 1) // 2 * worth(levels)).sum()
     f_hat, tokens = torch.zeros_like(f), []
-    for size, pair in zip(sizes, phis):
-        tokens.append(nearest(down(f - f_hat, size), codebook))
-        f_hat = f_hat + contribution(spread(tokens[-1], codebook), sizes[-1], *pair)
+    left = einsum("bchw,bchw,bhw->b", f, f, known.to(f))
+    for size, span in zip(sizes, spans):
+        found = to_tokens(down(f - f_hat, size, known), levels, span)
+        new = f_hat + grown(found, f.shape[2:], levels, span)
+        after = einsum("bchw,bchw,bhw->b", f - new, f - new, known.to(f))
+        keep = (left - after) / left > gain
+        tokens.append(empty + (found - empty) * keep[:, None, None])
+        f_hat = torch.where(keep[:, None, None, None], new, f_hat)
+        left = torch.where(keep, after, left)
     return tokens
 
 
-def decode(tokens, codebook, sizes, phis):
-    parts = [contribution(spread(t, codebook), sizes[-1], *pair) for t, pair in zip(tokens, phis)]
-    return einsum("kbchw->bchw", torch.stack(parts))
+def sums(tokens, size, levels, spans):
+    return torch.stack([grown(t, size, levels, s) for t, s in zip(tokens, spans)]).cumsum(0)
 
 
-def teacher_inputs(tokens, codebook, sizes, phis):
-    parts = [contribution(spread(t, codebook), sizes[-1], *pair) for t, pair in zip(tokens, phis)]
-    sums = torch.stack(parts).cumsum(0)
-    blocks = [down(total, size) for total, size in zip(sums, sizes[1:])]
-    return torch.cat([b.permute(0, 2, 3, 1).reshape(len(b), -1, b.shape[1]) for b in blocks], 1)
+def teacher_inputs(tokens, known, sizes, levels, spans):
+    f_hats, found = sums(tokens, known.shape[1:], levels, spans), [[] for _ in known]
+    for f_hat, size in zip(f_hats, sizes[1:]):
+        small, held = down(f_hat, size, known), F.adaptive_max_pool2d(known.float(), size) > 0
+        for rows, block, seen in zip(found, small, held):
+            rows.append(block[:, seen].T)
+    return [torch.cat(rows) for rows in found]
 
 
-def quantize(f, codebook, sizes, phis, beta):
-    tokens = encode(f, codebook, sizes, phis)
-    parts = [contribution(spread(t, codebook), sizes[-1], *pair) for t, pair in zip(tokens, phis)]
-    sums = torch.stack(parts).cumsum(0)
-    loss = (sums - f.detach()).square().mean() + beta * (sums.detach() - f).square().mean()
-    return f + (sums[-1] - f).detach(), loss
+def quantize(f, known, sizes, levels, spans, gain, beta):
+    tokens = encode(f, known, sizes, levels, spans, gain)
+    f_hats = sums(tokens, f.shape[2:], levels, spans)
+    weight = known[:, None] / (known.sum() * f.shape[1] * len(sizes))
+    loss = ((f_hats - f.detach()) ** 2 * weight).sum()
+    loss = loss + beta * ((f_hats.detach() - f) ** 2 * weight).sum()
+    return f + (f_hats[-1] - f).detach(), loss

@@ -1,88 +1,85 @@
-"""Everything place by place, in Python loops."""
+"""Everything position by position, in Python loops."""
 
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 
 
-def down(f, size):
-    (h, w), (H, W) = size, f.shape[2:]
-    out = torch.zeros(*f.shape[:2], h, w)
-    for i in range(h):
-        rows = range(math.floor(i * H / h), math.ceil((i + 1) * H / h))
-        for j in range(w):
-            columns = range(math.floor(j * W / w), math.ceil((j + 1) * W / w))
-            out[:, :, i, j] = sum(f[:, :, r, c] for r in rows for c in columns) / (
-                len(rows) * len(columns)
-            )
+def windows(old, new):
+    return [range(math.floor(i * old / new), math.ceil((i + 1) * old / new)) for i in range(new)]
+
+
+def down(f, size, known):
+    out = torch.zeros(*f.shape[:2], *size)
+    for b in range(len(f)):
+        for i, rows in enumerate(windows(f.shape[2], size[0])):
+            for j, columns in enumerate(windows(f.shape[3], size[1])):
+                seen = [(r, c) for r in rows for c in columns if known[b, r, c]]
+                if seen:
+                    out[b, :, i, j] = sum(f[b, :, r, c] for r, c in seen) / len(seen)
     return out
 
 
-def up(codes, size):
-    images = [F.interpolate(one[None], size=size, mode="bicubic") for one in codes]
-    return torch.cat(images)
-
-
-def phi(h, weight, bias):
-    rows = []
-    for image in h:
-        planes = [
-            F.conv2d(image[None], w[None], b[None], padding="same")[0, 0]
-            for w, b in zip(weight, bias)
-        ]
-        rows.append((image + torch.stack(planes)) / 2)
-    return torch.stack(rows)
-
-
-def contribution(codes, size, weight, bias):
-    grown = up(codes, size) if tuple(codes.shape[2:]) != tuple(size) else codes
-    return phi(grown, weight, bias)
-
-
-def nearest(z, codebook):
-    batch, _, h, w = z.shape
-    out = torch.empty(batch, h, w, dtype=torch.long)
-    for b in range(batch):
-        for i in range(h):
-            for j in range(w):
-                gaps = [float((z[b, :, i, j] - e).norm()) for e in codebook]
-                out[b, i, j] = gaps.index(min(gaps))
+def to_tokens(z, levels, span):
+    out = torch.zeros(len(z), *z.shape[2:], dtype=torch.long)
+    for b, i, j in itertools.product(*map(range, out.shape)):
+        for c, count in enumerate(levels):
+            steps = torch.linspace(-float(span[c]), float(span[c]), count)
+            out[b, i, j] = out[b, i, j] * count + (steps - z[b, c, i, j]).abs().argmin()
     return out
 
 
-def encode(f, codebook, sizes, phis):
-    rest, tokens = f.clone(), []
+def to_codes(tokens, levels, span):
+    planes = []
+    for c, count in enumerate(levels):
+        number = tokens // math.prod(levels[c + 1 :]) % count
+        planes.append(number * (2 * span[c] / (count - 1)) - span[c])
+    return torch.stack(planes, 1)
+
+
+def decode(tokens, size, levels, spans):
+    codes = [to_codes(part, levels, spans[k]) for k, part in enumerate(tokens)]
+    return sum(F.interpolate(one, size, mode="bicubic") for one in codes)
+
+
+def encode(f, known, sizes, levels, spans, gain):
+    tokens = []
     for k in range(len(sizes)):
-        tokens += [nearest(down(rest, sizes[k]), codebook)]
-        codes = codebook[tokens[k]].movedim(-1, 1)
-        rest -= contribution(codes, sizes[-1], *phis[k])
+        tokens.append(torch.full((len(f), *sizes[k]), math.prod(levels) // 2))
+    for b in range(len(f)):
+        residual, seen = f[b : b + 1].clone(), known[b : b + 1]
+        for k in range(len(sizes)):
+            found = to_tokens(down(residual, sizes[k], seen), levels, spans[k])
+            after = residual - decode([found], f.shape[2:], levels, spans[k : k + 1])
+            errors = [float((x[0, :, seen[0]] ** 2).sum()) for x in (residual, after)]
+            if 1 - errors[1] / errors[0] > gain:
+                tokens[k][b], residual = found[0], after
     return tokens
 
 
-def decode(tokens, codebook, sizes, phis):
-    total = torch.zeros(len(tokens[0]), codebook.shape[1], *sizes[-1])
-    for k, part in enumerate(tokens):
-        total = total + contribution(codebook[part].movedim(-1, 1), sizes[-1], *phis[k])
-    return total
+def teacher_inputs(tokens, known, sizes, levels, spans):
+    size, found = known.shape[1:], []
+    for b in range(len(known)):
+        rows = []
+        for k in range(1, len(sizes)):
+            f_hat = decode([t[b : b + 1] for t in tokens[:k]], size, levels, spans)
+            small = down(f_hat, sizes[k], known[b : b + 1])
+            for i, h in enumerate(windows(size[0], sizes[k][0])):
+                for j, w in enumerate(windows(size[1], sizes[k][1])):
+                    if any(known[b, r, c] for r in h for c in w):
+                        rows.append(small[0, :, i, j])
+        found.append(torch.stack(rows))
+    return found
 
 
-def teacher_inputs(tokens, codebook, sizes, phis):
-    rows = []
-    for k in range(1, len(sizes)):
-        small = down(decode(tokens[:k], codebook, sizes, phis), sizes[k])
-        for i in range(sizes[k][0]):
-            for j in range(sizes[k][1]):
-                rows.append(small[:, :, i, j])
-    return torch.stack(rows, 1)
-
-
-def quantize(f, codebook, sizes, phis, beta):
+def quantize(f, known, sizes, levels, spans, gain, beta):
     with torch.no_grad():
-        tokens = encode(f, codebook, sizes, phis)
-    losses = []
+        tokens = encode(f, known, sizes, levels, spans, gain)
+    at, losses = known[:, None].expand_as(f), []
     for k in range(len(sizes)):
-        f_hat = decode(tokens[: k + 1], codebook, sizes, phis)
-        losses.append(((f_hat - f.detach()) ** 2).mean())
-        losses.append(beta * ((f_hat.detach() - f) ** 2).mean())
+        f_hat = decode(tokens[: k + 1], f.shape[2:], levels, spans)
+        losses.append(F.mse_loss(f_hat[at], f.detach()[at]))
+        losses.append(beta * F.mse_loss(f[at], f_hat.detach()[at]))
     return f_hat.detach() + f - f.detach(), sum(losses) / len(sizes)

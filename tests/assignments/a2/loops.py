@@ -1,94 +1,120 @@
-"""Token by token, head by head, in Python loops."""
+"""Token by token, head by head, in Python loops; leaks by changing one input after the other."""
 
 import math
 
 import torch
 
 
-def level_ids(sizes):
-    ids = []
-    for k, (h, w) in enumerate(sizes):
-        ids += [k] * (h * w)
-    return torch.tensor(ids)
-
-
-def block_mask(sizes):
-    ends, total = [], 0
-    for h, w in sizes:
-        ends += [total + h * w] * (h * w)
-        total += h * w
-    mask = torch.zeros(total, total, dtype=torch.bool)
-    for i, end in enumerate(ends):
-        mask[i, :end] = True
-    return mask
-
-
-def modulate(x, scale, shift):
-    out = torch.empty_like(x)
-    for b in range(len(x)):
-        for i in range(x.shape[1]):
-            row = x[b, i]
-            centred = row - row.mean()
-            normed = centred / torch.sqrt((centred * centred).mean() + 1e-6)
-            out[b, i] = normed * (1 + scale[b]) + shift[b]
-    return out
-
-
-def attend(q, k, v, log_scale, mask):
-    out = torch.empty(*q.shape[:3], v.shape[-1])
-    for b in range(q.shape[0]):
-        for head in range(q.shape[1]):
-            factor = min(math.exp(float(log_scale[head])), 100.0)
-            for i in range(q.shape[2]):
-                seen = range(k.shape[2]) if mask is None else mask[i].nonzero().flatten().tolist()
-                query = q[b, head, i] / q[b, head, i].norm()
-                keys = [k[b, head, j] / k[b, head, j].norm() for j in seen]
-                weights = torch.stack([factor * (query @ key) for key in keys]).softmax(0)
-                out[b, head, i] = sum(p * v[b, head, j] for p, j in zip(weights, seen))
-    return out
-
-
-def parts(x, p):
-    w, heads = x.shape[-1], len(p["log_scale"])
-    d = w // heads
-    q = x @ p["qkv"][:w].T + p["q_bias"]
-    k = x @ p["qkv"][w : 2 * w].T
-    v = x @ p["qkv"][2 * w :].T + p["v_bias"]
-    return [torch.stack([t[..., h * d : h * d + d] for h in range(heads)], 1) for t in (q, k, v)]
-
-
-def finish(mixed, p):
-    return torch.cat(list(mixed.unbind(1)), -1) @ p["proj"].T + p["proj_bias"]
-
-
-def attention(x, p, mask):
-    return finish(attend(*parts(x, p), p["log_scale"], mask), p)
-
-
-def block(x, condition, p, mask):
+def token_table(schedules):
     rows = []
-    for one, c in zip(x, condition):
-        silu = c * torch.sigmoid(c)
-        g1, g2, s1, s2, b1, b2 = (p["modulation"] @ silu + p["modulation_bias"]).view(6, -1)
-        one = one[None]
-        one = one + g1 * attention(modulate(one, s1[None], b1[None]), p, mask)
-        hidden = modulate(one, s2[None], b2[None]) @ p["fc1"].T + p["fc1_bias"]
-        hidden = torch.nn.GELU("tanh")(hidden)
-        rows.append(one + g2 * (hidden @ p["fc2"].T + p["fc2_bias"]))
-    return torch.cat(rows)
+    for b, sizes in enumerate(schedules):
+        for k, (h, w) in enumerate(sizes):
+            for i in range(h * w):
+                rows.append([b, k, i // w, i - i // w * w])
+    return torch.tensor(rows)
 
 
-def embed(start, teacher, p, sizes):
-    level, first, out = level_ids(sizes).tolist(), start.shape[1], []
-    for i, k in enumerate(level):
-        token = start[:, i] if i < first else teacher[:, i - first] @ p["word"].T + p["word_bias"]
-        out.append(token + p["position"][0, i] + p["level"][k])
-    return torch.stack(out, 1)
+def packed_mask(table):
+    rows = table.tolist()
+    return torch.tensor([[a[0] == b[0] and b[1] <= a[1] for b in rows] for a in rows])
 
 
-def step(x, p, cache):
-    q, k, v = parts(x, p)
-    cache = (cache or []) + [(k, v)]
-    k = torch.cat([one for one, _ in cache], 2)
-    v = torch.cat([one for _, one in cache], 2)
-    return finish(attend(q, k, v, p["log_scale"], None), p), cache
+def reach(masks):
+    known = [{i} for i in range(len(masks[0]))]
+    for mask in masks:
+        known = [
+            set.union(known[i], *(known[j] for j in mask[i].nonzero().flatten().tolist()))
+            for i in range(len(mask))
+        ]
+    found = torch.zeros_like(masks[0])
+    for i, inputs in enumerate(known):
+        found[i, sorted(inputs)] = True
+    return found
+
+
+def leaks(network, x, table):
+    allowed, found = packed_mask(table), torch.zeros(len(x), len(x), dtype=torch.bool)
+    with torch.no_grad():
+        before = network(x)
+        for j in range(len(x)):
+            other = x.clone()
+            other[j, 0] += 1
+            found[:, j] = ((network(other) - before).abs() > 0).any(1)
+    return found & ~allowed
+
+
+def modulate(x, scale, shift, picture):
+    out = torch.empty_like(x)
+    for i, b in enumerate(picture.tolist()):
+        centred = x[i] - x[i].mean()
+        normed = centred / torch.sqrt((centred * centred).mean() + 1e-6)
+        out[i] = normed * (1 + scale[b]) + shift[b]
+    return out
+
+
+def rotate(x, at):
+    out, d = x.clone(), x.shape[-1]
+    for token, place in enumerate(at.tolist()):
+        for i in range(d // 2):
+            axis, number = divmod(i, d // 4)
+            angle = place[axis] / 100 ** (4 * number / d)
+            a, b = x[..., token, 2 * i], x[..., token, 2 * i + 1]
+            out[..., token, 2 * i] = a * math.cos(angle) - b * math.sin(angle)
+            out[..., token, 2 * i + 1] = a * math.sin(angle) + b * math.cos(angle)
+    return out
+
+
+def one_head(q, k, v, log_scale, mask):  # (l, d), (m, d), (m, d)
+    factor, rows = min(math.exp(float(log_scale)), 100.0), []
+    for i in range(len(q)):
+        seen = range(len(k)) if mask is None else mask[i].nonzero().flatten().tolist()
+        weights = torch.stack([factor * (q[i] @ k[j]) for j in seen]).softmax(0)
+        rows.append(sum(p * v[j] for p, j in zip(weights, seen)))
+    return torch.stack(rows)
+
+
+def parts(x, p, at):  # of one sequence (L, w): lists of queries, keys and values
+    w, heads = x.shape[-1], len(p["log_scale"])
+    d, groups = w // heads, len(p["v_bias"]) // (w // heads)
+    rows = x @ p["qkv"].T
+    q, k, v = rows[:, :w] + p["q_bias"], rows[:, w : w + groups * d], rows[:, w + groups * d :]
+    found = []
+    for part, count in ((q, heads), (k, groups), (v + p["v_bias"], groups)):
+        found.append([part[:, i * d : i * d + d] for i in range(count)])
+    for part in found[:2]:
+        part[:] = [rotate(one / one.norm(dim=1, keepdim=True), at) for one in part]
+    return found
+
+
+def mixed(q, k, v, p, mask):
+    n, sigma = len(q) // len(k), p["log_scale"]
+    out = [one_head(one, k[i // n], v[i // n], sigma[i], mask) for i, one in enumerate(q)]
+    return torch.cat(out, 1) @ p["proj"].T + p["proj_bias"]
+
+
+def attention(x, p, at, mask):
+    if x.ndim > 2:
+        return torch.stack([attention(one, p, at, mask) for one in x])
+    return mixed(*parts(x, p, at), p, mask)
+
+
+def block(x, shared, p, at, picture, mask):
+    g1, g2, s1, s2, b1, b2 = [shared[:, i] + p["offset"][i] for i in range(6)]
+    branch = attention(modulate(x, s1, b1, picture), p, at, mask)
+    x = torch.stack([x[i] + g1[b] * branch[i] for i, b in enumerate(picture)])
+    hidden = modulate(x, s2, b2, picture) @ p["fc1"].T + p["fc1_bias"]
+    hidden = torch.nn.GELU("tanh")(hidden) @ p["fc2"].T + p["fc2_bias"]
+    return torch.stack([x[i] + g2[b] * hidden[i] for i, b in enumerate(picture)])
+
+
+def step(x, keep, at, p, cache):
+    out, new = [], []
+    for b in range(len(x)):
+        q, k, v = parts(x[b], p, at)
+        if cache is not None:
+            before = cache[int(keep[b])]
+            k = [torch.cat(pair) for pair in zip(before[0], k)]
+            v = [torch.cat(pair) for pair in zip(before[1], v)]
+        new.append((k, v))
+        out.append(mixed(q, k, v, p, None))
+    return torch.stack(out), new

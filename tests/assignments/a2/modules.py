@@ -1,26 +1,41 @@
-"""nn.Module and classes behind the names; the mask built from slices; a cache object."""
+"""Classes behind the names; rotations as complex numbers; groups as a dimension of their own."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 
-def level_ids(sizes: list[tuple[int, int]]) -> Tensor:
-    ends = torch.tensor([h * w for h, w in sizes]).cumsum(0)
-    return torch.searchsorted(ends, torch.arange(int(ends[-1])), right=True)
+def token_table(schedules) -> Tensor:
+    parts = []
+    for b, sizes in enumerate(schedules):
+        for k, size in enumerate(sizes):
+            cells = torch.tensor(list(product(*map(range, size))))
+            parts.append(torch.cat([torch.tensor([[b, k]]).expand(len(cells), 2), cells], 1))
+    return torch.cat(parts)
 
 
-def block_mask(sizes: list[tuple[int, int]]) -> Tensor:
-    blocks = [torch.ones(h * w, h * w, dtype=torch.bool) for h, w in sizes]
-    inside, start = torch.block_diag(*blocks).bool(), 0
-    for h, w in sizes:
-        inside[start : start + h * w, :start] = True
-        start += h * w
-    return inside
+def packed_mask(table: Tensor) -> Tensor:
+    difference = table[:, None, :2] - table[None, :, :2]
+    return difference[..., 0].eq(0) & difference[..., 1].ge(0)
+
+
+def reach(masks: list[Tensor]) -> Tensor:
+    eye = torch.eye(len(masks[0]))
+    whole = torch.linalg.multi_dot([eye, *(mask + eye for mask in reversed(masks)), eye])
+    return whole > 0
+
+
+def leaks(network, x: Tensor, table: Tensor) -> Tensor:
+    with torch.enable_grad():
+        jacobian = torch.autograd.functional.jacobian(network, x)  # (L, w, L, w)
+    return (jacobian != 0).any(3).any(1).logical_and(packed_mask(table).logical_not())
+
+
+Cache = tuple[list[Tensor], list[Tensor]]
 
 
 class AdaptiveNorm(nn.LayerNorm):
@@ -28,74 +43,67 @@ class AdaptiveNorm(nn.LayerNorm):
         super().__init__(width, eps=1e-6, elementwise_affine=False)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return super().forward(x).mul(scale.add(1).unsqueeze(1)).add(shift.unsqueeze(1))
+        return torch.addcmul(shift, super().forward(x), scale.add(1))
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return AdaptiveNorm(x.shape[-1])(x, scale, shift)
+def modulate(x: Tensor, scale: Tensor, shift: Tensor, picture: Tensor) -> Tensor:
+    own = (part.index_select(0, picture) for part in (scale, shift))
+    return AdaptiveNorm(x.shape[-1])(x, *own)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
-    cosine = nn.functional.cosine_similarity(q.unsqueeze(3), k.unsqueeze(2), dim=-1)
-    ceiling = torch.full_like(log_scale, math.log(100))
-    scores = cosine * torch.minimum(log_scale, ceiling).exp().reshape(-1, 1, 1)
-    if mask is not None:
-        scores = torch.where(mask, scores, -torch.inf)
-    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-    return weights @ v / weights.sum(-1, keepdim=True)
-
-
-@dataclass
-class Cache:
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+def rotate(x: Tensor, at: Tensor) -> Tensor:
+    quarter = x.shape[-1] // 4
+    speed = torch.logspace(0, -2, quarter + 1)[:-1]
+    angle = (at[:, :, None] * speed).flatten(1)
+    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.exp(1j * angle)).flatten(-2)
 
 
 class Attention:
     def __init__(self, p: dict[str, Tensor]) -> None:
         self.p, self.heads = p, len(p["log_scale"])
+        self.d = len(p["q_bias"]) // self.heads
+        self.groups = len(p["v_bias"]) // self.d
 
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        bias = torch.cat([self.p["q_bias"], 0 * self.p["q_bias"], self.p["v_bias"]])
+    def split(self, x: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        bias = torch.cat([self.p["q_bias"], 0 * self.p["v_bias"], self.p["v_bias"]])
         rows = nn.functional.linear(x, self.p["qkv"], bias)
-        return tuple(rows.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4))
+        parts = rows.unflatten(-1, (-1, self.d)).movedim(-2, -3)
+        q, k, v = parts.split([self.heads, self.groups, self.groups], dim=-3)
+        unit = [rotate(part / part.norm(dim=-1, keepdim=True), at) for part in (q, k)]
+        return unit[0].unflatten(-3, (self.groups, -1)), unit[1], v
 
-    def join(self, mixed: Tensor) -> Tensor:
-        rows = mixed.movedim(1, 2).flatten(2)
-        return torch.addmm(self.p["proj_bias"], rows.flatten(0, 1), self.p["proj"].T).view_as(rows)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        ceiling = torch.full((self.heads,), math.log(100))
+        factor = torch.minimum(self.p["log_scale"], ceiling).exp().view(self.groups, -1, 1, 1)
+        scores = q @ k.unsqueeze(-3).mT * factor
+        if mask is not None:
+            scores = torch.where(mask, scores, -torch.inf)
+        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+        mixed = weights @ v.unsqueeze(-3) / weights.sum(-1, keepdim=True)
+        rows = mixed.flatten(-4, -3).movedim(-3, -2).flatten(-2)
+        return rows @ self.p["proj"].T + self.p["proj_bias"]
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.join(attend(*self.split(x), self.p["log_scale"], mask))
+
+def attention(x: Tensor, p: dict[str, Tensor], at: Tensor, mask: Tensor | None) -> Tensor:
+    own = Attention(p)
+    return own.mix(*own.split(x, at), mask)
 
 
-def attention(x: Tensor, p: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-    return Attention(p)(x, mask)
-
-
-def block(x: Tensor, condition: Tensor, p: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+def block(x: Tensor, shared: Tensor, p: dict[str, Tensor], at, picture, mask) -> Tensor:
     width = x.shape[-1]
-    linear = nn.Linear(width, 6 * width)
-    linear.weight.data, linear.bias.data = p["modulation"], p["modulation_bias"]
+    six = torch.add(shared, p["offset"]).flatten(1).split(width, dim=1)
+    x = x + six[0][picture] * attention(modulate(x, six[2], six[4], picture), p, at, mask)
+    first, second = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+    first.weight.data, first.bias.data = p["fc1"], p["fc1_bias"]
+    second.weight.data, second.bias.data = p["fc2"], p["fc2_bias"]
     with torch.no_grad():
-        six = nn.Sequential(nn.SiLU(), linear)(condition)
-    six = [six[:, i * width : (i + 1) * width] for i in range(6)]
-    x = x + six[0][:, None] * attention(modulate(x, six[2], six[4]), p, mask)
-    hidden = nn.functional.linear(modulate(x, six[3], six[5]), p["fc1"], p["fc1_bias"])
-    hidden = nn.functional.gelu(hidden, approximate="tanh")
-    return x + six[1][:, None] * nn.functional.linear(hidden, p["fc2"], p["fc2_bias"])
+        feed = nn.Sequential(first, nn.GELU("tanh"), second)(modulate(x, six[3], six[5], picture))
+    return x + six[1][picture] * feed
 
 
-def embed(start: Tensor, teacher: Tensor, p: dict[str, Tensor], sizes) -> Tensor:
-    place = p["position"] + p["level"].index_select(0, level_ids(sizes))
-    first = start.shape[1]
-    words = nn.functional.linear(teacher, p["word"], p["word_bias"])
-    return torch.cat([start + place[:, :first], words + place[:, first:]], 1)
-
-
-def step(x: Tensor, p: dict[str, Tensor], cache: Cache | None) -> tuple[Tensor, Cache]:
-    cache, own = cache or Cache(), Attention(p)
-    q, k, v = own.split(x)
-    cache.keys.append(k)
-    cache.values.append(v)
-    mixed = attend(q, torch.cat(cache.keys, 2), torch.cat(cache.values, 2), p["log_scale"], None)
-    return own.join(mixed), cache
+def step(x: Tensor, keep: Tensor, at: Tensor, p, cache: Cache | None) -> tuple[Tensor, Cache]:
+    (keys, values), own = cache or ((), ()), Attention(p)
+    q, k, v = own.split(x, at)
+    keys, values = ([*(one[keep] for one in old), new] for old, new in ((keys, k), (values, v)))
+    return own.mix(q, torch.cat(keys, -2), torch.cat(values, -2), None), (keys, values)
