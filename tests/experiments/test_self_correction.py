@@ -151,3 +151,5 @@ def test_verdicts_take_five_seeds_and_adjust_all_p_values_together():
     assert told == pytest.approx(holm(raw * 2))
     assert all(row[name] == 1 for row in verdicts(rows(4, (1, 2))) for name in names)
     assert verdicts([row for row in rows(5, (1,)) if row["method"] == "infinity"]) == []
+    named = [{k.replace("features", "pixels"): v for k, v in row.items()} for row in rows(5, (1,))]
+    assert verdicts(named, "pixels") == [first, second]

@@ -180,8 +180,7 @@ def mask_picture(schedule: ScaleSchedule) -> Figure:
     The colour of a column is its scale's; what may not be looked at is grey.
     """
     mask, levels = schedule.mask().cpu().numpy(), schedule.level_ids().cpu().numpy()
-    total, top = len(levels), len(schedule)
-    names = [f"{h}×{w}" for h, w in schedule.grids]
+    names, total, top = [f"{h}×{w}" for h, w in schedule.grids], len(levels), len(schedule)
     centres = [(part.start + part.stop - 1) / 2 for part in schedule.slices]
     figure, axes = plt.subplots(figsize=(4.6, 4.8), layout="constrained")
     palette = ListedColormap([(0.953, 0.957, 0.965, 1), *shades(top)])
@@ -190,14 +189,15 @@ def mask_picture(schedule: ScaleSchedule) -> Figure:
     for part in schedule.slices[:-1]:
         axes.axhline(part.stop - 0.5, color="white", linewidth=0.8)
         axes.axvline(part.stop - 0.5, color="white", linewidth=0.8)
-    axes.spines[:].set_visible(False)
-    axes.set(xticks=[], yticks=[])
-    for place, name in zip(spread_out(centres, 0.042 * total, 0, total), names):
+    axes.set(xticks=[], yticks=[], frame_on=False, title=f"Who may look at whom: {total} tokens",
+             xlabel="looks at tokens of this map", ylabel="a token of this map")  # fmt: skip
+    axes.xaxis.labelpad = axes.yaxis.labelpad = 72
+    thin = sum(n < 0.042 * total for n in schedule.tokens_per_scale)
+    if thin > 1:  # the first maps, with no room for a label each
+        names[:thin], centres[:thin] = [f"{names[0]} to {names[thin - 1]}"], [centres[thin - 1] / 2]
+    for place, name in zip(centres, names):
         axes.text(-0.02 * total, place, name, ha="right", va="center", color=MUTED)
         axes.text(place, 1.02 * total, name, ha="center", va="top", color=MUTED, rotation=90)
-    axes.set_xlabel("looks at tokens of this map", labelpad=42)
-    axes.set_ylabel("a token of this map", labelpad=38)
-    axes.set_title(f"Who may look at whom: {total} tokens, {top} maps")
     return figure
 
 

@@ -129,13 +129,15 @@ def measure(
     return row
 
 
-def relative_gain(row: Row, control: str) -> float:
-    """Gain in features against a control, in per cent of the control's error."""
-    return 100 * row[f"gain_features_{control}"] / row[f"features_{control}"]
+def relative_gain(row: Row, control: str, space: str = "features") -> float:
+    """Gain against a control, in per cent of the control's error in "features" or "pixels"."""
+    return 100 * row[f"gain_{space}_{control}"] / row[f"{space}_{control}"]
 
 
-def verdicts(rows: Sequence[Row], controls: Sequence[str] = ("unseen", "redrawn")) -> list[Row]:
-    """Do the models mend, and does self-correction help? One row a map, share and control.
+def verdicts(rows: Sequence[Row], space: str = "features") -> list[Row]:
+    """Do the models mend, and does self-correction help? One row a map, share and fair control.
+
+    space: whose errors are compared, "features" or "pixels".
 
     Columns: of both methods `gain_M`, the mean of `relative_gain` over seeds, with its 95 %
     interval and `p_M` against 0 (Student's t); "more", what self-correction adds, with Welch's
@@ -143,8 +145,8 @@ def verdicts(rows: Sequence[Row], controls: Sequence[str] = ("unseen", "redrawn"
     """
     found, tests = [], []
     for scale, share in sorted({(row["scale"], row["share"]) for row in rows}):
-        for control in controls:
-            of = {name: [relative_gain(r, control) for r in rows if (
+        for control in ("unseen", "redrawn"):
+            of = {name: [relative_gain(r, control, space) for r in rows if (
                 r["method"], r["scale"], r["share"]) == (name, scale, share)]
                 for name in ("infinity", "infinity-sc")}  # fmt: skip
             if not all(of.values()):
