@@ -66,7 +66,7 @@ def token_set(
     paths = [folder / f"{split}-{i:05d}-of-{len(parts):05d}.safetensors" for i, _ in parts]
     folder.mkdir(parents=True, exist_ok=True)
     for i, rows in parts[distributed.rank() :: distributed.world()]:
-        if not _intact(paths[i], key):
+        if not _intact(paths[i], key, (1 + flip, len(rows), tok.schedule.num_tokens)):
             stream = in_order(dataset, batch_size, workers, range(rows[0], rows[-1] + 1))
             name = f"tokens of {split}" + (f", file {i + 1} of {len(parts)}" if parts[1:] else "")
             bar = distributed.progress(range(0, len(rows), batch_size), name)
@@ -102,12 +102,14 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
         return file.get_tensor("tokens"), file.get_tensor("labels")
 
 
-def _intact(path: Path, key: dict[str, str]) -> bool:
-    """Whether a shard is there, whole, and made of what `key` says."""
+def _intact(path: Path, key: dict[str, str], shape: tuple[int, int, int]) -> bool:
+    """Whether a shard is there, whole, of this shape, and made of what `key` says."""
     try:
         with whole_tensors(path) as file:
             known = file.metadata()
-        return known == key | {"crc32": _crc(*_read(path))}
+        tokens, labels = _read(path)
+        fits = tokens.shape == shape and labels.shape == shape[1:2]  # crc32 knows bytes alone
+        return fits and known == key | {"crc32": _crc(tokens, labels)}
     except ValueError:
         return False  # not there yet, or half a file from a full disk
 
