@@ -19,7 +19,7 @@ from .trial import observed, trial, works
 
 BLOCK = 64
 """Queries that are multiplied together; half a block of hidden keys is computed on average."""
-LONG = 64
+LONG = 128
 """Positions from which on the blocks gain."""
 
 
