@@ -67,8 +67,8 @@ def test_a_mistake_costs_one_task(table):
 
 
 COMBINED = [  # assignment, mistakes, points that are left
-    ("a1", ["up with aligned corners", "levels rounded down", "any hole empties a window"], 16),
-    ("a1", ["padding counted as zeros", "decode uses the first span everywhere"], 19),
+    ("a1", ["up with aligned corners", "levels rounded down", "any hole empties a window"], 17),
+    ("a1", ["padding counted as zeros", "decode uses the first span everywhere"], 20),
     ("a2", ["softmax over the queries", "layer norm without eps", "mask inverted"], 19),
     ("a2", ["mask transposed", "maps counted from one", "DiT's order of the modulations"], 18),
     ("a3", ["guidance sign", "top-k rules out with zero", "keep maps inverted"], 18),

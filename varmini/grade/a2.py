@@ -13,11 +13,10 @@ from .runner import Call
 
 TITLE = "Packed pictures: masks that leak, rotary attention and a cache"
 Schedule = list[tuple[int, int]]
-PACKS: list[list[Schedule]] = [
+PACKS: list[list[Schedule]] = [  # sides do not all grow, and sizes repeat
     [[(1, 1), (2, 3), (3, 2)], [(2, 1), (2, 2)]],
     [[(2, 2), (1, 3)], [(1, 1), (1, 1), (3, 1)], [(1, 2), (2, 2)]],
 ]
-"""Schedules of several pictures; sides do not all grow, and sizes repeat."""
 
 
 class Reference(Base):
@@ -58,6 +57,9 @@ class Reference(Base):
         return np.stack(turned, -1).reshape(x.shape)
 
     def attention(self, x: Array, p: dict, at: Array, mask: Array | None) -> Array:
+        return self.mix(*self.parts(x, p, at), p, mask)
+
+    def parts(self, x: Array, p: dict, at: Array) -> tuple[Array, Array, Array]:
         heads = len(p["log_scale"])
         d = x.shape[-1] // heads
         rows = x @ p["qkv"].T
@@ -67,11 +69,15 @@ class Reference(Base):
         k, v = (np.repeat(t, heads // t.shape[-3], axis=-3) for t in (k, v))
         q, k = unit(q), unit(k)
         q, k = self.rotate(q, at), self.rotate(k, at)
+        return q, k, v
+
+    def mix(self, q: Array, k: Array, v: Array, p: dict, mask: Array | None) -> Array:
         scale = np.exp(np.minimum(p["log_scale"], np.log(100)))
         scores = q @ k.swapaxes(-1, -2) * scale[:, None, None]
         if mask is not None:
             scores = np.where(mask, scores, -np.inf)
-        rows = (softmax(scores) @ v).swapaxes(-2, -3).reshape(x.shape)
+        rows = (softmax(scores) @ v).swapaxes(-2, -3)
+        rows = rows.reshape(*rows.shape[:-2], -1)
         return rows @ p["proj"].T + p["proj_bias"]
 
     def block(self, x: Array, shared: Array, p: dict, at: Array, picture: Array, mask) -> Array:
@@ -82,20 +88,19 @@ class Reference(Base):
         hidden = gelu(self.modulate(x, scale2, shift2, picture) @ p["fc1"].T + p["fc1_bias"])
         return x + gamma2[picture] * (hidden @ p["fc2"].T + p["fc2_bias"])
 
-    def step_chain(self, call: Call, p: dict) -> list[Array]:
-        """`step` map after map, the batches in turn."""
+    def step_chain(self, call: Call, p: dict) -> list[Array]:  # map after map, batches in turn
         found = [self.steps(wide(inputs), p) for inputs in call.steps]
         return [one for scale in zip(*found) for one in scale]
 
     def steps(self, inputs: list[tuple], p: dict) -> list[Array]:
-        """One batch: attention over all tokens so far, of which the new ones are kept."""
         made, past, mask = [], None, None
         for x, keep, at in inputs:
-            seen, where = x, at
-            if past is not None:
-                seen, where = np.concatenate([past[0][keep], x], 1), np.concatenate([past[1], at])
-            past, n = (seen, where), x.shape[1]
-            made.append(self.attention(seen, p, where, mask)[:, -n:])
+            new = x, at[None].repeat(len(x), 0), *self.parts(x, p, at)
+            n, old = x.shape[1], [] if past is None else [part[keep] for part in past]
+            past = [np.concatenate(two, -2) for two in zip(old, new)] if old else new
+            xs, ats, _, k, v = past
+            own = "attention" in vars(self) and self.attention(xs, p, ats[0], mask)[:, -n:]
+            made.append(self.mix(new[2], k, v, p, mask) if own is False else own)  # a student's
         return made
 
 
@@ -107,14 +112,12 @@ def gelu(x: Array) -> Array:  # the tolerance takes the exact one as well
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def right(pack: list[Schedule]) -> tuple[Array, Array]:
-    """The table and the mask of some schedules."""
+def right(pack: list[Schedule]) -> tuple[Array, Array]:  # table and mask
     table = Reference().token_table(pack)
     return table, Reference().packed_mask(table)
 
 
-def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:
-    """Of one block; none is small, so that nothing hides behind a gate near zero."""
+def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:  # of a block, none small
     h, kv = 4 * w, groups * w // heads
     shapes = {
         "qkv": (w + 2 * kv, w), "q_bias": (w,), "v_bias": (kv,), "proj": (w, w), "proj_bias": (w,),
@@ -170,10 +173,8 @@ def cases_step(rng):
     for heads, groups, w in SHAPES[:2]:
         call = Call("step", (weights(rng, heads, groups, w),), kind="chain")
         for keeps, counts in zip(plans, ((1, 6, 4), (2, 2, 3))):
-            call.steps.append([
-                (normal(rng, len(keep), n, w), np.array(keep), places(rng, n))
-                for keep, n in zip(keeps, counts)
-            ])  # fmt: skip
+            call.steps.append([(normal(rng, len(keep), n, w), np.array(keep), places(rng, n))
+                               for keep, n in zip(keeps, counts)])  # fmt: skip
         calls.append(call)
     return calls
 

@@ -50,6 +50,6 @@ def hidden_network(layers):
         for weight, mask in layers:
             scores = (x @ weight @ x.mT).masked_fill(~mask, float("-inf"))
             x = x + scores.softmax(-1) @ x
-        return x - x.mean(-1, keepdim=True)
+        return x.round(decimals=6)  # so that gradients tell nothing
 
     return network
