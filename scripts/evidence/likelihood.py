@@ -34,8 +34,8 @@ BEAMS = {
     "best of 8": ((8, 8, 8, 8), (8, 8, 8, 1)),
     "long beam": ((8, 8, 8, 8), (2, 2, 2, 1)),
 }
-"""Candidates and how many of them go on, a scale each, by `likelihood.beam`. The short beam draws 128
-tokens a picture, best of 4 draws 120; the long beam and best of 8 draw 240 each."""
+"""Candidates and how many of them go on, a scale each, by `likelihood.beam`. Tokens drawn a
+picture: 128 by the short beam, 120 by best of 4, 240 by the long beam and by best of 8."""
 
 
 def models(bed: str) -> tuple[VAR, MultiScaleVQVAE, Classifier]:
