@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from wording import NOT_MEASURED, provenance, table
 
 from varmini.experiments.figures import NAMES
-from varmini.experiments.scaling.fits import PFLOP, ends_of, laws
+from varmini.experiments.scaling.fits import ends_of, laws
 from varmini.experiments.scaling.floors import floors
 from varmini.plots.charts import STYLE, shades
 from varmini.plots.images import save
 from varmini.runtime.tables import Row, rows_of, write_rows
 
+TFLOP = 1e12
 COMMAND = "varmini scaling --data fashion-subset"
 
 
@@ -86,15 +87,15 @@ def _equal_compute(rows: Sequence[Row], figures: Path) -> str:
     late = [r for r in rows if r["step"] >= 100]  # not while averages hold the first weights
     spent = budgets(late)
     text = "\nAt equal compute (isoFLOP curves): the loss of all scales that each size had when it "
-    text += "had spent so much, in PFlops of training. The learning rate is flat and averaged "
+    text += "had spent so much, in TFlops of training. The learning rate is flat and averaged "
     text += "weights are measured, so every moment stands for a run that ended there, if not for "
     text += "the best one of that length: a run with a decay would end lower. Data come again, "
-    text += "too: small sizes have seen each image several times.\n\n"
+    text += "too: at the same compute a small size has seen each image more often.\n\n"
     sizes, found = sorted({r["n"] for r in rows}), [at_compute(late, c) for c in spent]
-    cells = [[f"{c / PFLOP:.3f}", *(f"{of[n]:.3f}" if n in of else "" for n in sizes),
+    cells = [[f"{c / TFLOP:.2f}", *(f"{of[n]:.3f}" if n in of else "" for n in sizes),
               f"{min(of, key=of.get):,}" if min(of, key=of.get) not in (min(of), max(of))
               else "at an edge"] for c, of in zip(spent, found)]  # fmt: skip
-    text += table(("PFlops", *(f"N = {n:,}" for n in sizes), "best size"), cells) + "\n"
+    text += table(("TFlops", *(f"N = {n:,}" for n in sizes), "best size"), cells) + "\n"
     save(curves(spent, found), figures / "equal_compute.png")
     return text + "![loss over size at equal compute](figures/equal_compute.png)\n\n"
 
@@ -104,7 +105,7 @@ def curves(spent: Sequence[float], found: Sequence[dict[int, float]]) -> Figure:
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
         for c, of, colour in zip(spent, found, shades(len(spent))):
-            label = f"{c / PFLOP:.2g} PFlops"
+            label = f"{c / TFLOP:.2f} TFlops"
             ax.plot(list(of), list(of.values()), "o-", color=colour, label=label)
         ax.set(xscale="log", xlabel="N, parameters in the blocks", ylabel="loss, nats")
         ax.set_title("Loss at equal compute, live bed")
