@@ -33,7 +33,12 @@ def live_scaling(folder: Path, figures: Path) -> str:
     images, data = ends[0]["images"], ends[0]["data_images"]
     text += f"`{COMMAND}`: {seeds} seeds a size, {images:,} images drawn from {data:,}, "
     text += f"{ends[0]['tokens']} tokens each; loss on {ends[0]['held_out']:,} test images, mean "
-    text += "of the seeds.\n\n"
+    text += "of the seeds. "
+    for r in (r for r in rows_of(folder / "scaling" / "fashion" / "minutes.csv") if not r["depth"]):
+        text += f"It takes about {r['minutes']:.0f} minutes of one core with {r['instructions']} "
+        text += "instructions in float32, reckoned from the processor time of some steps of each "
+        text += "size (`scripts/evidence/sweep_minutes.py`). "
+    text = text.rstrip() + "\n\n"
     cells = []
     for n in sorted({r["n"] for r in ends}):
         of = [r for r in ends if r["n"] == n]
