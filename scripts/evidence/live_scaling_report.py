@@ -93,7 +93,7 @@ def _equal_compute(rows: Sequence[Row], figures: Path) -> str:
     spent = budgets(late)
     text = "\nAt equal compute (isoFLOP curves): the loss of all scales that each size had when it "
     text += "had spent so much, in TFlops of training. The learning rate is flat and averaged "
-    text += "weights are measured, so every moment stands for a run that ended there, though not for "
+    text += "weights are measured, so every moment stands for a run that ended there, not for "
     text += "the best one of that length: a run with a decay would end lower. Data come again, "
     text += "too: at the same compute a small size has seen each image more often.\n\n"
     sizes, found = sorted({r["n"] for r in rows}), [at_compute(late, c) for c in spent]
