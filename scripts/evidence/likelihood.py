@@ -1,11 +1,12 @@
 """What a VAR's likelihood is good for, measured: writes the tables of results/likelihood/.
 
-    VARMINI_DATA=... python scripts/evidence/likelihood.py [--only classifier|strangers|choice]
+    VARMINI_DATA=... python scripts/evidence/likelihood.py [--only classifier|strangers|choice|beam]
 
 classifier.csv: accuracy of argmax over classes of log p(tokens | class) on test images, from each
 scale alone and from all up to it, beside a classifier trained as one, with passes and FLOPs an
 image. strangers.csv: how well log p tells other images from Fashion-MNIST's. choice.csv: best of
-eight draws, chosen in several ways, measured by an evaluator that chose nothing.
+eight draws, chosen in several ways, measured by an evaluator that chose nothing. beam.csv: choosing
+after the first scales already, beside best of n at the same number of tokens drawn.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ from varmini.training.classifier import Classifier
 from varmini.training.flops import encode_flops, var_flops
 
 DRAWS, KEPT, SEEDS = 8, 300, range(5)
+BEAMS = {
+    "one draw": ((1, 1, 1, 1), (1, 1, 1, 1)),
+    "best of 4": ((4, 4, 4, 4), (4, 4, 4, 1)),
+    "short beam": ((8, 8, 8, 1), (2, 2, 1, 1)),
+    "best of 8": ((8, 8, 8, 8), (8, 8, 8, 1)),
+    "long beam": ((8, 8, 8, 8), (2, 2, 2, 1)),
+}
+"""Candidates and how many of them go on, a scale each, by `likelihood.beam`. Tokens drawn a
+picture: 128 by the short beam, 120 by best of 4, 240 by the long beam and by best of 8."""
 
 
 def models(bed: str) -> tuple[VAR, MultiScaleVQVAE, Classifier]:
@@ -101,15 +111,38 @@ def choose() -> list[Row]:
     return rows
 
 
+def beams() -> list[Row]:
+    """A beam over the scales of Fashion-MNIST, and best of n at equal cost."""
+    var, tok, network = models("fashion")
+    evaluator = classifier_evaluator("fashion", kind="evaluator")
+    images, real_labels = test_images("fashion-subset", 2000)
+    real, _ = evaluator(images)
+    labels, rows = torch.arange(10).repeat(KEPT // 10), []
+    scores = {"likelihood": lh.likeliest, "classifier": lh.surest(tok, network)}
+    sizes = tok.schedule.tokens_per_scale
+    for way, (draws, keep) in BEAMS.items():
+        for by in ("nothing",) if way == "one draw" else scores:
+            for seed in SEEDS:
+                score = scores.get(by, lh.likeliest)
+                drawn, _ = lh.beam(var, tok, labels, draws, keep, score, seed=seed)
+                rows.append({"way": way, "by": by, "seed": seed, "kept": KEPT}
+                            | {"tokens": sum(d * n for d, n in zip(draws, sizes))}
+                            | lh.measures(drawn, labels, evaluator, real)
+                            | {"real_spread": lh.spread(real[:KEPT], real_labels[:KEPT])}
+                            | {"evaluator": evaluator.name})  # fmt: skip
+    return rows
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("classifier", "strangers", "choice"))
+    parser.add_argument("--only", choices=("classifier", "strangers", "choice", "beam"))
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULTS / "likelihood")
     args = parser.parse_args()
     work = {
         "strangers": lambda: strange(args.n),
         "choice": choose,
+        "beam": beams,
         "classifier": lambda: classify("fashion", "fashion-subset", args.n)
         + classify("cifar10", "cifar10", args.n),
     }

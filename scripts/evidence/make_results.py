@@ -14,6 +14,7 @@ import report_figures
 from comparison_report import ablation, comparison, minutes, tokenizers
 from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
+from live_scaling_report import live_scaling
 from motion_report import motion
 from wording import NOT_MEASURED, number, provenance, table, with_error
 
@@ -254,8 +255,8 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, minutes, ablation, infinity, scaling, zero_shot, likelihood, motion,
-    cost,
+    tokenizers, comparison, minutes, ablation, infinity, scaling, live_scaling, zero_shot,
+    likelihood, motion, cost,
 )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from varmini.experiments.scaling.fits import bootstrap, fit_power_law, resample
-from varmini.experiments.scaling.floors import bootstrap_floor, fit_floor, floors
+from varmini.experiments.scaling.floors import bootstrap_floor, fit_floor, floors, write_laws
+from varmini.runtime.tables import read_rows
 
 N = np.geomspace(1e-5, 4e-3, 7)
 
@@ -86,3 +87,16 @@ def test_rows_of_a_sweep():
 def test_bad_points_are_named(x, y):
     with pytest.raises(ValueError, match="at least 3 different x"):
         fit_floor(x, y)
+
+
+def test_what_a_sweep_says(tmp_path):
+    rows = [{"depth": d, "n": n * 1e6, "images": images, "step": images, "tokens": 30, "seed": 0,
+             "flops": n * images * 1e10} | dict.fromkeys(("loss", "loss_last", "error",
+             "error_last"), law(n) + 1 / images)
+            for d, n in enumerate((1, 2, 4, 8)) for images in (1000, 2000)]  # fmt: skip
+    told = write_laws(rows, tmp_path / "sweep.csv")
+    assert sum(" + (a N)^-0.3" in line for line in told) == 2
+    assert "tokens a parameter: 0 at the smallest size, 0.0 at the largest" in told
+    assert len(read_rows(tmp_path / "floors.csv")) == 4 and "floors.csv" in told[-1]
+    assert "floors.csv" not in write_laws(rows[:6], tmp_path / "sweep.csv")[-1]
+    assert "at least three sizes" in write_laws(rows[:4], tmp_path / "sweep.csv")[0]

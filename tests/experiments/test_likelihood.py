@@ -7,6 +7,7 @@ from torch import nn
 
 from varmini import ScaleSchedule
 from varmini.experiments.zero_shot import likelihood as lh
+from varmini.model import sampler
 
 SCHEDULE = ScaleSchedule((1, 2, 4))
 LABELS = torch.tensor([0, 1, 2, 0, 1])
@@ -89,3 +90,58 @@ def test_the_best_of_n_is_the_best_of_its_own_draws(tok, var):
     assert all(shape == (2,) for shape in drawn.values())
     light = Bright()(ways["classifier"]).gather(1, labels[:, None])[0]
     assert light >= Bright()(ways["first"]).gather(1, labels[:, None])[0]
+
+
+def test_a_beam_of_one_is_plain_drawing(tok, var):
+    images, maps = lh.beam(var, tok, LABELS, (1, 1, 1), (1, 1, 1), seed=4)
+    options = dict(cfg=0, top_k=0, top_p=0, seed=4, return_tokens=True)
+    plain, tokens = sampler.sample(var, tok, LABELS, **options)
+    assert all(a.equal(b) for a, b in zip(maps, tokens, strict=True))
+    torch.testing.assert_close(images, plain)
+
+
+def test_a_beam_that_chooses_in_the_end_alone_is_the_best_of_n(tok, var):
+    _, maps = lh.beam(var, tok, LABELS, (3, 3, 3), (3, 3, 1), seed=4)
+    many = LABELS.repeat_interleave(3)
+    options = dict(cfg=0, top_k=0, top_p=0, seed=4, return_tokens=True)
+    _, tokens = sampler.sample(var, tok, many, **options)
+    own = lh.log_likelihood(var, tok, tokens, many).sum(1).view(5, 3).argmax(1)
+    assert all(a.equal(b[torch.arange(5) * 3 + own]) for a, b in zip(maps, tokens, strict=True))
+
+
+def test_a_beams_cache_goes_with_the_candidates_that_are_kept(tok, var):
+    """What the cached steps said of the tokens is what the model says by teacher forcing."""
+    told = []
+
+    def score(log_p, f_hat, labels):
+        told.append(log_p)
+        return log_p
+
+    images, maps = lh.beam(var, tok, LABELS, (4, 6, 2), (2, 2, 1), score, seed=4)
+    assert [len(log_p) for log_p in told] == [20, 30, 10]
+    found = lh.log_likelihood(var, tok, maps, LABELS).sum(1)
+    torch.testing.assert_close(told[-1].view(5, 2).amax(1), found, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(images, tok.decode(maps), rtol=1e-4, atol=1e-4)
+
+
+def test_the_surest_candidate_is_the_one_a_classifier_likes(tok, var):
+    light = lambda x: x.mean((1, 2, 3))[:, None] * torch.tensor([1.0, 0.0, -1.0])  # noqa: E731
+    score, labels = lh.surest(tok, light), torch.tensor([0, 2])
+    f_hat = torch.stack([torch.zeros(4, 4, 4), torch.ones(4, 4, 4)])
+    both = light(tok.decode_features(f_hat).clamp(-1, 1)).log_softmax(1)
+    assert score(torch.zeros(2), f_hat, labels).tolist() == [both[0, 0], both[1, 2]]
+
+
+@pytest.mark.parametrize(
+    "draws, keep",
+    [((2, 2), (1, 1)), ((2, 3, 2), (2, 1, 1)), ((1, 1, 1), (1, 2, 1)), ((2, 2, 2), (2, 2, 2))],
+)
+def test_a_beam_that_cannot_be_is_refused(tok, var, draws, keep):
+    with pytest.raises(ValueError, match="expected one a scale"):
+        lh.beam(var, tok, LABELS, draws, keep, seed=4)
+
+
+def test_the_spread_is_within_classes():
+    features = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
+    assert lh.spread(features, torch.tensor([0, 0, 1, 1])) == pytest.approx(3)
+    assert lh.spread(features[:, [0, 0]], torch.tensor([0, 0, 1, 1])) == pytest.approx(18**0.5)

@@ -9,6 +9,7 @@ from tiny import make_tokenizer
 
 from varmini import VAR, sample
 from varmini.cli import main as cli
+from varmini.cli.scaling import Scaling
 from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
@@ -228,9 +229,17 @@ def test_the_command_trains_fits_and_says_so(tiny, tmp_path, classifier, capsys)
     printed = capsys.readouterr().out
     assert printed.count(" N)^") == 4 and "wrote" in printed
     assert len(read_rows(csv)) == 6 and len(read_rows(csv.with_name("laws.csv"))) >= 4
+    assert "tokens a parameter" in printed
     assert len(read_rows(csv.with_name("pictures.csv"))) == 3
     two = ["scaling", "--depths", "1", "2", *args[5:]]
     assert cli.main([*two, *pictures]) == 0  # of the finished runs
     assert "need at least three sizes" in capsys.readouterr().out
     assert len(read_rows(csv.with_name("pictures.csv"))) == 2
     assert cli.main([*args[:-1], str(csv)]) == 2
+
+
+def test_the_live_bed_has_a_sweep_of_its_own():
+    for words in (["--data", "fashion-subset"], ["--data=fashion-subset", "--seeds", "0"]):
+        assert Scaling.start(words).sweep == sweep.LIVE
+        assert Scaling.start(words).csv != Scaling().csv
+    assert Scaling.start(["--data", "cifar10"]) == Scaling() == Scaling.start([])

@@ -1,31 +1,41 @@
 """`varmini scaling`: the sweep over sizes, and the laws that fit it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from ..experiments.scaling.floors import floors
+from ..experiments.scaling.floors import write_laws
 from ..experiments.scaling.pictures import measure_pictures
-from ..experiments.scaling.sweep import Sweep, laws, run_sweep
+from ..experiments.scaling.sweep import LIVE, Sweep, run_sweep
 from ..runtime.files import check_writable
-from ..runtime.tables import Row, read_rows, write_rows
+from ..runtime.tables import read_rows
 from ..training.classifier import Classifier
 from .models import Flat
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Trains one recipe at many sizes and fits power laws. Stopped or killed, it goes on again."""
+    """Trains one recipe at many sizes and fits power laws. Stopped or killed, it goes on again.
+
+    With --data fashion-subset sizes and lengths are those of a sweep of under 20 minutes.
+    """
 
     sweep: Annotated[Sweep, Flat] = Sweep()
     out: Path = Path("runs/scaling")  # Folder of the runs, one folder each.
     csv: Path = Path("results/scaling/sweep.csv")
-    """Table of all measurements; the fits go beside it, to laws.csv and, from four sizes on, to
-    floors.csv."""
+    """Table of all measurements; the fits go beside it, to laws.csv and floors.csv."""
     pictures: int = 0
     """Pictures a class to draw from every run when all are trained, measured in pictures.csv
     beside the table; 0: none."""
     classifier: str = "cifar10"  # Evaluator of the pictures: a shipped name or folder.
+
+    @classmethod
+    def start(cls, args: Sequence[str]) -> Self:
+        """The live bed has defaults of its own: its name is read ahead of the parser."""
+        live = "--data fashion" in " ".join(args).replace("=", " ")
+        out, csv = Path("runs/scaling-fashion"), Path("results/scaling/fashion/sweep.csv")
+        return cls(LIVE, out, csv, classifier="fashion") if live else cls()
 
     def __call__(self) -> None:
         check_writable(self.csv)
@@ -34,23 +44,7 @@ class Scaling:
         if self.pictures:
             Classifier.from_pretrained(self.classifier)  # fails here, not after hours of training
         rows = read_rows(run_sweep(self.sweep, self.out, self.csv))
-        if len(self.sweep.depths) < 3:
-            print(f"wrote {self.csv}; laws need at least three sizes")
-        else:
-            self._tell(laws(rows))
-        if len(self.sweep.depths) > 3:
-            print(f"wrote {write_rows(self.csv.with_name('floors.csv'), floors(rows))}")
+        print(*write_laws(rows, self.csv), sep="\n")
         if self.pictures:
             given = (self.csv.with_name("pictures.csv"), self.pictures, self.classifier)
             print(f"wrote {measure_pictures(self.sweep, self.out, *given)}")
-
-    def _tell(self, fits: list[Row]) -> None:
-        for law in fits:
-            x = {"n": "N", "c": "C"}[law["over"]]
-            print(
-                f"{law['measure']:<10} = ({law['a']:.3g} {x})^{law['b']:.4f}  "
-                f"[{law['b_low']:.4f}, {law['b_high']:.4f}]  r = {law['pearson']:.4f}  "
-                f"largest size missed by {100 * law['miss']:+.2f} %"
-            )
-        print("N in billions of parameters, C in PFlops of training, as in the paper")
-        print(f"wrote {self.csv} and {write_rows(self.csv.with_name('laws.csv'), fits)}")

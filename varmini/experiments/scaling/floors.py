@@ -8,10 +8,11 @@ it is VAR's, section 5.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ...runtime.tables import Row
+from ...runtime.tables import Row, write_rows
 from .fits import (
     BILLION,
     MEASURES,
@@ -19,6 +20,7 @@ from .fits import (
     Numbers,
     ends_of,
     fit_power_law,
+    laws,
     predict_largest,
     resample,
 )
@@ -142,3 +144,37 @@ def floors(rows: list[Row], *, draws: int = 2000) -> list[Row]:
                 "paper_b": PAPER["n"][measure][1]}  # fmt: skip
         found.append(row)
     return found
+
+
+def sentences(rows: list[Row], fits: list[Row], floored: list[Row]) -> list[str]:
+    """What the `laws` and `floors` of a sweep say, and what its runs have seen, a line each."""
+    told = [
+        f"{law['measure']:<10} = ({law['a']:.3g} {law['over'].upper()})^{law['b']:.4f}  "
+        f"[{law['b_low']:.4f}, {law['b_high']:.4f}]  r = {law['pearson']:.4f}  "
+        f"largest size missed by {100 * law['miss']:+.2f} %"
+        for law in fits
+    ] + ["N in billions of parameters, C in PFlops of training, as in the paper"]
+    told += [
+        f"{law['measure']:<10} = {law['floor']:.2f} + (a N)^{law['b']:.3f}  "
+        f"[{law['b_low']:.3f}, {law['b_high']:.3f}]  r = {law['pearson']:.4f}  largest size missed "
+        f"by {100 * law['miss']:+.2f} % (without a floor {100 * law['pure_miss']:+.2f} %, by the "
+        f"next largest {100 * law['next_miss']:+.2f} %)"
+        for law in floored if law["measure"].startswith("loss")
+    ]  # fmt: skip
+    seen = sorted((row["n"], row["images"] * row["tokens"] / row["n"]) for row in ends_of(rows))
+    return [*told, f"tokens a parameter: {seen[0][1]:.0f} at the smallest size, {seen[-1][1]:.1f} "
+            "at the largest"]  # fmt: skip
+
+
+def write_laws(rows: list[Row], csv: Path) -> list[str]:
+    """Writes laws.csv and floors.csv beside a sweep's table `csv`; returns what they say.
+
+    Laws need three sizes, floors four.
+    """
+    sizes = len({row["depth"] for row in rows})
+    if sizes < 3:
+        return [f"wrote {csv}; laws need at least three sizes"]
+    found = {"laws": laws(rows)} | ({"floors": floors(rows)} if sizes > 3 else {})
+    told = sentences(rows, found["laws"], found.get("floors", []))
+    files = [write_rows(csv.with_name(f"{name}.csv"), fits) for name, fits in found.items()]
+    return [*told, f"wrote {csv}, {', '.join(map(str, files))}"]

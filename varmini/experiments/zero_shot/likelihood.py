@@ -9,6 +9,7 @@ trained as one. Source of the idea for diffusion models: Li et al. 2023, arXiv:2
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from ... import sample
 from ...evaluation.evaluators import Evaluator
 from ...evaluation.metrics import frechet_distance, precision_recall
 from ...fast.quicken import twin
+from ...model.filters import draw
+from ...model.sampler import Noise
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...runtime.tables import Row
@@ -135,8 +138,90 @@ def best_of(
     return {way: images[rows + score.view(-1, n).argmax(1)] for way, score in scores.items()}
 
 
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""score(log p of the tokens so far (B,), f_hat (B, C, H, W), labels (B,)) -> (B,), large: good."""
+
+
+def likeliest(log_p: Tensor, f_hat: Tensor, labels: Tensor) -> Tensor:
+    """The model's own likelihood of what is drawn so far: (B,) nats, as it comes."""
+    return log_p
+
+
+def surest(tok: MultiScaleVQVAE, classifier: nn.Module) -> Score:
+    """A classifier's log-probability of the label, from the picture decoded so far."""
+
+    def score(log_p: Tensor, f_hat: Tensor, labels: Tensor) -> Tensor:
+        images = tok.decode_features(f_hat).clamp(-1, 1)
+        return classifier(images).log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+    return score
+
+
+@torch.no_grad()
+def beam(
+    var: VAR,
+    tok: MultiScaleVQVAE,
+    labels: Tensor,
+    draws: Sequence[int],
+    keep: Sequence[int],
+    score: Score = likeliest,
+    *,
+    seed: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """Draws with a beam over scales: images (B, C, H, W), one a label (B,), and their tokens.
+
+    At scale k there are draws[k] candidates a label, drawn from the model's own distribution; the
+    keep[k] with the best scores go on, and share the candidates of the next scale evenly. Draws and
+    keep of 1 everywhere are plain drawing; n draws of which n are kept, up to the last scale, are
+    best of n.
+
+    Raises:
+        ValueError: when draws and keep are not one number a scale, or do not follow on each other.
+    """
+    grids, most, follow = tok.schedule.grids, max(draws), [*draws[1:], keep[-1]]
+    fits = len(draws) == len(keep) == len(grids) and keep[-1] == 1
+    if not fits or any(k > d or n % k for d, k, n in zip(draws, keep, follow)):
+        raise ValueError(
+            f"draws are {draws} and keep {keep}, expected one a scale ({len(grids)}), keep at most "
+            "draws and a divisor of the next draws, and 1 in the end"
+        )
+    labels = labels.to(var.head.weight.device)
+    count, cache = len(labels), var.new_cache(len(labels))
+    noise = Noise(seed, 0, count * most, labels.device)
+    rows = torch.arange(count, device=labels.device).repeat_interleave(draws[0])  # who goes on
+    f_hat = tok.quantizer.codebook.weight.new_zeros(count, tok.quantizer.channels, *grids[-1])
+    log_p, drawn = f_hat.new_zeros(count), [rows.unique()]  # whose they are, and their maps
+    for k, (h, w) in enumerate(grids):
+        f_hat, log_p, drawn = f_hat[rows], log_p[rows], [part[rows] for part in drawn]
+        for held in (cache.keys, cache.values):
+            held.update({block: part[rows] for block, part in held.items()})
+        start, modulations, head = var.condition(labels[drawn[0]])
+        x = var.word(tok.quantizer.next_input(f_hat, k)) if k else start
+        logits = var.step(k, x, modulations, head, cache)  # (B draws[k], h w, V)
+        uniform = noise.uniform(h * w).view(count, most, -1)[:, : draws[k]].flatten(0, 1)
+        tokens = draw(logits, uniform)
+        log_p = log_p + logits.log_softmax(-1).gather(2, tokens[..., None]).sum((1, 2))
+        drawn.append(tokens.unflatten(1, (h, w)))
+        f_hat = f_hat + tok.quantizer.contribution(k, tok.quantizer.embed(drawn[-1]))
+        if keep[k] < draws[k]:
+            scores = score(log_p, f_hat, labels[drawn[0]]).view(count, draws[k])
+            best = scores.topk(keep[k], 1).indices
+        else:
+            best = torch.arange(draws[k], device=labels.device).expand(count, -1)
+        first = torch.arange(count, device=labels.device)[:, None] * draws[k]
+        rows = (first + best).flatten().repeat_interleave(follow[k] // keep[k])
+    return tok.decode_features(f_hat[rows]).clamp(-1, 1), [part[rows] for part in drawn[1:]]
+
+
+def spread(features: Tensor, labels: Tensor) -> float:
+    """Mean distance between two images of a class, in features (B, D), averaged over classes."""
+    return torch.stack([
+        torch.pdist(features[labels == c].double()).mean() for c in labels.unique()
+    ]).mean().item()  # fmt: skip
+
+
 def measures(images: Tensor, labels: Tensor, evaluator: Evaluator, real: Tensor) -> Row:
-    """Own class, Frechet distance, precision and recall of drawn images.
+    """Own class, Frechet distance, precision, recall and `spread` of drawn images.
 
     real: features (m, D) of the evaluator on real images; the first B count for precision and
     recall, as many as are drawn.
@@ -144,5 +229,5 @@ def measures(images: Tensor, labels: Tensor, evaluator: Evaluator, real: Tensor)
     features, probs = evaluator(images)
     precision, recall = precision_recall(real[: len(features)], features)
     agree = (probs.argmax(1) == labels.cpu()).float().mean().item()
-    return {"accuracy": agree, "frechet": frechet_distance(real, features),
-            "precision": precision, "recall": recall}  # fmt: skip
+    return {"accuracy": agree, "frechet": frechet_distance(real, features), "precision": precision,
+            "recall": recall, "spread": spread(features, labels.cpu())}  # fmt: skip
