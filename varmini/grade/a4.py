@@ -98,27 +98,28 @@ def models(rng: Generator) -> list[tuple[dict]]:
     ]  # fmt: skip
 
 
-def runs(rng: Generator, floor: float) -> tuple:
+def runs(rng: Generator, floor: float, a: float) -> tuple:
     """Six sizes at four amounts of data each, their losses on a law with noise, in no order."""
     n = np.repeat(np.exp(np.linspace(np.log(0.02), np.log(3), 6) + 0.1 * rng.random(6)), 4)
     d = np.exp(rng.uniform(np.log(0.1), np.log(20), 24))
     alpha, beta = rng.uniform(0.2, 0.6, 2)
-    loss = floor + rng.uniform(0.5, 1) * n**-alpha + rng.uniform(0.3, 0.8) * d**-beta
+    loss = floor + a * n**-alpha + rng.uniform(0.3, 0.8) * d**-beta
     order = rng.permutation(24)
     return n[order], d[order], (loss * np.exp(0.03 * rng.standard_normal(24)))[order], GRID, GRID
 
 
 def cases(rng: Generator, function: str) -> list[Call]:
-    """Calls with runs; with almost no floor the best fit would often have one below zero."""
+    """Calls with runs; without a floor, or a term of the size, the best fit may be below zero."""
 
-    def make(r, floor):
+    def make(r, *terms):
         more = ()
         if function == "interval":
             four = [np.append(r.permutation(6)[:4], r.integers(0, 6, 2)) for _ in range(15)]
             more = (np.stack(four), r.uniform(4, 8), r.uniform(5, 40), float(r.choice([0.8, 0.9])))
-        return Call(function, (*runs(r, floor), *more), numpy=True)
+        return Call(function, (*runs(r, *terms), *more), numpy=True)
 
-    return [clear(rng, lambda r, f=f: make(r, f), Reference, 1e-6) for f in (1.5, 0.01, 0.8, 0.0)]
+    terms = [(1.5, 0.7), (0.01, 0.9), (0.8, 0.005 if function == "fit" else 0.5), (0.0, 0.6)]
+    return [clear(rng, lambda r, t=t: make(r, *t), Reference, 1e-6) for t in terms]
 
 
 CHECKS = [
