@@ -106,7 +106,7 @@ def test_forged_answers_are_marked_without_an_exception(assignment):
 
 # ------------------------------------------------------------------------- whole submissions
 
-CHEATS = '''
+CHEATS = """
 import __main__, builtins, gc, inspect, os, sys
 import numpy as np
 import torch
@@ -191,7 +191,7 @@ __main__.perform = perform
 __main__._same = np.array_equal = np.allclose = torch.equal = torch.allclose = lambda *a, **k: True
 torch.Tensor.__eq__ = lambda self, other: torch.ones(self.shape, dtype=torch.bool)
 builtins.all = builtins.any = lambda *a: True
-'''
+"""
 
 
 def test_cheats_earn_nothing(tmp_path):
@@ -233,7 +233,7 @@ def test_deleted_checks_and_edited_points_change_nothing(tmp_path):
     path = tmp_path / "mine.ipynb"
     path.write_text(json.dumps(notebook | {"cells": [*cells, claim]}))
     report = grade("a4", path, seed=0)
-    assert (report.earned, report.points) == (21, 25)
+    assert (report.earned, report.points) == (20, 25)
     assert [r.check for r in report.results if not r.earned] == ["fit"]
 
 

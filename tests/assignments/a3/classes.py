@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
-
-
-@dataclass
-class Filter:
-    min_p: float
-    mass: float
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return keep_typical(keep_min_p(logits, self.min_p), self.mass)
 
 
 def guide(cond: Tensor, uncond: Tensor, k: int, num_scales: int, cfg: Tensor, first: Tensor):
@@ -69,15 +58,16 @@ def survivors(score: Tensor, n: int, keep: int) -> Tensor:
 
 
 class Batch:
-    def __init__(self, model, rule: Filter, **parts: Tensor) -> None:
-        self.model, self.rule, self.parts, self.cache = model, rule, parts, None
-        self.x, self.maps = None, []
+    def __init__(self, model, min_p: float, mass: float, **parts: Tensor) -> None:
+        self.model, self.rule, self.parts = model, (min_p, mass), parts
+        self.x, self.cache, self.maps = None, None, []
 
     def predict(self, k: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
         cond, uncond, self.cache = self.model.step(k, self.x, self.cache)
         of = self.parts
         logits = guide(cond, uncond, k, len(self.model.sizes), of["cfg"], of["first"])
-        return cond, draw(self.rule(logits), uniform).unflatten(1, self.model.sizes[k])
+        logits = keep_typical(keep_min_p(logits, self.rule[0]), self.rule[1])
+        return cond, draw(logits, uniform).unflatten(1, self.model.sizes[k])
 
     def add(self, k: int, read: Tensor) -> None:
         codes = torch.nn.functional.embedding(read, self.model.codebook).movedim(-1, 1)
@@ -94,7 +84,7 @@ class Batch:
 
 
 def sample(model, uniforms, counts, cfg, first, min_p, mass):
-    batch = Batch(model, Filter(min_p, mass), cfg=cfg, first=first, score=torch.zeros(len(cfg)))
+    batch = Batch(model, min_p, mass, cfg=cfg, first=first, score=torch.zeros(len(cfg)))
     for k, uniform in enumerate(uniforms):
         cond, drawn = batch.predict(k, uniform)
         told = torch.distributions.Categorical(logits=cond).log_prob(drawn.flatten(1))
@@ -107,7 +97,7 @@ def sample(model, uniforms, counts, cfg, first, min_p, mass):
 
 
 def repair(model, own, start, uniforms, cfg, first, min_p, mass):
-    arms = [Batch(model, Filter(min_p, mass), cfg=cfg, first=first) for _ in range(2)]
+    arms = [Batch(model, min_p, mass, cfg=cfg, first=first) for _ in range(2)]
     for k, uniform in enumerate(uniforms):
         drawn = [arm.predict(k, uniform)[1] for arm in arms]
         maps = list(drawn)

@@ -68,13 +68,13 @@ def go_on(model, k, x, cache, f_hat, of, rule, uniforms, judge):
 
 
 def sample(model, uniforms, counts, cfg, first, min_p, mass):
-    kept, state = [], [torch.zeros(len(cfg))]
+    kept, score = [], torch.zeros(len(cfg))
 
     def judge(k, cond, drawn):
+        nonlocal kept, score
         told = -torch.nn.functional.cross_entropy(cond.mT, drawn.flatten(1), reduction="none")
-        score = state[0] + told.sum(-1)
-        index = survivors(score, counts[k], counts[k + 1])
-        state[0], kept[:] = score[index], [m[index] for m in [*kept, drawn]]
+        index = survivors(score + told.sum(-1), counts[k], counts[k + 1])
+        kept, score = [m[index] for m in [*kept, drawn]], (score + told.sum(-1))[index]
         return drawn, index
 
     _, f_hat = go_on(model, 0, None, None, 0, (cfg, first), (min_p, mass), uniforms, judge)
@@ -84,12 +84,11 @@ def sample(model, uniforms, counts, cfg, first, min_p, mass):
 def repair(model, own, start, uniforms, cfg, first, min_p, mass):
     def arm(seen):
         def judge(k, cond, drawn):
-            if k < len(start):
-                same = seen | (start[k] == own[k])
-                drawn = same * start[k] + ~same * drawn
-            return drawn, torch.arange(len(drawn))
+            same = seen | (start[k] == own[k]) if k < len(start) else None
+            read = drawn if same is None else same * start[k] + ~same * drawn
+            return read, torch.arange(len(drawn))
 
-        rule = (cfg, first), (min_p, mass)
-        return start + go_on(model, 0, None, None, 0, *rule, uniforms, judge)[0][len(start) :]
+        rule = (cfg, first), (min_p, mass), uniforms
+        return start + go_on(model, 0, None, None, 0, *rule, judge)[0][len(start) :]
 
     return arm(True), arm(False)
