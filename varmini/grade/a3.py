@@ -166,9 +166,8 @@ def cases_filter(rng, function, thresholds):
 
     calls = [case(*m) for m in zip(thresholds, (1.0, 2.0, 1.5, 1.0), ([], [], [], [2, 5]))]
     # All are kept at one end, though one code alone has all the probability in float32.
-    least, most = (0.0, 1.0) if function == "keep_min_p" else (1.0, 1.0)
-    ends = [(normal(rng, 2, 3, 9, scale=100), least), (normal(rng, 2, 3, 9), most)]
-    return calls + ends
+    scale, first = (10, 0.0) if function == "keep_min_p" else (100, 1.0)
+    return calls + [(normal(rng, 2, 3, 9, scale=scale), first), (normal(rng, 2, 3, 9), 1.0)]
 
 
 def cases_redraw(rng):
