@@ -89,7 +89,11 @@ def training_of(folder: Path) -> dict[str, object]:
 
     account = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     seconds = float(read_cells(folder / "log.csv")[-1]["seconds"])
-    return account["sessions"][-1] | {"seconds": seconds, "seed": account["config"]["seed"]}
+    last = account["sessions"][-1]
+    command = re.sub(
+        r"(?<!\S)/\S*/(?=[^/\s]+/[^/\s]+)", "", last["command"]
+    )  # this machine's folders
+    return last | {"command": command, "seconds": seconds, "seed": account["config"]["seed"]}
 
 
 def score(name: str, tokenizer: Path, var: Path, cfg: float, options: str) -> dict[str, object]:
