@@ -90,9 +90,8 @@ def training_of(folder: Path) -> dict[str, object]:
     account = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     seconds = float(read_cells(folder / "log.csv")[-1]["seconds"])
     last = account["sessions"][-1]
-    command = re.sub(
-        r"(?<!\S)/\S*/(?=[^/\s]+/[^/\s]+)", "", last["command"]
-    )  # this machine's folders
+    # Where a folder lies is that machine's affair.
+    command = re.sub(r"(?<!\S)/\S*/(?=[^/\s]+/[^/\s]+)", "", last["command"])
     return last | {"command": command, "seconds": seconds, "seed": account["config"]["seed"]}
 
 
