@@ -93,7 +93,9 @@ def grade(
     for result in results:
         result.message = plain(result.message)
     notes, seconds = [plain(note) for note in session.notes], time.monotonic() - start
-    return Report(assignment, plain(path.name), results, notes, seed, session.isolation, seconds)
+    return Report(
+        assignment, plain(path.name), results, notes, seed, session.isolation, seconds
+    )
 
 
 def seeds(seed: int, blocks: list[tuple[str, str]]) -> list[int]:
