@@ -15,12 +15,7 @@ COUNTING = [
 ]
 FOUND = [  # mutants that escaped, or brought the grader to an error: the check that catches them
     ("a3", "if mass >= 1:", "if mass > 1:", "keep_typical"),
-    (
-        "a4",
-        "(6 * layers + 2) * w**2",
-        "(6 * layers + 2) * w**9",
-        "forward_flops",
-    ),  # a count past 64 bits
+    ("a4", "+ 2) * w**2\n", "+ 2) * w**9\n", "forward_flops"),  # a count past 64 bits
 ]
 
 

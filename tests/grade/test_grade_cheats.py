@@ -106,7 +106,7 @@ def test_forged_answers_are_marked_without_an_exception(assignment):
 
 # ------------------------------------------------------------------------- whole submissions
 
-CHEATS = """
+CHEATS = '''
 import __main__, builtins, gc, inspect, os, sys
 import numpy as np
 import torch
@@ -191,7 +191,7 @@ __main__.perform = perform
 __main__._same = np.array_equal = np.allclose = torch.equal = torch.allclose = lambda *a, **k: True
 torch.Tensor.__eq__ = lambda self, other: torch.ones(self.shape, dtype=torch.bool)
 builtins.all = builtins.any = lambda *a: True
-"""
+'''
 
 
 def test_cheats_earn_nothing(tmp_path):
