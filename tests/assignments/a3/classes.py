@@ -99,14 +99,12 @@ def sample(model, uniforms, counts, cfg, first, min_p, mass):
 def repair(model, own, start, uniforms, cfg, first, min_p, mass):
     arms = [Batch(model, min_p, mass, cfg=cfg, first=first) for _ in range(2)]
     for k, uniform in enumerate(uniforms):
-        drawn = [arm.predict(k, uniform)[1] for arm in arms]
-        maps = list(drawn)
-        if k < len(start):
-            wrong = start[k] != own[k]
-            drawn[1][~wrong] = own[k][~wrong]
-            drawn[0], maps = start[k], [start[k]] * 2
-        for arm, read, one in zip(arms, drawn, maps):
-            arm.maps.append(one)
+        for seen, arm in zip((True, False), arms):
+            _, read = arm.predict(k, uniform)
+            arm.maps.append(start[k] if k < len(start) else read)
+            if k < len(start):
+                known = torch.full_like(read, seen).bool() | (start[k] == own[k])
+                read[known] = start[k][known]
             arm.add(k, read)
             arm.look(k)
     return arms[0].maps, arms[1].maps

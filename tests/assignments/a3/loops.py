@@ -22,9 +22,7 @@ def each(logits):
 def keep_min_p(logits, min_p):
     out = logits.clone()
     for b, i, p in each(logits):
-        for j in range(len(p)):
-            if p[j] < min_p * max(p):
-                out[b, i, j] = -math.inf
+        out[b, i, [j for j in range(len(p)) if p[j] < min_p * max(p)]] = -math.inf
     return out
 
 
@@ -41,8 +39,7 @@ def keep_typical(logits, mass):
                 break
             kept.add(j)
             total += p[j]
-        for j in set(range(len(p))) - kept:
-            out[b, i, j] = -math.inf
+        out[b, i, list(set(range(len(p))) - kept)] = -math.inf
     return out
 
 
@@ -73,20 +70,15 @@ def redraw(tokens, draft, logits, accept, uniform):
 
 
 def follow(cache, index):
-    new = []
-    for entry in cache:
-        half = entry.shape[0] // 2
-        rows = [entry[int(i)] for i in index] + [entry[half + int(i)] for i in index]
-        new.append(torch.stack(rows))
-    return new
+    half, index = cache[0].shape[0] // 2, index.tolist()
+    rows = index + [half + i for i in index]
+    return [torch.stack([entry[row] for row in rows]) for entry in cache]
 
 
 def survivors(score, n, keep):
-    rows = []
-    for start in range(0, len(score), n):
-        best = sorted(range(start, start + n), key=lambda row: -float(score[row]))
-        rows += best[:keep]
-    return torch.tensor(rows)
+    groups = (range(start, start + n) for start in range(0, len(score), n))
+    best = [sorted(rows, key=lambda row: -float(score[row]))[:keep] for rows in groups]
+    return torch.tensor(sum(best, []))
 
 
 def one_map(model, k, x, cache, uniform, cfg, first, min_p, mass):
@@ -96,20 +88,17 @@ def one_map(model, k, x, cache, uniform, cfg, first, min_p, mass):
 
 
 def sample(model, uniforms, counts, cfg, first, min_p, mass):
-    x, cache, added, tokens = None, None, [], []
-    score = torch.zeros(len(cfg))
+    x, cache, added, tokens, score = None, None, [], [], torch.zeros(len(cfg))
     for k in range(len(model.sizes)):
         cond, drawn, cache = one_map(model, k, x, cache, uniforms[k], cfg, first, min_p, mass)
         for b, flat in enumerate(drawn.flatten(1).tolist()):
-            for i, token in enumerate(flat):
-                score[b] += cond[b, i].log_softmax(0)[token]
+            score[b] += sum(cond[b, i].log_softmax(0)[token] for i, token in enumerate(flat))
         added.append(model.contribution(k, model.codebook[drawn].movedim(-1, 1)))
-        if k < len(model.sizes) - 1:
-            x = model.next_input(k + 1, sum(added))
         index = survivors(score, counts[k], counts[k + 1])
         added, tokens = [a[index] for a in added], [t[index] for t in [*tokens, drawn]]
-        x, score, cfg, first = x[index], score[index], cfg[index], first[index]
-        cache = follow(cache, index)
+        score, cfg, first, cache = score[index], cfg[index], first[index], follow(cache, index)
+        if k < len(model.sizes) - 1:
+            x = model.next_input(k + 1, sum(added))
     return tokens, sum(added)
 
 

@@ -1,4 +1,4 @@
-"""A law as an object that fits itself; costs as properties."""
+"""A law as an object that fits itself; costs as attributes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ class Law:
     def __iter__(self):
         return (getattr(self, field.name) for field in fields(self))
 
-    @property
-    def fair(self) -> bool:
-        return self.floor >= 0 and self.a >= 0 and self.b >= 0
-
     @classmethod
     def with_exponents(cls, n, d, loss, alpha, beta) -> tuple[float, Law]:
         x, y = n**-alpha, d**-beta
@@ -37,45 +33,19 @@ class Law:
     @classmethod
     def best(cls, n, d, loss, alphas, betas) -> Law:
         found = [cls.with_exponents(n, d, loss, *pair) for pair in product(alphas, betas)]
-        return min((pair for pair in found if pair[1].fair), key=lambda pair: pair[0])[1]
+        return min(pair for pair in found if min([*pair[1]][:3]) >= 0)[1]
 
 
-@dataclass
 class Cost:
-    depth: int
-    width: int
-    hidden: int
-    shared: bool
-    sizes: list
-    vocab: int
-    channels: int
-    classes: int
-
-    @property
-    def adaln(self) -> int:
-        return 6 * self.width**2 * (self.depth, 1)[self.shared]
-
-    @property
-    def dense(self) -> int:
-        return self.depth * 2 * self.width * (2 * self.width + self.hidden)
-
-    @property
-    def maps(self) -> np.ndarray:
-        return np.array([h * w for h, w in self.sizes], dtype=object)
-
-    @property
-    def blocks(self) -> int:
-        pairs = (self.maps * self.maps.cumsum()).sum()
-        return 2 * self.maps.sum() * self.dense + 4 * self.depth * self.width * pairs
-
-    @property
-    def word(self) -> int:
-        return 2 * self.channels * self.width * self.maps[1:].sum()
-
-    @property
-    def forward(self) -> int:
-        head = 2 * self.width * self.vocab * self.maps.sum()
-        return self.blocks + 2 * self.adaln + 4 * self.width**2 + self.word + head
+    def __init__(self, depth, width, hidden, shared, sizes, vocab, channels, classes):
+        maps = np.array([h * w for h, w in sizes], dtype=object)
+        self.dense = depth * 2 * width * (2 * width + hidden)
+        self.adaln = 6 * width**2 * (depth, 1)[shared]
+        pairs = (maps * maps.cumsum()).sum()
+        self.blocks = 2 * maps.sum() * self.dense + 4 * depth * width * pairs
+        self.word = 2 * channels * width * maps[1:].sum()
+        outside = 2 * self.adaln + 4 * width**2 + 2 * width * vocab * maps.sum()
+        self.forward = self.blocks + self.word + outside
 
 
 def parameters(model):
@@ -97,9 +67,8 @@ def fit(n, d, loss, alphas, betas):
 
 def optimum(law, budget, cost):
     law, total = Law(*law), budget / cost
-    ratio = law.alpha * law.a / (law.beta * law.b)
-    both = law.alpha + law.beta
-    size, data = ratio ** (1 / both) * total ** (law.beta / both), 0.0
+    ratio, both = law.alpha * law.a / (law.beta * law.b), law.alpha + law.beta
+    size = ratio ** (1 / both) * total ** (law.beta / both)
     data = ratio ** (-1 / both) * total ** (law.alpha / both)
     return size, data, law(size, data)
 
@@ -114,9 +83,9 @@ def interval(n, d, loss, alphas, betas, draws, new_n, new_d, level):
 
 
 def held_out(n, d, loss, alphas, betas):
-    def error(size):
+    errors = []
+    for size in np.unique(n):
         law = Law.best(*(v[n != size] for v in (n, d, loss)), alphas, betas)
-        inside = [v[n == size] for v in (n, d, loss)]
-        return np.mean(np.log(law(*inside[:2])) - np.log(inside[2]))
-
-    return np.array([error(size) for size in np.unique(n)])
+        at, data, real = (v[n == size] for v in (n, d, loss))
+        errors.append(np.mean(np.log(law(at, data)) - np.log(real)))
+    return np.array(errors)

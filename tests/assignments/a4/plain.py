@@ -69,8 +69,7 @@ def optimum(law, budget, cost):
 
 
 def percentile(values, share):
-    values = sorted(values)
-    at = share * (len(values) - 1)
+    values, at = sorted(values), share * (len(values) - 1)
     low = min(int(at), len(values) - 2)
     return values[low] + (at - low) * (values[low + 1] - values[low])
 
