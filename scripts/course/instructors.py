@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -63,6 +64,7 @@ def plain(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+@cache
 def solutions() -> dict[str, list[str]]:
     """The lines of every solution, by the first line of its cell."""
     found = {}
