@@ -55,8 +55,9 @@ class Reference(Base):
             if (law >= 0).all():
                 found.append((((design @ law - loss) ** 2).sum(), *law, a, b))
         found.sort()
-        self.margins.append(min(1, found[1][0] / found[0][0] - 1) if found[1:] else 1)
-        return found[0][1:]
+        gap = found[1][0] / found[0][0] - 1 if found[1:] else len(found)
+        self.margins.append(min(1, gap))
+        return found[0][1:] if found else (np.nan,) * 5
 
     def at(self, law: tuple, n: Array, d: Array) -> Array:
         floor, a, b, alpha, beta = law
