@@ -243,7 +243,7 @@ CHECKS = [
     Check("sample", 7, 3, lambda rng: [
         loop_case(rng, "sample", LADDERS[i % 2], [3] * 5, rule) for i, rule in enumerate(RULES)
     ], known=("sample", "loop")),
-    Check("sample, fewer", 7, 2, lambda rng: [
+    Check("sample_fewer", 7, 2, lambda rng: [
         loop_case(rng, "sample", LADDERS[i], FEWER[i], RULES[i], groups=3) for i in range(2)
     ], "sample", known=("fewer",)),
     Check("repair", 8, 4, lambda rng: [
