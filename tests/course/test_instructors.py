@@ -29,7 +29,8 @@ def tree(tmp_path_factory):
 
 
 def names(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return {p.relative_to(folder).as_posix() for p in files}
 
 
 def test_what_a_leak_is():
