@@ -58,10 +58,10 @@ def marked(assignment: str) -> tuple[list[dict], int]:
     return rows, failed
 
 
-def escapes(assignment: str) -> dict[str, int]:
+def escapes(assignment: str, seeds: range = range(SEEDS)) -> dict[str, int]:
     """By name, on how many seeds a mistake earned points or a correct solution lost any."""
     wrong = {name: 0 for _, name, _ in proof.cases(assignment)}
-    for seed in tqdm(range(SEEDS), desc=f"{assignment}, seeds"):
+    for seed in tqdm(seeds, desc=f"{assignment}, seeds"):
         exam = Exam(assignment, seed)
         for mutant in proof.changes(assignment):
             wrong[mutant.name] += proof.escapes(exam, mutant)

@@ -14,15 +14,15 @@ COUNTING = [
     if "keeps count" in cheat.changed or "own loop recorded" in cheat.changed
 ]
 FOUND = [  # mutants that escaped, or brought the grader to an error: the check that catches them
-    ("a3", "if not 0 < top_p < 1:", "if not 0 < top_p <= 1:", "keep_top_p"),
-    ("a4", "2 * 12 * w**2", "2 * 12 * w**4", "forward_flops"),  # a count past 64 bits
+    ("a3", "if mass >= 1:", "if mass > 1:", "keep_typical"),
+    ("a4", "+ 2) * w**2\n", "+ 2) * w**9\n", "forward_flops"),  # a count past 64 bits
 ]
 
 
 def test_the_committed_table_shows_no_fault():
     rows = read_cells(RESULTS / "attack.csv")
     assert [row["changed"] for row in rows if row["outcome"].isupper()] == []
-    assert sum(row["outcome"] == "caught" for row in rows) >= 296
+    assert sum(row["outcome"] == "caught" for row in rows) >= 150
 
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)

@@ -225,7 +225,7 @@ def test_deleted_checks_and_edited_points_change_nothing(tmp_path):
     path = tmp_path / "mine.ipynb"
     path.write_text(json.dumps(notebook | {"cells": [*cells, claim]}))
     report = grade("a4", path, seed=0)
-    assert (report.earned, report.points) == (21, 25)
+    assert (report.earned, report.points) == (20, 25)
     assert [r.check for r in report.results if not r.earned] == ["fit"]
 
 

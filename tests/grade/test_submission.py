@@ -70,8 +70,8 @@ def deep(*args):
     return found
 
 
-parameters = forward_flops = training_flops = attention_pairs = deep
-fit = interval = predict = frontier = deep
+parameters = forward_flops = training_flops = fit = deep
+optimum = interval = held_out = deep
 """
 
 

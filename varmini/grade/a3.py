@@ -1,8 +1,6 @@
-"""Assignment 3, the sampler: guidance, filters, drawing and the loop: references and checks."""
+"""Assignment 3, the sampler: guidance, filters, redrawing, a cache that follows, a repair test."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 from numpy import ndarray as Array
@@ -10,10 +8,9 @@ from numpy.random import Generator
 
 from .checks import Check
 from .reference import Reference as Base
-from .reference import clear, normal, resize, softmax, wide
+from .reference import clear, normal, resize, softmax
 from .runner import Call
 from .toy import ToyModel
-from .trees import walk
 
 TITLE = "The sampler"
 CLEAR = 2e-5  # no decision of the reference may be closer than this, so that float32 decides alike
@@ -22,136 +19,118 @@ CODES = 20
 
 
 class Reference(Base):
-    """The functions as the notebook asks for them; `a3.toml` says what mistakes make of them.
+    """The functions as the notebook asks for them; `a3.toml` says what mistakes make of them."""
 
-    Attributes:
-        sharpen: a random generator; `draw` then moves two thirds of its uniform numbers (in place)
-            close to the edges between two tokens.
-    """
-
-    sharpen: np.random.Generator | None = None
-
-    def guide(self, cond: Array, uncond: Array, k: int, scales: int, cfg: float) -> Array:
-        t = cfg * k / max(1, scales - 1)
+    def guide(self, cond: Array, uncond: Array, k: int, scales: int, cfg: Array, first: Array):
+        t = np.where(k >= first, cfg * k / (scales - 1), 0)[:, None, None]
         return (1 + t) * cond - t * uncond
 
     def rule_out(self, logits: Array, keep: Array) -> Array:
         return np.where(keep, logits, -np.inf)
 
-    def keep_top_k(self, logits: Array, top_k: int) -> Array:
-        if not 0 < top_k < logits.shape[-1]:
-            return logits
-        ordered = -np.sort(-logits, -1)
-        self.margins.append((ordered[..., top_k - 1] - ordered[..., top_k]).min())
-        rank = (-logits).argsort(-1, kind="stable").argsort(-1, kind="stable")
-        return self.rule_out(logits, rank < top_k)
+    def keep_min_p(self, logits: Array, min_p: float) -> Array:
+        p = softmax(logits)
+        top = p.max(-1, keepdims=True)
+        apart = np.abs(p - min_p * top) / top
+        self.margins.append(apart[(p < top) & (p > 0)].min(initial=1))
+        return self.rule_out(logits, p >= min_p * top)
 
-    def keep_top_p(self, logits: Array, top_p: float) -> Array:
-        if not 0 < top_p < 1:
+    def keep_typical(self, logits: Array, mass: float) -> Array:
+        if not mass < 1:
             return logits
         p = softmax(logits)
-        order = np.argsort(-p, axis=-1, kind="stable")
-        p = np.take_along_axis(p, order, -1)
-        before = p.cumsum(-1) - p  # of all that are likelier
-        self.margins.append(np.abs(before[..., 1:] - top_p).min())
+        told = -np.log(np.where(p > 0, p, 1))  # nats
+        entropy = (p * told).sum(-1, keepdims=True)
+        odd = np.where(p > 0, np.abs(told - entropy), np.inf)
+        order = np.argsort(odd, -1, kind="stable")
+        p, gaps = (np.take_along_axis(x, order, -1) for x in (p, odd))
+        before = p.cumsum(-1) - p  # of all that are more typical
+        self.margins.append(np.abs(before[..., 1:] - mass).min())
+        with np.errstate(invalid="ignore"):
+            gaps = np.diff(gaps)
+        self.margins.append(4 * gaps[np.isfinite(gaps)].min(initial=1))
         keep = np.zeros(p.shape, bool)
-        np.put_along_axis(keep, order, before < top_p, -1)
+        np.put_along_axis(keep, order, before < mass, -1)
         return self.rule_out(logits, keep & np.isfinite(logits))
 
     def draw(self, logits: Array, uniform: Array) -> Array:
         p = softmax(logits)
         cumulative = p.cumsum(-1)
-        if self.sharpen is not None:
-            _sharpen(self.sharpen, p, cumulative, uniform)
-        u = uniform[..., None]
-        edges = np.where(p > 0, np.abs(cumulative - u), 1)[..., :-1]
+        edges = np.where(p > 0, np.abs(cumulative - uniform[..., None]), 1)[..., :-1]
         self.margins.append(edges[(cumulative < 1 - 1e-9)[..., :-1]].min(initial=1))
-        return (cumulative <= u).sum(-1)
+        return (cumulative <= uniform[..., None]).sum(-1)
 
-    def smooth(self, logits: Array, noise: Array, codebook: Array, k: int, scales: int) -> Array:
-        rho = k / max(1, scales - 1)
-        tau = max(0.27 * (1 - 0.95 * rho), 0.005)
-        return softmax((logits * (1 + rho) + noise) / tau) @ codebook
+    def redraw(self, tokens: Array, draft: Array, logits: Array, accept: Array, uniform: Array):
+        p, q = softmax(draft), softmax(logits)
+        old, new = (np.take_along_axis(x, tokens[..., None], -1)[..., 0] for x in (p, q))
+        kept, left = accept * old < new, np.maximum(q - p, 0)
+        cumulative = left.cumsum(-1)
+        u = uniform[..., None] * cumulative[..., -1:]
+        drawn = (cumulative <= u).sum(-1)
+        edges = np.abs(cumulative - u)[~kept]
+        self.margins += [np.abs(accept * old - new).min(), edges.min(initial=1)]
+        return np.where(kept, tokens, drawn)
 
-    def both(self, logits: Array, top_k: int, top_p: float) -> Array:
-        return self.keep_top_p(self.keep_top_k(logits, top_k), top_p)
+    def follow(self, cache: list[Array], index: Array) -> list[Array]:
+        half = len(cache[0]) // 2
+        rows = np.concatenate([index, index + half])
+        return [entry[rows] for entry in cache]
 
-    def filtered(self, cond, uncond, k: int, scales: int, cfg, top_k: int, top_p) -> Array:
-        """Guidance, top-k, top-p, in this order."""
-        return self.both(self.guide(cond, uncond, k, scales, cfg), top_k, top_p)
+    def survivors(self, score: Array, n: int, keep: int) -> Array:
+        groups = score.reshape(-1, n)
+        self.margins.append(0.1 * np.diff(np.sort(groups)).min(initial=1))
+        order = np.argsort(-groups, -1)[:, :keep]
+        return (order + n * np.arange(len(groups))[:, None]).reshape(-1)
 
-    def sample(self, model, uniforms, cfg, top_k, top_p):
-        return self.loop(model, uniforms, cfg, top_k, top_p)
+    def both(self, logits: Array, min_p: float, mass: float) -> Array:
+        return self.keep_typical(self.keep_min_p(logits, min_p), mass)
 
-    def inpaint(self, model, own, mask, uniforms, cfg, top_k, top_p):
-        return self.loop(model, uniforms, cfg, top_k, top_p, own, mask)
+    def one(self, toy, k, x, cache, uniforms, cfg, first, min_p, mass):
+        """A map drawn (B, h, w), the logits with the class, and the new cache."""
+        cond, uncond, cache = toy.step(k, x, cache)
+        guided = self.guide(cond, uncond, k, len(uniforms), cfg, first)
+        drawn = self.draw(self.both(guided, min_p, mass), uniforms[k])
+        return drawn.reshape(-1, *toy.sizes[k]), cond, cache
 
-    def loop(self, model, uniforms, cfg, top_k, top_p, own=None, mask=None):
-        toy, x, f_hat, tokens = ToyModel(resize, **model["toy"]), None, 0.0, []
-        keep = None if mask is None else self.keep_maps(mask, toy.sizes)
-        for k, (h, w) in enumerate(toy.sizes):
-            logits = self.filtered(*toy.logits(k, x), k, len(uniforms), cfg, top_k, top_p)
-            used = drawn = self.draw(logits, uniforms[k]).reshape(-1, h, w)
-            if keep is not None:
-                used = drawn = np.where(keep[k], own[k], drawn)
+    def add(self, toy, k, f_hat, used):
+        """f_hat with this map, and the next input."""
+        h_k = toy.contribution(k, toy.codebook[used].transpose(0, 3, 1, 2))
+        f_hat = f_hat + h_k
+        return f_hat, toy.next_input(k + 1, f_hat) if k + 1 < len(toy.sizes) else f_hat
+
+    def likelihood(self, logits: Array, drawn: Array) -> Array:
+        at = drawn.reshape(len(drawn), -1, 1)
+        return np.log(np.take_along_axis(softmax(logits), at, -1)).sum((1, 2))
+
+    def sample(self, model, uniforms, counts, cfg, first, min_p, mass):
+        toy, x, cache, f_hat, score = ToyModel(resize, **model["toy"]), None, None, 0.0, 0.0
+        tokens: list[Array] = []
+        for k in range(len(uniforms)):
+            drawn, cond, cache = self.one(toy, k, x, cache, uniforms, cfg, first, min_p, mass)
+            score = score + self.likelihood(cond, drawn)
+            f_hat, x = self.add(toy, k, f_hat, drawn)
             tokens.append(drawn)
-            h_k = toy.contribution(k, toy.codebook[used].transpose(0, 3, 1, 2))
-            f_hat = f_hat + h_k
-            if k + 1 < len(uniforms):
-                x = toy.next_input(k + 1, f_hat)
+            index = self.survivors(score, counts[k], counts[k + 1])
+            x, score, cache = x[index], score[index], self.follow(cache, index)
+            tokens, f_hat = [part[index] for part in tokens], f_hat[index]
+            cfg, first = cfg[index], first[index]
         return tokens, f_hat
 
-    def keep_maps(self, mask: Array, sizes: list[tuple[int, int]]) -> list[Array]:
-        maps = []
-        for h, w in sizes:
-            share = resize((~mask)[None, None].astype(float), (h, w), "bilinear")[0, 0]
-            self.margins.append(np.abs(share - 0.5).min())
-            keep = share > 0.5
-            maps.append(np.ones((h, w), bool) if h * w <= 3 else keep)
+    def repair(self, model, own, start, uniforms, *rule):
+        first = self.arm(model, own, start, start, uniforms, *rule)
+        return first, self.arm(model, own, start, None, uniforms, *rule)
+
+    def arm(self, model, own, start, read, uniforms, *rule):
+        """All maps, of which the first are `start`; the model reads `read`, or what it may know."""
+        toy, x, cache, f_hat, maps = ToyModel(resize, **model["toy"]), None, None, 0.0, []
+        for k in range(len(uniforms)):
+            used, _, cache = self.one(toy, k, x, cache, uniforms, *rule)
+            maps.append(used)
+            if k < len(start):
+                used = np.where(start[k] == own[k], own[k], used) if read is None else read[k]
+                maps[k] = start[k]
+            f_hat, x = self.add(toy, k, f_hat, used)
         return maps
-
-
-def _sharpen(rng, p: Array, cumulative: Array, uniform: Array) -> None:
-    """Moves uniform numbers to within 6e-5 to 3e-4 of an edge that they do not cross."""
-    rows = cumulative.reshape(-1, p.shape[-1])
-    flat = uniform.reshape(-1)
-    for i, (row, own) in enumerate(zip(rows, p.reshape(rows.shape))):
-        edges = row[:-1][own[:-1] > 0]
-        edges = edges[(edges > 1e-3) & (edges < 1 - 1e-3)]
-        if len(edges) and rng.random() < 2 / 3:
-            flat[i] = rng.choice(edges) + rng.choice([-1, 1]) * rng.uniform(6e-5, 3e-4)
-    uniform[...] = flat.reshape(uniform.shape)
-
-
-def cases_top_p(rng):
-    """Wide and narrow sets, codes ruled out before, and the values that keep all."""
-
-    def case(scale, top_p, gone=()):
-        def make(r):
-            values = normal(r, 3, 4, 9, scale=scale)
-            values[..., gone] = -np.inf  # ruled out before, as top-k does
-            return Call("keep_top_p", (values, top_p))
-
-        return clear(rng, make, Reference, CLEAR)
-
-    calls = [case(1.0, 0.7), case(2.0, 0.9), case(1.5, 0.02), case(1.0, 0.5, [2, 5])]
-    calls += [(normal(rng, 2, 3, 9), top_p) for top_p in (1.0, 0.0)]
-    # All are kept, though the likeliest alone add up to 1 in float32.
-    return calls + [(normal(rng, 2, 3, 9, scale=100), 1.0)]
-
-
-def sharp(rng: Generator, make, at: int = -4) -> Call:
-    """A clear call, many of whose random numbers lie close to the edge between two tokens."""
-
-    def sharpened(r):
-        call = make(r)
-        right, args, live = Reference(), list(call.args), wide(call.args)
-        right.sharpen = r
-        getattr(right, call.function)(*live)  # changes the random numbers in place
-        args[at] = walk(live[at], lambda numbers: numbers.astype(np.float32))
-        return replace(call, args=tuple(args))
-
-    return clear(rng, sharpened, Reference, CLEAR)
 
 
 def uniform(rng: Generator, *shape: int) -> np.ndarray:
@@ -159,101 +138,116 @@ def uniform(rng: Generator, *shape: int) -> np.ndarray:
     return rng.random(shape).astype(np.float32)
 
 
-def cases_draw(rng):
-    """Numbers near the edges; codes without probability at both ends, and 0 and nearly 1."""
+def strengths(rng: Generator, count: int, scales: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """For each picture a strength, and the scale at which its guidance begins; all are different.
+
+    Scales begin anew where there are more pictures.
+    """
+    cfg = rng.uniform(0.5, 2.5, count).astype(np.float32)
+    return cfg, rng.permutation(np.arange(count) % (scales - 1))
+
+
+def cases_guide(rng):
+    """As many pictures as tokens and codes: a strength that lands on the wrong axis fits, too."""
+    for k, scales, n in ((0, 4, 3), (1, 4, 4), (2, 4, 3), (3, 4, 4), (2, 6, 5)):
+        yield normal(rng, n, n, n), normal(rng, n, n, n), k, scales, *strengths(rng, n, scales)
+
+
+def cases_filter(rng, function, thresholds):
+    """Wide and narrow sets, codes ruled out before, and the values at the ends."""
+
+    def case(threshold, scale, gone):
+        def make(r):
+            values = normal(r, 3, 4, 9, scale=scale)
+            values[..., gone] = -np.inf  # ruled out before, as another filter does
+            return Call(function, (values, threshold))
+
+        return clear(rng, make, Reference, CLEAR)
+
+    calls = [case(*m) for m in zip(thresholds, (1.0, 2.0, 1.5, 1.0), ([], [], [], [2, 5]))]
+    # All are kept at one end, though one code alone has all the probability in float32.
+    scale, first = (10, 0.0) if function == "keep_min_p" else (100, 1.0)
+    return calls + [(normal(rng, 2, 3, 9, scale=scale), first), (normal(rng, 2, 3, 9), 1.0)]
+
+
+def cases_redraw(rng):
+    """Other logits, logits with codes ruled out, and a position where nothing has changed."""
 
     def case(length, codes, gone):
         def make(r):
-            logits = normal(r, 3, length, codes, scale=1.5)
-            logits[..., gone] = -np.inf
-            return Call("draw", (logits, uniform(r, 3, length)))
+            draft, logits = (normal(r, 3, length, codes, scale=1.2) for _ in range(2))
+            logits[..., gone], logits[:, 0] = -np.inf, draft[:, 0]
+            tokens = Reference().draw(draft, uniform(r, 3, length))
+            chances = uniform(r, 2, 3, length)
+            return Call("redraw", (tokens, draft, logits, *chances))
 
-        return sharp(rng, make, at=1)
+        return clear(rng, make, Reference, CLEAR)
 
-    edge = normal(rng, 2, 4, 8)
-    edge[..., [0, 7]] = -np.inf
-    ends = np.zeros((2, 4), np.float32)
-    ends[:, ::2] = 1 - 2.0**-24  # the largest number below 1
-    many = normal(rng, 2, 12, 4096, scale=2.0)
-    many[..., -2:] = 3.0, -np.inf  # the last one that counts is likely: its lower edge is far off
-    nearly = np.full((2, 12), ends[0, 0])
-    return [case(4, 6, []), case(20, 8, [0, 3, 7]), (edge, ends), (many, nearly)]
+    return [case(5, 6, []), case(20, 8, [0, 3, 7]), case(12, 5, [4])]
 
 
-def toy(rng: Generator, sizes, batch: int = 3, channels: int = 4) -> dict:
+def cases_follow(rng):
+    """Another order, fewer, and more than there were; entries of other shapes."""
+    for count in (4, 2, 7):
+        shapes = [(8, 3, 2), (8, 2, 3, 2), (8, 5)]
+        yield [normal(rng, *shape) for shape in shapes], rng.integers(0, 4, count)
+
+
+def cases_survivors(rng):
+    """Groups of several sizes, of which some or all go on."""
+    for groups, n, keep in ((3, 4, 2), (2, 5, 1), (4, 3, 3), (2, 6, 4)):
+        yield normal(rng, groups * n, scale=5), n, keep
+
+
+def toy(rng: Generator, sizes, batch: int, channels: int = 4) -> dict:
     """A small model by its weights: what `ToyModel` is made from."""
-    h, w = sizes[0]
     return {"toy": {
         "sizes": sizes, "codebook": normal(rng, CODES, channels),
-        "start": normal(rng, batch, h * w, channels),
-        "weight": normal(rng, channels, CODES, scale=0.7),
+        "start": normal(rng, 2 * batch, sizes[0][0] * sizes[0][1], channels),
+        "weight": normal(rng, channels, CODES, scale=0.5),
+        "null": normal(rng, channels, CODES, scale=0.3),
         "bias": normal(rng, len(sizes), 1, CODES, scale=0.5),
-        "null": normal(rng, channels, CODES, scale=0.4),
     }}  # fmt: skip
 
 
-FILTERS = [(1.5, 5, 0.8), (0.7, 12, 0.6), (2.0, 3, 0.95), (1.0, 8, 0.9)]
-"""(cfg, top_k, top_p); in all of them both filters rule out something."""
-
-
-def cases_loop(rng, function):
-    """The whole loop, with own tokens and a mask or without, four times with other filters."""
-
-    def case(sizes, batch, filters):
-        def make(r):
-            uniforms = [uniform(r, batch, h * w) for h, w in sizes]
-            own = [r.integers(0, CODES, (batch, *size)) for size in sizes]
-            more = (own, clear_mask(r, sizes)) if function == "inpaint" else ()
-            return Call(function, (toy(r, sizes, batch), *more, uniforms, *filters))
-
-        return sharp(rng, make)
-
-    return [case(LADDERS[i % 2], 2 + i % 2, filters) for i, filters in enumerate(FILTERS)]
-
-
-def clear_mask(rng: Generator, sizes, height: int = 18, width: int = 13) -> np.ndarray:
-    """A mask with a rectangle and some patches to be drawn, clear on all maps."""
+def loop_case(rng: Generator, function, sizes, counts, rule, groups=2, forced=0) -> Call:
+    """A clear call of a loop, with a toy model."""
 
     def make(r):
-        mask = np.zeros((height, width), bool)
-        (top, bottom), (left, right) = (
-            (r.integers(1, side // 2), r.integers(side // 2 + 1, side)) for side in mask.shape
-        )
-        mask[top:bottom, left:right] = True
-        for _ in range(6):
-            y, x = r.integers(0, height - 3), r.integers(0, width - 3)
-            mask[y : y + r.integers(1, 4), x : x + r.integers(1, 4)] ^= True
-        return Call("keep_maps", (mask, sizes))
+        numbers = [uniform(r, groups * n, h * w) for n, (h, w) in zip(counts, sizes)]
+        batch, more = groups * counts[0], (numbers, list(counts))
+        if function == "repair":
+            own = [r.integers(0, CODES, (batch, *size)) for size in sizes[:forced]]
+            wrong = [(m + (r.random(m.shape) < 0.5) * r.integers(1, CODES, m.shape)) % CODES
+                     for m in own]  # fmt: skip
+            more = (own, wrong, numbers)
+        return Call(function, (toy(r, sizes, batch), *more, *strengths(r, batch), *rule))
 
-    return clear(rng, make, Reference, 1e-3).args[0]
+    return clear(rng, make, Reference, CLEAR)
 
 
-def cases_keep(rng):
-    """Odd masks, and an edge through the middle of positions: kept by exactly one half."""
-    sizes = [(1, 1), (1, 3), (2, 2), (3, 5), (5, 5), (7, 6), (8, 9)]
-    tie = np.zeros((8, 16), bool)
-    tie[:, : int(rng.choice([3, 5, 7]))] = True  # ends in the middle of two cells of the 8x8 map
-    tie[:, 8:] = rng.random(8) < 0.5
-    return [(clear_mask(rng, sizes), sizes), (clear_mask(rng, sizes, 11, 21), sizes),
-            (clear_mask(rng, sizes, 17, 17), sizes), (tie, [(1, 2), (2, 2), (8, 8)])]  # fmt: skip
+RULES = [(0.1, 0.8), (0.04, 0.7), (0.15, 0.9), (0.02, 0.6)]
+"""(min_p, mass); in all of them both filters rule out something."""
+FEWER = [[4, 3, 2, 2, 1], [3, 3, 1, 1, 1]]
 
 
 CHECKS = [
-    # First, middle and last scales, so that the ends of the ramp show.
-    Check("guide", 1, 3, lambda rng: [
-        (normal(rng, batch, 3, 7), normal(rng, batch, 3, 7), k, scales, cfg)
-        for batch, k, scales, cfg in ((2, 0, 4, 1.5), (3, 1, 4, 1.5), (2, 3, 4, 3), (1, 2, 6, 0.7))
-    ]),
-    # Some, one, none (0: keep all), exactly all, and more than there are.
-    Check("keep_top_k", 2, 2, lambda rng: [(normal(rng, 3, 3, 9), k) for k in (3, 1, 0, 9, 30, 8)]),
-    Check("keep_top_p", 3, 4, cases_top_p),
-    Check("draw", 4, 3, cases_draw),
-    Check("smooth", 5, 3, lambda rng: [
-        (normal(rng, b, 3, 9, scale=0.5), rng.gumbel(size=(b, 3, 9)).astype(np.float32),
-         normal(rng, 9, 4), k, scales)
-        for b, k, scales in ((2, 0, 4), (3, 1, 4), (2, 2, 4), (1, 4, 6))
-    ], tolerance=1e-3),
-    Check("sample", 6, 4, lambda rng: cases_loop(rng, "sample")),
-    Check("keep_maps", 7, 2, cases_keep),
-    Check("inpaint", 8, 4, lambda rng: cases_loop(rng, "inpaint"), known=("inpaint", "sample")),
+    Check("guide", 1, 3, lambda rng: list(cases_guide(rng))),
+    Check("keep_min_p", 2, 2, lambda rng: cases_filter(rng, "keep_min_p", (0.3, 0.05, 0.1, 0.4))),
+    Check("keep_typical", 3, 3, lambda rng: (
+        cases_filter(rng, "keep_typical", (0.6, 0.9, 0.2, 0.5)))),
+    Check("redraw", 4, 4, cases_redraw),
+    Check("follow", 5, 2, lambda rng: list(cases_follow(rng))),
+    Check("survivors", 6, 2, lambda rng: list(cases_survivors(rng))),
+    # All go on, in another order: what does not follow fits, and is wrong. Then fewer and fewer.
+    Check("sample", 7, 3, lambda rng: [
+        loop_case(rng, "sample", LADDERS[i % 2], [3] * 5, rule) for i, rule in enumerate(RULES)
+    ], known=("sample", "loop")),
+    Check("sample_fewer", 7, 2, lambda rng: [
+        loop_case(rng, "sample", LADDERS[i], FEWER[i], RULES[i], groups=3) for i in range(2)
+    ], "sample", known=("fewer",)),
+    Check("repair", 8, 4, lambda rng: [
+        loop_case(rng, "repair", LADDERS[i % 2], [1] * 5, rule, groups=3, forced=forced)
+        for i, (rule, forced) in enumerate(zip(RULES, (1, 2, 3, 2)))
+    ], known=("repair", "loop")),
 ]  # fmt: skip

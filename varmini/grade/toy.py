@@ -11,27 +11,27 @@ class ToyModel:
     Attributes:
         sizes: the grids (h_k, w_k) of the K token maps.
         codebook: (V, C).
-        logits: a function of k, the scale from 0, and x, (B, h_k w_k, C) from `next_input` or None
-            at scale 0. It returns two tensors (B, h_k w_k, V): logits for the class, and for no
-            class. Raises a ValueError when it is not the turn of scale k: a real model appends to
-            its cache.
     """
 
-    def __init__(self, resize, sizes, codebook, start, weight, bias, null):
-        self.sizes = [tuple(size) for size in sizes]
-        self.codebook, self._resize = codebook, resize
-        turns = iter(range(len(sizes)))  # out of reach: nothing here can be set back
+    def __init__(self, resize, sizes, codebook, start, weight, null, bias):
+        self.sizes, self.codebook = [tuple(size) for size in sizes], codebook
+        self._resize, self._weights = resize, (start, weight, null, bias)
 
-        def logits(k, x):
-            turn = next(turns, None)
-            if k != turn:
-                raise ValueError(
-                    f"logits of scale {k} asked for, expected scale {turn}: once a scale, in order"
-                )
-            x = start if x is None else x
-            return x @ weight + bias[k], x @ null + bias[k]
+    def step(self, k, x, cache):
+        """Logits of scale k with the class and without, (B, h_k w_k, V) each, and the new cache.
 
-        self.logits = logits
+        x: (B, h_k w_k, C) from `next_input`, or None at scale 0. cache: None at scale 0, else what
+        the step before returned: a list of tensors with 2B rows, those with the class first.
+        """
+        start, weight, null, bias = self._weights
+        if len(cache or ()) != k:
+            raise ValueError(f"the cache holds {len(cache or ())} scales, expected {k} before "
+                             "this one: give `step` the cache of the step before")  # fmt: skip
+        x = start if k == 0 else x[list(range(len(x))) * 2]
+        cache, half = [*(cache or ()), x], len(x) // 2
+        for e in cache:  # attention without a softmax
+            x = x + x @ (e.swapaxes(1, 2) @ e) / (1 + (e * e).sum((1, 2))[:, None, None])
+        return x[:half] @ weight + bias[k], x[half:] @ null + bias[k], cache
 
     def contribution(self, k, codes):
         """What scale k adds to f_hat: codes (B, C, h_k, w_k) -> (B, C, H, W)."""

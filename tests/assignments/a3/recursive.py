@@ -1,75 +1,94 @@
-"""The loop as a recursion; thresholds instead of masks; logits shifted by a constant inside."""
+"""The loops as recursions; thresholds instead of masks; what follows is a tree of tensors."""
 
 import torch
-import torch.nn.functional as F
 
 
-def guide(cond, uncond, k, num_scales, cfg):
-    s = 1 + cfg * k / (num_scales - 1)  # the standard form, with strength s
-    return uncond + s * (cond - uncond)
+def guide(cond, uncond, k, num_scales, cfg, first):
+    s = 1 + cfg * torch.heaviside(k - first.float(), torch.ones(())) * k / (num_scales - 1)
+    return torch.einsum("b,blv->blv", s, cond - uncond) + uncond  # the standard form
 
 
 def ruled(logits, goes):
     return logits - torch.zeros_like(logits).masked_fill(goes, torch.inf)
 
 
-def keep_top_k(logits, top_k):
-    if top_k < 1 or top_k > logits.size(-1):
-        return logits
-    return ruled(logits, logits < logits.sort(-1).values[..., -top_k].unsqueeze(-1))
+def keep_min_p(logits, min_p):
+    share = (logits - logits.amax(-1, keepdim=True)).exp()  # p over the largest p
+    return ruled(logits, share < min_p)
 
 
-def keep_top_p(logits, top_p):
-    if not 0 < top_p < 1:
+def keep_typical(logits, mass):
+    if mass >= 1:
         return logits
     p = logits.softmax(-1)
-    ordered = p.sort(-1, descending=True).values
-    count = (ordered.cumsum(-1) < top_p).sum(-1, keepdim=True)  # of those that do not reach it
-    return ruled(logits, p < ordered.gather(-1, count.clamp(max=p.size(-1) - 1)))
+    odd = (p.log() + torch.special.entr(p).sum(-1).unsqueeze(-1)).abs()
+    ordered, order = odd.sort(-1)
+    count = (p.gather(-1, order).cumsum(-1) < mass).sum(-1, keepdim=True)
+    return ruled(logits, odd > ordered.gather(-1, count.clamp(max=p.size(-1) - 1)))
 
 
 def draw(logits, uniform):
-    p = (logits - logits.max()).softmax(-1)
-    cumulative = p.cumsum(-1)
+    p = logits.softmax(-1)
     last = (p > 0).int().cumsum(-1).argmax(-1)  # of the codes that have a probability
-    return (cumulative <= uniform.unsqueeze(-1)).sum(-1).minimum(last)
+    return (p.cumsum(-1) <= uniform.unsqueeze(-1)).sum(-1).minimum(last)
 
 
-def smooth(logits, noise, codebook, k, num_scales):
-    rho = torch.tensor(k / (num_scales - 1))
-    tau = (0.27 * (1 - 0.95 * rho)).clamp(min=0.005)
-    return F.softmax((logits * (1 + rho) + noise) / tau, dim=-1).matmul(codebook)
+def redraw(tokens, draft, logits, accept, uniform):
+    p, q = draft.softmax(-1), logits.softmax(-1)
+    left = torch.relu(q - p)
+    total = left.sum(-1, keepdim=True)
+    fresh = draw((left / total.where(total > 0, 1)).log().nan_to_num(neginf=-1e9), uniform)
+    chance = torch.take_along_dim(q / p, tokens.unsqueeze(-1), -1).squeeze(-1).clamp(max=1)
+    return tokens.where(accept < chance, fresh)
 
 
-def go_on(model, k, x, f_hat, force, uniforms, rule):
+def follow(cache, index):
+    return [torch.cat([half[index] for half in entry.chunk(2)]) for entry in cache]
+
+
+def survivors(score, n, keep):
+    groups = torch.arange(len(score)).div(n, rounding_mode="floor")
+    order = score.argsort(descending=True)
+    order = order[groups[order].argsort(stable=True)]  # by group, the best first
+    return order.view(-1, n)[:, :keep].reshape(-1)
+
+
+def go_on(model, k, x, cache, f_hat, of, rule, uniforms, judge):
     if k == len(model.sizes):
         return [], f_hat
-    logits = guide(*model.logits(k, x), k, len(model.sizes), rule[0])
-    tokens = draw(keep_top_p(keep_top_k(logits, rule[1]), rule[2]), uniforms[k])
-    tokens = force(k, tokens.reshape(len(tokens), *model.sizes[k]))
-    f_hat = f_hat + model.contribution(k, model.codebook[tokens].permute(0, 3, 1, 2))
+    cond, uncond, cache = model.step(k, x, cache)
+    logits = keep_min_p(guide(cond, uncond, k, len(model.sizes), *of), rule[0])
+    drawn = draw(keep_typical(logits, rule[1]), uniforms[k]).reshape(-1, *model.sizes[k])
+    read, index = judge(k, cond, drawn)
+    f_hat = (f_hat + model.contribution(k, model.codebook[read].permute(0, 3, 1, 2)))[index]
+    of, cache = [part[index] for part in of], follow(cache, index)
     x = model.next_input(k + 1, f_hat) if k + 1 < len(model.sizes) else None
-    rest, f_hat = go_on(model, k + 1, x, f_hat, force, uniforms, rule)
-    return [tokens, *rest], f_hat
+    maps, f_hat = go_on(model, k + 1, x, cache, f_hat, of, rule, uniforms, judge)
+    return [drawn, *maps], f_hat
 
 
-def sample(model, uniforms, cfg, top_k, top_p):
-    rule = (cfg, top_k, top_p)
-    return go_on(model, 0, None, 0, lambda k, tokens: tokens, uniforms, rule)
+def sample(model, uniforms, counts, cfg, first, min_p, mass):
+    kept, score = [], torch.zeros(len(cfg))
+
+    def judge(k, cond, drawn):
+        nonlocal kept, score
+        told = -torch.nn.functional.cross_entropy(cond.mT, drawn.flatten(1), reduction="none")
+        index = survivors(score + told.sum(-1), counts[k], counts[k + 1])
+        kept, score = [m[index] for m in [*kept, drawn]], (score + told.sum(-1))[index]
+        return drawn, index
+
+    _, f_hat = go_on(model, 0, None, None, 0, (cfg, first), (min_p, mass), uniforms, judge)
+    return kept, f_hat
 
 
-def keep_maps(mask, sizes):
-    drawn = mask.float().unsqueeze(0).unsqueeze(0)
-    grow = [torch.nn.Upsample(size=tuple(size), mode="bilinear") for size in sizes]
-    maps = [one(drawn)[0, 0] < 0.5 for one in grow]
-    return [keep | torch.tensor(keep.numel() <= 3) for keep in maps]
+def repair(model, own, start, uniforms, cfg, first, min_p, mass):
+    def arm(seen):
+        def judge(k, cond, drawn):
+            same = seen | (start[k] == own[k]) if k < len(start) else None
+            read = drawn if same is None else same * start[k] + ~same * drawn
+            return read, torch.arange(len(drawn))
 
+        rule = (cfg, first), (min_p, mass), uniforms
+        return start + go_on(model, 0, None, None, 0, *rule, judge)[0][len(start) :]
 
-def inpaint(model, tokens, mask, uniforms, cfg, top_k, top_p):
-    keep = keep_maps(mask, model.sizes)
-
-    def force(k, drawn):
-        choice = (~keep[k]).long().expand(1, *drawn.shape)
-        return torch.stack([tokens[k], drawn]).gather(0, choice)[0]
-
-    return go_on(model, 0, None, 0, force, uniforms, (cfg, top_k, top_p))
+    return arm(True), arm(False)

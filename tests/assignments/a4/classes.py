@@ -1,112 +1,91 @@
-"""A fitted law as an object that answers all three questions."""
+"""A law as an object that fits itself; costs as attributes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from itertools import product
 
 import numpy as np
 
 
 @dataclass
 class Law:
-    n: np.ndarray
-    loss: np.ndarray
+    floor: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
 
-    @cached_property
-    def x(self) -> np.ndarray:
-        return np.log(self.n)
+    def __call__(self, n, d):
+        return self.floor + self.a / n**self.alpha + self.b / d**self.beta
 
-    @cached_property
-    def y(self) -> np.ndarray:
-        return np.log(self.loss)
+    def __iter__(self):
+        return (getattr(self, field.name) for field in fields(self))
 
-    @cached_property
-    def alpha(self) -> float:
-        return np.cov(self.x, self.y)[0, 1] / self.x.var(ddof=1)
+    @classmethod
+    def with_exponents(cls, n, d, loss, alpha, beta) -> tuple[float, Law]:
+        x, y = n**-alpha, d**-beta
+        centred = np.stack([x - x.mean(), y - y.mean()])
+        a, b = np.linalg.solve(centred @ centred.T, centred @ (loss - loss.mean()))
+        law = cls(loss.mean() - a * x.mean() - b * y.mean(), a, b, alpha, beta)
+        return ((law(n, d) - loss) ** 2).sum(), law
 
-    @cached_property
-    def spread(self) -> float:
-        return self.x.var() * len(self.x)
-
-    @cached_property
-    def error(self) -> float:
-        rest = self.y - self.at(self.x)
-        return np.sqrt(rest @ rest / (len(self.x) - 2))
-
-    def at(self, x):
-        return self.y.mean() + self.alpha * (x - self.x.mean())
-
-    def reach(self, x) -> float:
-        return self.error * np.hypot(
-            np.sqrt(1 + 1 / len(self.x)), (x - self.x.mean()) / np.sqrt(self.spread)
-        )
+    @classmethod
+    def best(cls, n, d, loss, alphas, betas) -> Law:
+        found = [cls.with_exponents(n, d, loss, *pair) for pair in product(alphas, betas)]
+        return min(pair for pair in found if min([*pair[1]][:3]) >= 0)[1]
 
 
-@dataclass
 class Cost:
-    depth: int
-    width: int
-    sizes: list
-    vocab: int
-    channels: int
-    classes: int
-
-    @property
-    def blocks(self) -> int:
-        return self.depth * self.width**2 * (4 + 8 + 6)
-
-    @property
-    def maps(self) -> np.ndarray:
-        return np.array([h * w for h, w in self.sizes], dtype=object)
-
-    @property
-    def forward(self) -> int:
-        length = self.maps.sum()
-        attention = self.depth * 4 * self.width * length**2
-        adaln = self.depth * 12 * self.width**2
-        dense = self.depth * 24 * self.width**2 * length
-        word = 2 * self.channels * self.width * self.maps[1:].sum()
-        return attention + adaln + dense + word + 2 * self.width * self.vocab * length
+    def __init__(self, depth, width, hidden, shared, sizes, vocab, channels, classes):
+        maps = np.array([h * w for h, w in sizes], dtype=object)
+        self.dense = depth * 2 * width * (2 * width + hidden)
+        self.adaln = 6 * width**2 * (depth, 1)[shared]
+        pairs = (maps * maps.cumsum()).sum()
+        self.blocks = 2 * maps.sum() * self.dense + 4 * depth * width * pairs
+        self.word = 2 * channels * width * maps[1:].sum()
+        outside = 2 * self.adaln + 4 * width**2 + 2 * width * vocab * maps.sum()
+        self.forward = self.blocks + self.word + outside
 
 
 def parameters(model):
-    return Cost(**model).blocks
+    return Cost(**model).dense + Cost(**model).adaln
 
 
 def forward_flops(model):
     return Cost(**model).forward
 
 
-def training_flops(model, images):
-    return 3.0 * Cost(**model).forward * images
+def training_flops(model, images, recompute):
+    cost = Cost(**model)
+    return images * (3 * cost.forward - cost.word + cost.blocks * recompute)
 
 
-def attention_pairs(sizes):
-    n = np.array([h * w for h, w in sizes])
-    steps = [n[: k + 1] for k in range(len(n))]
-    return int(sum(s[-1] * s.sum() for s in steps)), int(sum(s.sum() ** 2 for s in steps))
+def fit(n, d, loss, alphas, betas):
+    return tuple(Law.best(n, d, loss, alphas, betas))
 
 
-def fit(n, loss):
-    law = Law(n, loss)
-    return law.alpha, np.exp(law.at(0) / law.alpha)
+def optimum(law, budget, cost):
+    law, total = Law(*law), budget / cost
+    ratio, both = law.alpha * law.a / (law.beta * law.b), law.alpha + law.beta
+    size = ratio ** (1 / both) * total ** (law.beta / both)
+    data = ratio ** (-1 / both) * total ** (law.alpha / both)
+    return size, data, law(size, data)
 
 
-def interval(n, loss, t):
-    law = Law(n, loss)
-    half = t * law.error / np.sqrt(law.spread)
-    return law.alpha - half, law.alpha + half
+def interval(n, d, loss, alphas, betas, draws, new_n, new_d, level):
+    groups = [np.flatnonzero(n == size) for size in sorted(set(n.tolist()))]
+    each = []
+    for draw in draws:
+        rows = np.concatenate([groups[i] for i in draw])
+        each.append(Law.best(n[rows], d[rows], loss[rows], alphas, betas)(new_n, new_d))
+    return np.quantile(each, [(1 - level) / 2, 1 - (1 - level) / 2])
 
 
-def predict(n, loss, new, t):
-    law, x = Law(n, loss), np.log(new)
-    return tuple(np.exp(law.at(x) + sign * t * law.reach(x)) for sign in (-1, 0, 1))
-
-
-def frontier(flops, loss):
-    on, best = np.zeros(len(loss), bool), np.inf
-    for i in sorted(range(len(loss)), key=lambda i: (flops[i], loss[i])):
-        on[i] = loss[i] <= best
-        best = min(best, loss[i])
-    return on
+def held_out(n, d, loss, alphas, betas):
+    errors = []
+    for size in np.unique(n):
+        law = Law.best(*(v[n != size] for v in (n, d, loss)), alphas, betas)
+        at, data, real = (v[n == size] for v in (n, d, loss))
+        errors.append(np.mean(np.log(law(at, data)) - np.log(real)))
+    return np.array(errors)

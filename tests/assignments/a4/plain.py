@@ -1,75 +1,93 @@
-"""Plain Python: loops and the math module."""
+"""Plain Python: loops and the math module, Cramer's rule for the three unknowns."""
 
 import math
 
 
 def parameters(model):
-    total = 0
+    w, total = model["width"], 0
     for _ in range(model["depth"]):
-        w = model["width"]
-        total += 3 * w * w + w * w + w * 4 * w + 4 * w * w + w * 6 * w
-    return total
+        total += 3 * w * w + w * w + w * model["hidden"] + model["hidden"] * w
+        total += 0 if model["shared"] else w * 6 * w
+    return total + (w * 6 * w if model["shared"] else 0)
 
 
-def product(a, b):
-    return 2 * a * b
+def parts(model):
+    w, blocks, outside, seen, word = model["width"], 0, 0, 0, 0
+    for k, (h, v) in enumerate(model["sizes"]):
+        count = h * v
+        seen += count
+        blocks += model["depth"] * count * (8 * w * w + 4 * w * model["hidden"] + 4 * w * seen)
+        word += 2 * model["channels"] * w * count if k else 0
+        outside += 2 * w * model["vocab"] * count
+    for _ in range(1 if model["shared"] else model["depth"]):
+        outside += 2 * w * 6 * w
+    return blocks, word, outside + 2 * w * 2 * w
 
 
 def forward_flops(model):
-    w, total, length = model["width"], 0, 0
-    for k, (h, v) in enumerate(model["sizes"]):
-        length += h * v
-        if k:
-            total += h * v * product(model["channels"], w)
-    for _ in range(model["depth"]):
-        total += product(w, 6 * w)
-        for _ in range(length):
-            total += product(w, 3 * w) + product(w, w) + 2 * product(w, 4 * w)
-            total += product(w, length) + product(length, w)
-    return total + length * product(w, model["vocab"])
+    return sum(parts(model))
 
 
-def training_flops(model, images):
-    once = forward_flops(model)
-    return images * (once + 2 * once)
+def training_flops(model, images, recompute):
+    blocks, word, outside = parts(model)
+    return images * ((4 if recompute else 3) * blocks + 2 * word + 3 * outside)
 
 
-def attention_pairs(sizes):
-    seen = cached = uncached = 0
-    for h, w in sizes:
-        seen += h * w
-        cached += h * w * seen
-        uncached += seen * seen
-    return cached, uncached
+def determinant(m):
+    (a, b, c), (d, e, f), (g, h, i) = m
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def line(n, loss):
-    xs, ys = [math.log(v) for v in n], [math.log(v) for v in loss]
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    spread = sum((x - mx) ** 2 for x in xs)
-    slope = sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / spread
-    intercept = my - slope * mx
-    errors = sum((y - intercept - slope * x) ** 2 for x, y in zip(xs, ys))
-    return slope, intercept, math.sqrt(errors / (len(xs) - 2)), mx, spread
+def fit(n, d, loss, alphas, betas):
+    best = None
+    for alpha in alphas:
+        for beta in betas:
+            columns = [[1.0] * len(n), [x**-alpha for x in n], [x**-beta for x in d]]
+            gram = [[sum(x * y for x, y in zip(u, v)) for v in columns] for u in columns]
+            right = [sum(x * y for x, y in zip(u, loss)) for u in columns]
+            found = []
+            for i in range(3):
+                changed = [[*row[:i], r, *row[i + 1 :]] for row, r in zip(gram, right)]
+                found.append(determinant(changed) / determinant(gram))
+            error = sum((sum(c * u for c, u in zip(found, row)) - y) ** 2
+                        for row, y in zip(zip(*columns), loss))  # fmt: skip
+            if min(found) >= 0 and (best is None or error < best[0]):
+                best = error, (*found, alpha, beta)
+    return best[1]
 
 
-def fit(n, loss):
-    slope, intercept, *_ = line(n, loss)
-    return slope, math.exp(intercept / slope)
+def predicted(law, n, d):
+    return law[0] + law[1] * n ** -law[3] + law[2] * d ** -law[4]
 
 
-def interval(n, loss, t):
-    slope, _, s, _, spread = line(n, loss)
-    return slope - t * s / math.sqrt(spread), slope + t * s / math.sqrt(spread)
+def optimum(law, budget, cost):
+    _, a, b, alpha, beta = law
+    log_m = math.log(budget / cost)
+    log_n = (math.log(alpha * a) - math.log(beta * b) + beta * log_m) / (alpha + beta)
+    n, d = math.exp(log_n), math.exp(log_m - log_n)
+    return n, d, predicted(law, n, d)
 
 
-def predict(n, loss, new, t):
-    slope, intercept, s, mx, spread = line(n, loss)
-    x = math.log(new)
-    half = t * s * math.sqrt(1 + 1 / len(n) + (x - mx) ** 2 / spread)
-    return tuple(math.exp(intercept + slope * x + sign * half) for sign in (-1, 0, 1))
+def percentile(values, share):
+    values, at = sorted(values), share * (len(values) - 1)
+    low = min(int(at), len(values) - 2)
+    return values[low] + (at - low) * (values[low + 1] - values[low])
 
 
-def frontier(flops, loss):
-    runs = list(zip(flops, loss))
-    return [not any(c <= cost and other < own for c, other in runs) for cost, own in runs]
+def interval(n, d, loss, alphas, betas, draws, new_n, new_d, level):
+    sizes, found = sorted(set(n)), []
+    for draw in draws:
+        rows = [j for i in draw for j in range(len(n)) if n[j] == sizes[i]]
+        law = fit(*([v[j] for j in rows] for v in (n, d, loss)), alphas, betas)
+        found.append(predicted(law, new_n, new_d))
+    return percentile(found, (1 - level) / 2), percentile(found, (1 + level) / 2)
+
+
+def held_out(n, d, loss, alphas, betas):
+    errors = []
+    for size in sorted(set(n)):
+        runs = list(zip(n, d, loss))
+        law = fit(*zip(*(run for run in runs if run[0] != size)), alphas, betas)
+        each = [math.log(predicted(law, x, y) / z) for x, y, z in runs if x == size]
+        errors.append(sum(each) / len(each))
+    return errors
