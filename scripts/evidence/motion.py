@@ -1,7 +1,7 @@
 """Trains and measures what draws moving garments: results/motion/.
 
-    python scripts/evidence/motion.py --train evaluator tokenizer-pyramid tokenizer-grid \
-        decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
+    python scripts/evidence/motion.py --train evaluator classifier tokenizer-pyramid \
+        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
@@ -29,17 +29,17 @@ FOLDER = RESULTS / "motion"
 
 
 def train(name: str, out: Path) -> Path:
-    """Trains one of: evaluator, tokenizer-<which>, decoder-<which>, <method>-s<seed>."""
+    """Trains evaluator, classifier, tokenizer-<which>, decoder-<which> or <method>-s<seed>."""
     method, _, seed = name.rpartition("-s")
-    if name == "evaluator":
-        return bed.train_evaluator(out)
+    if name in bed.NETWORKS:
+        return bed.train_network(name, out)
     if method in bed.METHODS and seed.isdecimal():
         return bed.train_model(method, int(seed), out)
     for kind, run in (("tokenizer", bed.train_tokenizer), ("decoder", bed.train_decoder)):
         if name.removeprefix(f"{kind}-") in bed.TOKENIZERS:
             return run(name.removeprefix(f"{kind}-"), out)
     raise ValueError(f"no training named {name!r}, expected evaluator, "
-                     f"tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
+                     f"classifier, tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
                      f"{', '.join(n + '-s0' for n in bed.METHODS)}")  # fmt: skip
 
 
