@@ -92,7 +92,9 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def pictures(out: Path, folder: Path) -> None:
-    """A GIF of each."""
+    """A GIF of each, and the same videos for notebook 16: videos.safetensors."""
+    from safetensors.torch import save_file
+
     garments, kept = measure.MovingGarments("test"), {}
     several = garments.batch(400, seed=3)
     chosen = torch.tensor([int((several.labels == y).nonzero()[i]) for i in range(2)
@@ -112,6 +114,9 @@ def pictures(out: Path, folder: Path) -> None:
     for task in ("image to video", "continue"):
         lines = [kept["real"], *(kept[f"{method}, {task}"] for method in bed.METHODS)]
         write_gif(folder / f"{task.replace(' ', '_')}.gif", sheet([v[:8] for v in lines]))
+    bytes_ = {k: torch.from_numpy(np.stack([pixels_of(v[:, :, t])[..., 0] for t in range(13)], 1))
+              for k, v in kept.items()}  # fmt: skip
+    save_file({k: v.contiguous() for k, v in bytes_.items()}, folder / "videos.safetensors")
 
 
 def logs(out: Path, folder: Path) -> None:
