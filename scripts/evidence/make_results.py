@@ -16,6 +16,7 @@ from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
 from motion_report import motion
 from wording import NOT_MEASURED, number, provenance, table, with_error
+from words_report import words
 
 from varmini.evaluation.statistics import welch
 from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
@@ -254,8 +255,8 @@ def cost(folder: Path, figures: Path) -> str:
 
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
-    tokenizers, comparison, ablation, infinity, scaling, zero_shot, likelihood, motion,
-    cost,
+    tokenizers, comparison, ablation, infinity, scaling, zero_shot, likelihood, words,
+    motion, cost,
 )  # fmt: skip
 
 
