@@ -25,16 +25,17 @@ def words(folder: Path, figures: Path) -> str:
         return text + f"{NOT_MEASURED}: run `python scripts/evidence/words.py`\n"
     of = {name: [r for r in runs if r["system"] == name] for name in SYSTEMS}
     trained = "; ".join(f"{SYSTEMS[name]}: {r[0]['parameters']:,} parameters, "
-                        f"{fmean(x['seconds'] for x in r) / 60:.1f} minutes on one core"
+                        f"{min(x['seconds'] for x in r) / 60:.1f} to "
+                        f"{max(x['seconds'] for x in r) / 60:.1f} minutes"
                         for name, r in of.items() if r)  # fmt: skip
     text += (
         'Captions such as "a sandal left of a bag" ask for two garments side by side. 20 of the '
         "100 pairs occur in no training; the captions of these are measured, 20 drawings a pair "
         "and seed. The evaluator, which took part in no training, names the garment in each half. "
         "Swapped: both are there, on the wrong sides. Guidance was chosen on seen pairs alone. "
-        f"Trainings of {runs[0]['images']:,} scenes, {trained}. The rows of test images are what "
-        "the evaluator says of true scenes, as they are and through a tokenizer. Guidance draws "
-        "typical garments, so that a system can pass these rows. "
+        f"Trainings of {runs[0]['images']:,} scenes on one core, beside other work; {trained}. The "
+        "rows of test images are what the evaluator says of true scenes, as they are and through "
+        "a tokenizer. Guidance draws typical garments, so that a system can pass these rows. "
         "In percent, ± standard error: over seeds, but no less than that of the draws.\n\n"
     )  # fmt: skip
     heads = ("system", "steps", "guidance", "left", "right", "swapped", "both, held-out pairs",
