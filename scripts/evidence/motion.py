@@ -26,6 +26,13 @@ from varmini.runtime.tables import RESULTS, Row, origin, write_rows
 from varmini.zoo.tokenizers.causal_video import CausalVideoTokenizer
 
 FOLDER = RESULTS / "motion"
+TRIED = {
+    "infinity-star": [{"cfg": cfg, "tau": tau} for tau in (1.0, 0.8)
+                      for cfg in (0.0, 0.5, 1.0, 2.0, 4.0)],
+    "magvit": [{"cfg": cfg, "rounds": rounds, "temperature": temperature} for cfg, rounds,
+               temperature in ((0.5, 12, 4.5), (0.5, 24, 10.0), (2.0, 24, 10.0))],
+}  # fmt: skip
+"""What `--choose` tries; what was chosen stands in `measure.DRAWING`."""
 
 
 def train(name: str, out: Path) -> Path:
@@ -67,6 +74,23 @@ def rows(out: Path, count: int) -> list[Row]:
         given, options = measure.TASKS[task], measure.DRAWING[method]
         videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
         made.append(row(method, task, seed, videos, given, model.steps(**options)))
+    return made
+
+
+def choices(out: Path) -> list[Row]:
+    """Options of drawing, tried with the first seed on videos apart from those of `rows`."""
+    network = bed.load(VideoNetwork, out / "evaluator")
+    truth, other = measure.test_videos(64, seed=11), measure.test_videos(256, seed=12)
+    real, made = measure.features_of(other.frames, network), []
+    tried = [(method, task, options) for method, several in TRIED.items() for options in several
+             for task in ("generate", "continue")]  # fmt: skip
+    for method, task, options in progress(tried, "options"):
+        model, tok = measure.pair(method, 0, out)
+        given = measure.TASKS[task]
+        videos = measure.drawn(model, tok, truth, given, 7, **options)
+        found = measure.figures(videos, truth, given, network, real)
+        kept = {k: found[k] for k in ("frechet", "kept", "kept_se", "error") if k in found}
+        made.append({"system": method, "task": task, "videos": 64} | options | kept | origin())
     return made
 
 
@@ -131,12 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/motion"), help="folder of the runs")
     parser.add_argument("--train", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--choose", action="store_true", help="write results/motion/choices.csv")
     parser.add_argument("--measure", action="store_true", help="write results/motion/motion.csv")
     parser.add_argument("--pictures", action="store_true", help="write results/motion/*.gif")
     parser.add_argument("--videos", type=int, default=256, help="test videos that are measured")
     args = parser.parse_args()
     for name in args.train:
         print(train(name, args.out))
+    if args.choose:
+        print(f"wrote {write_rows(FOLDER / 'choices.csv', choices(args.out))}")
     if args.measure:
         print(f"wrote {write_rows(FOLDER / 'motion.csv', rows(args.out, args.videos))}")
         logs(args.out, FOLDER)
