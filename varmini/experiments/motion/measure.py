@@ -21,8 +21,8 @@ DRAWING: dict[str, dict[str, Any]] = {
     "infinity-star": {"cfg": 2.0, "tau": 1.0},
     "magvit": {"cfg": 2.0, "rounds": 24, "temperature": 10.0},
 }
-"""Options of `draw`: of those tried, the ones with the least Frechet distance from a class alone, on
-other videos (results/motion/choices.csv)."""
+"""Options of `draw`: of those tried, the ones with the least Frechet distance of videos drawn from
+a class alone, on videos apart from those measured (results/motion/choices.csv)."""
 BATCH = 64
 
 
