@@ -24,7 +24,7 @@ setup(
     package_data={
         "varmini": ["**/*"],
         "varmini.assets": ["*_subset/*.parquet", "models/**/*", "README.md", "SHA256SUMS"],
-        "varmini.results": ["**/*.csv", "comparison/*.png"],
+        "varmini.results": ["**/*.csv", "comparison/*.png", "words/*.png", "motion/*.safetensors"],
     },
     exclude_package_data={"varmini": ["**/__pycache__/*"]},
 )

@@ -17,6 +17,7 @@ from likelihood_report import likelihood
 from live_scaling_report import live_scaling
 from motion_report import motion
 from wording import NOT_MEASURED, number, provenance, table, with_error
+from words_report import words
 
 from varmini.evaluation.statistics import welch
 from varmini.experiments.figures import NAMES, repair_bars, scaling_laws
@@ -256,7 +257,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
     tokenizers, comparison, minutes, ablation, infinity, scaling, live_scaling, zero_shot,
-    likelihood, motion, cost,
+    likelihood, words, motion, cost,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Trains and measures what draws moving garments: results/motion/.
 
-    python scripts/evidence/motion.py --train evaluator tokenizer-pyramid tokenizer-grid \
-        decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
+    python scripts/evidence/motion.py --train evaluator classifier tokenizer-pyramid \
+        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
@@ -26,20 +26,27 @@ from varmini.runtime.tables import RESULTS, Row, origin, write_rows
 from varmini.zoo.tokenizers.causal_video import CausalVideoTokenizer
 
 FOLDER = RESULTS / "motion"
+TRIED = {
+    "infinity-star": [{"cfg": cfg, "tau": tau} for tau in (1.0, 0.8)
+                      for cfg in (0.0, 0.5, 1.0, 2.0, 4.0)],
+    "magvit": [{"cfg": cfg, "rounds": rounds, "temperature": temperature} for cfg, rounds,
+               temperature in ((0.5, 12, 4.5), (0.5, 24, 10.0), (2.0, 24, 10.0))],
+}  # fmt: skip
+"""What `--choose` tries; what was chosen stands in `measure.DRAWING`."""
 
 
 def train(name: str, out: Path) -> Path:
-    """Trains one of: evaluator, tokenizer-<which>, decoder-<which>, <method>-s<seed>."""
+    """Trains evaluator, classifier, tokenizer-<which>, decoder-<which> or <method>-s<seed>."""
     method, _, seed = name.rpartition("-s")
-    if name == "evaluator":
-        return bed.train_evaluator(out)
+    if name in bed.NETWORKS:
+        return bed.train_network(name, out)
     if method in bed.METHODS and seed.isdecimal():
         return bed.train_model(method, int(seed), out)
     for kind, run in (("tokenizer", bed.train_tokenizer), ("decoder", bed.train_decoder)):
         if name.removeprefix(f"{kind}-") in bed.TOKENIZERS:
             return run(name.removeprefix(f"{kind}-"), out)
     raise ValueError(f"no training named {name!r}, expected evaluator, "
-                     f"tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
+                     f"classifier, tokenizer- or decoder- with {', '.join(bed.TOKENIZERS)}, or "
                      f"{', '.join(n + '-s0' for n in bed.METHODS)}")  # fmt: skip
 
 
@@ -70,6 +77,23 @@ def rows(out: Path, count: int) -> list[Row]:
     return made
 
 
+def choices(out: Path) -> list[Row]:
+    """Options of drawing, tried with the first seed on videos apart from those of `rows`."""
+    network = bed.load(VideoNetwork, out / "evaluator")
+    truth, other = measure.test_videos(64, seed=11), measure.test_videos(256, seed=12)
+    real, made = measure.features_of(other.frames, network), []
+    tried = [(method, task, options) for method, several in TRIED.items() for options in several
+             for task in ("generate", "continue")]  # fmt: skip
+    for method, task, options in progress(tried, "options"):
+        model, tok = measure.pair(method, 0, out)
+        given = measure.TASKS[task]
+        videos = measure.drawn(model, tok, truth, given, 7, **options)
+        found = measure.figures(videos, truth, given, network, real)
+        kept = {k: found[k] for k in ("frechet", "kept", "kept_se", "error") if k in found}
+        made.append({"system": method, "task": task, "videos": 64} | options | kept | origin())
+    return made
+
+
 def sheet(rows_: list[Tensor], enlarged: int = 3) -> list[np.ndarray]:
     """Videos (n, 1, F, H, W) a row -> frames (H', W') uint8, videos side by side, rows below."""
     frames = []
@@ -92,7 +116,9 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def pictures(out: Path, folder: Path) -> None:
-    """A GIF of each."""
+    """A GIF of each, and the same videos for notebook 16: videos.safetensors."""
+    from safetensors.torch import save_file
+
     garments, kept = measure.MovingGarments("test"), {}
     several = garments.batch(400, seed=3)
     chosen = torch.tensor([int((several.labels == y).nonzero()[i]) for i in range(2)
@@ -112,6 +138,9 @@ def pictures(out: Path, folder: Path) -> None:
     for task in ("image to video", "continue"):
         lines = [kept["real"], *(kept[f"{method}, {task}"] for method in bed.METHODS)]
         write_gif(folder / f"{task.replace(' ', '_')}.gif", sheet([v[:8] for v in lines]))
+    bytes_ = {k: torch.from_numpy(np.stack([pixels_of(v[:, :, t])[..., 0] for t in range(13)], 1))
+              for k, v in kept.items()}  # fmt: skip
+    save_file({k: v.contiguous() for k, v in bytes_.items()}, folder / "videos.safetensors")
 
 
 def logs(out: Path, folder: Path) -> None:
@@ -126,12 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/motion"), help="folder of the runs")
     parser.add_argument("--train", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--choose", action="store_true", help="write results/motion/choices.csv")
     parser.add_argument("--measure", action="store_true", help="write results/motion/motion.csv")
     parser.add_argument("--pictures", action="store_true", help="write results/motion/*.gif")
     parser.add_argument("--videos", type=int, default=256, help="test videos that are measured")
     args = parser.parse_args()
     for name in args.train:
         print(train(name, args.out))
+    if args.choose:
+        print(f"wrote {write_rows(FOLDER / 'choices.csv', choices(args.out))}")
     if args.measure:
         print(f"wrote {write_rows(FOLDER / 'motion.csv', rows(args.out, args.videos))}")
         logs(args.out, FOLDER)

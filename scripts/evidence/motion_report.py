@@ -31,7 +31,8 @@ def motion(folder: Path, figures: Path) -> str:
         "garment truly goes, in frames that were not given; beside it that of a garment frozen in "
         "the last given frame, and in the first of all. From one given frame nobody can tell where "
         "it flies; from five one can. The row of real videos is the bound, those of the tokenizers "
-        "are what their systems could reach at best.\n\n"
+        "are what their systems could reach at best. Guidance was chosen on other videos, with the "
+        f"first seed ([choices.csv](motion/choices.csv)). {minutes(folder / 'logs')}\n\n"
     )
     heads = ("system", "task", "given", "steps", "Frechet distance", "class kept, %", "steady, %",
              "pixels a frame", "error", "frozen in the last", "in the first", "seeds")  # fmt: skip
@@ -41,6 +42,13 @@ def motion(folder: Path, figures: Path) -> str:
             text += f"![{name}](motion/{name}.gif)\n\n"
     text += "Rows of the last two: truth, InfinityStar, MAGVIT.\n\n"
     return text + provenance(rows)
+
+
+def minutes(logs: Path) -> str:
+    """How long the trainings took, by their logs."""
+    found = [rows_of(path)[-1]["seconds"] / 60 for path in sorted(logs.glob("*.csv"))]
+    return (f"Trainings of all networks: {min(found):.1f} to {max(found):.1f} "
+            "minutes each, one core, beside other work." if found else "")  # fmt: skip
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:

@@ -28,7 +28,7 @@ from varmini.runtime.tables import read_cells, write_rows
 
 TABLE = ROOT / "results" / "wheel.csv"
 PYTHONS = ("python3.11", "python3.12", "python3.13")
-NOTEBOOKS = ("00", "09", "10", "11", "12", "13", "14")
+NOTEBOOKS = ("00", "09", "10", "11", "12", "13", "14", "15", "16")
 EXECUTE = ("jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", "run")
 TASKS = {
     "sample": (

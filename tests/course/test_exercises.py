@@ -46,6 +46,8 @@ ANSWERS = {
            "answer_3": [11808, 524800]},
     "var": {"answer_1": 162, "answer_2": 270},
     "15": {"answer_1": [49200, 98400, 8396800], "answer_2": [1, 1]},
+    "16": {"answer_w1": 420, "answer_w2": [528, 224], "answer_m1": [14080, 5120],
+           "answer_m2": [21, 20]},
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def comparable(cell) -> bool:
 
 def test_the_course_is_complete():
     numbered = [path.stem[:3] for path in LESSONS if path.stem != "var_from_scratch"]
-    assert numbered == [f"{n:02}_" for n in range(16)] and len(LESSONS) == len(numbered) + 1
+    assert numbered == [f"{n:02}_" for n in range(17)] and len(LESSONS) == len(numbered) + 1
     assert [path.stem[:3] for path in ASSIGNMENTS] == ["a1_", "a2_", "a3_", "a4_"] * 2
     assert len({path.stem for path in ASSIGNMENTS}) == 4  # the two versions have one name
 

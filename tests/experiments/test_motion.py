@@ -10,7 +10,12 @@ import torch
 
 from varmini.data.motion import MovingGarments, Videos, centroid
 from varmini.experiments.motion import bed, measure
-from varmini.experiments.motion.network import VideoNetwork, VideoNetworkConfig, network_loss
+from varmini.experiments.motion.network import (
+    VideoNetwork,
+    VideoNetworkConfig,
+    network_loss,
+    perceptual_distance,
+)
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "evidence"
 
@@ -71,6 +76,13 @@ def test_the_network_learns_class_and_velocity(truth):
     assert min(losses[-3:]) < losses[0]
 
 
+def test_the_perceptual_distance_is_none_of_equal_videos_and_grows(truth, network):
+    x = truth.frames[:4].clone().requires_grad_()
+    far = perceptual_distance(network, x + 0.2 * torch.randn_like(x), truth.frames[:4])
+    assert perceptual_distance(network, x, truth.frames[:4]) == 0 < far
+    assert torch.autograd.grad(far, x)[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("method", bed.METHODS)
 def test_a_run_goes_from_the_tokenizer_to_a_continued_video(method, tmp_path, monkeypatch, truth):
     cls, name = bed.METHODS[method]
@@ -80,6 +92,7 @@ def test_a_run_goes_from_the_tokenizer_to_a_continued_video(method, tmp_path, mo
     monkeypatch.setattr(bed, "VIDEOS", 64)
     recipe = bed.Training(images=8, batch_size=4, points=1)
     monkeypatch.setattr(bed, "RECIPES", dict.fromkeys(bed.RECIPES, recipe))
+    bed.train_network("classifier", tmp_path)
     bed.train_tokenizer(name, tmp_path)
     bed.train_decoder(name, tmp_path)
     assert bed.train_model(method, 0, tmp_path) == tmp_path / f"{method}-s0"

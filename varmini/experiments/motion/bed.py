@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ...zoo.generators.infinity_star import InfinityStar
 from ...zoo.generators.magvit import MAGVIT
 from ...zoo.tokenizers.causal_video import CausalVideoConfig, CausalVideoTokenizer
 from ..comparison.training import Training, train
-from .network import VideoNetwork, VideoNetworkConfig, network_loss
+from .network import VideoNetwork, VideoNetworkConfig, network_loss, perceptual_distance
 
 TOKENIZERS = {
     "pyramid": CausalVideoConfig(),
@@ -31,16 +32,21 @@ TOKENIZERS = {
 CLIP = 5
 """Frames of a video that tokenizers and evaluator learn from. A latent frame sees five frames at
 most, so longer ones teach an encoder nothing; a decoder goes on learning from whole videos."""
-VIDEOS = 2_048
+VIDEOS = 4_096
 """Training videos of the generators, encoded once."""
+NETWORKS = {"evaluator": 101, "classifier": 202}
+"""Their seeds. One measures, and takes part in no other training; the other is in the tokenizers'
+perceptual loss, and measures nothing."""
+PERCEPTUAL = 0.1
+"""Weight of that loss."""
 RECIPES = {
     "evaluator": Training(images=38_400, batch_size=32, lr=3e-3, weight_decay=0.01, ema=0.98),
-    "tokenizer": Training(images=12_800, batch_size=16, lr=3e-3, weight_decay=0.005, ema=0.98,
+    "tokenizer": Training(images=32_000, batch_size=16, lr=3e-3, weight_decay=0.005, ema=0.99,
                           clip=1.0),
-    "decoder": Training(images=2_400, batch_size=8, lr=2e-3, weight_decay=0.005, ema=0.97,
+    "decoder": Training(images=12_800, batch_size=8, lr=2e-3, weight_decay=0.005, ema=0.99,
                         clip=1.0),
-    "infinity-star": Training(images=4_800, batch_size=16, lr=3e-3, muon_lr=0.03, ema=0.97),
-    "magvit": Training(images=6_400, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.97),
+    "infinity-star": Training(images=14_400, batch_size=16, lr=3e-3, muon_lr=0.03, ema=0.98),
+    "magvit": Training(images=25_600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98),
 }  # fmt: skip
 """Videos a training, counting those that only differ in where the garment flies."""
 SHAPE: dict[str, int] = {}
@@ -61,45 +67,54 @@ def stream(seed: int, count: int, frames: int = 13) -> Any:
     return batches
 
 
-def tokenizer_loss(model: CausalVideoTokenizer, *batch: Tensor) -> Tensor:
-    """0.2 |x - x_hat| + |x - x_hat|^2 + the quantizer's loss, as of the live bed's tokenizers."""
-    result = model(batch[0])
-    far, near = F.l1_loss(result.images, batch[0]), F.mse_loss(result.images, batch[0])
-    return 0.2 * far + near + 0.25 * result.loss
+def difference(drawn: Tensor, true: Tensor, classifier: VideoNetwork) -> Tensor:
+    """0.2 |x - x_hat| + |x - x_hat|^2 + a perceptual term, of videos (B, 1, F, H, W)."""
+    near = 0.2 * F.l1_loss(drawn, true) + F.mse_loss(drawn, true)
+    return near + PERCEPTUAL * perceptual_distance(classifier, drawn, true)
 
 
-def train_evaluator(out: Path) -> Path:
-    """Trains the video network, or finds it trained."""
-    recipe = dataclasses.replace(RECIPES["evaluator"], seed=101)
+def tokenizer_loss(
+    model: CausalVideoTokenizer, frames: Tensor, *_: Tensor, classifier: VideoNetwork
+) -> Tensor:
+    """The difference from the true frames, and the quantizer's loss."""
+    result = model(frames)
+    return difference(result.images, frames, classifier) + 0.25 * result.loss
+
+
+def train_network(name: str, out: Path) -> Path:
+    """Trains the evaluator or the classifier, or finds it trained."""
+    recipe = dataclasses.replace(RECIPES["evaluator"], seed=NETWORKS[name])
     return train(
         lambda: VideoNetwork(VideoNetworkConfig()),
         lambda model, *batch: network_loss(model, Videos(*batch)),
-        stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / "evaluator",
-        data="moving garments",
+        stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / name, data="moving garments",
     )  # fmt: skip
 
 
 def train_tokenizer(name: str, out: Path) -> Path:
     """Trains a tokenizer of `TOKENIZERS`, goes on with it, or finds it trained."""
-    recipe = RECIPES["tokenizer"]
+    recipe, classifier = RECIPES["tokenizer"], load(VideoNetwork, out / "classifier")
     return train(
-        lambda: CausalVideoTokenizer(TOKENIZERS[name]), tokenizer_loss,
+        lambda: CausalVideoTokenizer(TOKENIZERS[name]),
+        partial(tokenizer_loss, classifier=classifier.requires_grad_(False)),
         stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / f"tokenizer-{name}",
-        data="moving garments", matrices=lambda model: [],
+        data=f"moving garments, {checksum(out / 'classifier')}", matrices=lambda model: [],
     )  # fmt: skip
 
 
-def decoder_loss(model: CausalVideoTokenizer, *batch: Tensor) -> Tensor:
-    """The same of the image alone, with tokens as they are."""
+def decoder_loss(
+    model: CausalVideoTokenizer, frames: Tensor, *_: Tensor, classifier: VideoNetwork
+) -> Tensor:
+    """The difference alone, with tokens as they are."""
     with torch.no_grad():
-        z_q = model.quantize(model.features(batch[0]))[0]
-    drawn = model.decode_features(z_q)
-    return 0.2 * F.l1_loss(drawn, batch[0]) + F.mse_loss(drawn, batch[0])
+        z_q = model.quantize(model.features(frames))[0]
+    return difference(model.decode_features(z_q), frames, classifier)
 
 
 def train_decoder(name: str, out: Path) -> Path:
     """Trains a finished tokenizer's decoder on, on videos of full length; its tokens stay."""
     recipe, first = RECIPES["decoder"], out / f"tokenizer-{name}"
+    classifier = load(VideoNetwork, out / "classifier").requires_grad_(False)
 
     def build() -> CausalVideoTokenizer:
         model = CausalVideoTokenizer.from_pretrained(first)
@@ -108,9 +123,9 @@ def train_decoder(name: str, out: Path) -> Path:
         return model
 
     return train(
-        build, decoder_loss, stream(recipe.seed + 1, recipe.batch_size), recipe,
-        out / f"decoder-{name}", data=f"moving garments, {checksum(first)}",
-        matrices=lambda model: [],
+        build, partial(decoder_loss, classifier=classifier),
+        stream(recipe.seed + 1, recipe.batch_size), recipe, out / f"decoder-{name}",
+        data=f"moving garments, {checksum(first)}", matrices=lambda model: [],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The network that measures videos; it is trained apart and takes part in no other training."""
+"""The network of videos: one measures them, another of its kind is in the perceptual loss."""
 
 from __future__ import annotations
 
@@ -72,3 +72,18 @@ def network_loss(model: VideoNetwork, batch: Videos) -> Tensor:
     truth = (batch.path[:, 2:] - batch.path[:, :-2]) / 2
     named = batch.labels[:, None].expand(logits.shape[:2])
     return F.cross_entropy(logits.flatten(0, 1), named.flatten()) + F.mse_loss(velocity, truth)
+
+
+def perceptual_distance(model: VideoNetwork, drawn: Tensor, true: Tensor) -> Tensor:
+    """Squared distance in feature maps, by their own mean square: mean over the three layers.
+
+    Videos (B, 1, F, H, W). As LPIPS (Zhang et al. 2018) without its heads; black regions, which
+    have small features, weigh little.
+    """
+    a, b = (x.transpose(1, 2).flatten(0, 1) for x in (drawn, true))
+    parts = []
+    for layer in model.frame:
+        a, b = layer(a), layer(b)
+        if isinstance(layer, nn.ReLU):
+            parts.append(F.mse_loss(a, b) / b.square().mean())
+    return torch.stack(parts).mean()

@@ -12,8 +12,8 @@ resized.
 Changed: convolutions over time act on the small maps alone, inside VAR's own encoder and decoder of
 single frames, which is cheap on a CPU; BSQ for both systems, where MAGVIT-v2 has LFQ, and
 InfinityStar begins from a continuous video autoencoder. There is no group normalisation over time:
-its mean would tell a frame of later ones. Left out: perceptual and adversarial losses, stochastic
-quantizer depth.
+its mean would tell a frame of later ones. Left out: adversarial losses, stochastic quantizer depth;
+the perceptual term is in `varmini.experiments.motion`.
 """
 
 from __future__ import annotations
