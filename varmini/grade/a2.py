@@ -23,7 +23,7 @@ class Reference(Base):
     """The functions as the notebook asks for them; `a2.toml` says what mistakes make of them."""
 
     def token_table(self, schedules: list[Schedule]) -> Array:
-        rows = []
+        rows: list[tuple[int, ...]] = []
         for picture, sizes in enumerate(schedules):
             for level, (h, w) in enumerate(sizes):
                 rows += [(picture, level, i // w, i % w) for i in range(h * w)]
