@@ -186,7 +186,7 @@ CHECKS = [
     ]),
     Check("reach", 2, 2, lambda rng: [  # sparse masks, with their own tokens or without
         ([rng.random((n, n)) < share for _ in range(count)],)
-        for n, count, share in ((7, 3, 0.15), (9, 2, 0.2), (6, 4, 0.12))
+        for n, count, share in ((7, 3, 0.15), (9, 2, 0.2), (6, 4, 0.12), (5, 1, 0.3))
     ]),
     Check("leaks", 2, 3, cases_leaks),
     # Rows with a mean of their own, and rows of so small a variance that the 1e-6 shows.
