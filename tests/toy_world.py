@@ -4,11 +4,15 @@ import functools
 import itertools
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
-from tiny import make_tokenizer
+from safetensors import safe_open
+from tiny import make_tokenizer, make_var
 
-from varmini import MultiScaleVQVAE, VARConfig
+from varmini import MultiScaleVQVAE, ScaleSchedule, VARConfig
 from varmini.data import ImageSet
 from varmini.training import run_folder, train_tokenizer, train_var
 from varmini.training.classifier import Classifier
@@ -20,6 +24,10 @@ STEPS, STOP = 20, 12
 """Length of every run, and the step after which it is stopped when it is."""
 SHAPE = make_tokenizer(sizes=(1, 2), vocab_size=24, norm_groups=8).config
 LOOPS = {"tokenizer": train_tokenizer, "var": train_var}
+
+
+class Killed(BaseException):
+    """Ends a loop without any clean-up of its own, as SIGKILL would."""
 
 
 def image_set(name, split, *size_and_channels):
@@ -64,20 +72,48 @@ def models(folder):
     Classifier(ClassifierConfig(image_channels=1, widths=(4, 8))).save_pretrained(folder / "net")
 
 
+def drawing_models(folder):
+    """pair/var and pair/tokenizer to draw with, and an evaluator of three classes."""
+    make_var(ScaleSchedule((1, 2)), vocab_size=24).save_pretrained(folder / "pair" / "var")
+    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(folder / "pair" / "tokenizer")
+    torch.manual_seed(0)
+    config = ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))
+    Classifier(config).save_pretrained(folder / "evaluator")
+
+
+def tensors(path):
+    """What a safetensors file says; the order of its header differs from process to process."""
+    with safe_open(path, "pt") as file:
+        told = sorted((file.metadata() or {}).items())
+        held = {k: file.get_tensor(k) for k in sorted(file.keys())}
+    return [told, [(k, str(t.dtype), t.shape, t.numpy().tobytes()) for k, t in held.items()]]
+
+
+def on_two_processes(script, *args):
+    """Lets torchrun start a script twice; returns what both printed."""
+    tests = Path(__file__).parent
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = f"{os.environ['PYTHONPATH']}:{tests.parent}:{tests}"  # tests/offline comes first
+    env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, *map(str, (script, *args))]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
 def configs(folder):
     """By kind of model: every random number and every statistic of a batch is in play."""
     common = dict(
         data="toy", images=STEPS * 4, batch_size=4, log_every=1, checkpoint_every=100, held_out=7,
         ema=0.9,
     )  # fmt: skip
+    # In larger or more adversarial steps rounding grows: Adam blows up what it leaves of gradients
+    # that are zero.
+    small = dict(lr=1e-4, adversarial=0.5, adversarial_start=0.6, revive_every=4, decay=0.2)
     return {
         "tokenizer": TokenizerTraining(
-            model=SHAPE,
-            perceptual_network=str(folder / "net"),
-            # In larger or more adversarial steps rounding grows: Adam blows up what it leaves of
-            # gradients that are zero.
-            lr=1e-4, adversarial=0.5, adversarial_start=0.6, revive_every=4, decay=0.2, **common,
-        ),  # fmt: skip
+            model=SHAPE, perceptual_network=str(folder / "net"), **small, **common
+        ),
         "var": VARTraining(
             tokenizer=str(folder / "tok"),
             accumulate=2,

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import types
 import zipfile
@@ -15,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_pictures import message as error
 from tiny import make_tokenizer, make_var
+from toy_world import on_two_processes
 
 from varmini import ScaleSchedule, sample
 from varmini.cli import evaluate
@@ -75,13 +75,6 @@ def stub(name: str = "stub", **options) -> Evaluator:
         return x, torch.stack([x[:, :3].sum(1), x[:, 3:].sum(1) / 2], 1).softmax(1)
 
     return Evaluator(name, f"the {name} of the tests", 9, run, **options)
-
-
-def error(call, *args, **options) -> str:
-    with pytest.raises(ValueError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def command(models: Path, out: Path, *more: object) -> list[str]:
@@ -164,16 +157,8 @@ def test_two_processes_of_torchrun_give_the_same_file(models, tmp_path, small_sh
         "samples.SHARD = 6\nraise SystemExit(main.main(sys.argv[1:]))"
     )
     (tmp_path / "run.py").write_text(code)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = f"{os.environ['PYTHONPATH']}:{ROOT}"
-    done = subprocess.run(
-        [sys.executable, *launch, str(tmp_path / "run.py"), *command(models, tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^frechet", done.stdout, re.M)) == 1  # one process tells it
+    printed = on_two_processes(tmp_path / "run.py", *command(models, tmp_path))
+    assert len(re.findall(r"^frechet", printed, re.M)) == 1  # one process tells it
     assert cli.main(command(models, tmp_path / "alone")) == 0
     files = [next((tmp_path / at / "drawn").rglob("samples.npz")) for at in (".", "alone")]
     assert files[0].read_bytes() == files[1].read_bytes()

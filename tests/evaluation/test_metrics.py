@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import make_tokenizer
 
-from varmini import MultiScaleVQVAE, TokenizerConfig
+from varmini import MultiScaleVQVAE
 from varmini.data import ImageSet, to_float
 from varmini.evaluation import metrics
 from varmini.evaluation.evaluators import Evaluator, classifier_evaluator
@@ -154,10 +155,8 @@ def test_inception_score_at_the_ends():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> tuple[MultiScaleVQVAE, Evaluator]:
-    torch.manual_seed(0)
-    config = TokenizerConfig(sizes=(1, 2), vocab_size=8, code_channels=4, width=32, patch=8,
-                             multipliers=(1,), num_res_blocks=1, attention=False)  # fmt: skip
-    tok, network = MultiScaleVQVAE(config), ClassifierConfig(num_classes=3, widths=(4, 6))
+    tok = make_tokenizer(sizes=(1, 2), image_channels=3, vocab_size=8, multipliers=(1,), patch=8)
+    network = ClassifierConfig(num_classes=3, widths=(4, 6))
     folder = Classifier(network).save_pretrained(tmp_path_factory.mktemp("classifier"))
     return tok, classifier_evaluator(str(folder))
 

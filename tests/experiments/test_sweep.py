@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from tiny import make_tokenizer
+from toy_world import Killed, image_set
 
 from varmini import VAR, sample
 from varmini.cli import main as cli
 from varmini.cli.scaling import Scaling
-from varmini.data import ImageSet
 from varmini.experiments.scaling import pictures as sweep_pictures
 from varmini.experiments.scaling import sweep
 from varmini.experiments.scaling.sweep import Sweep, frontier, laws, run_sweep
@@ -20,17 +20,6 @@ from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import exact_parameters, var_training_flops
 
 SHAPE = dict(sizes=(1, 2), vocab_size=24)
-
-
-class Killed(BaseException):
-    """Ends a loop without any clean-up of its own, as SIGKILL would."""
-
-
-def image_set(name, split, *options):
-    count = 24 if split == "train" else 12
-    generator = torch.Generator().manual_seed(count)
-    images = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"), "toy")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,8 +17,6 @@ from varmini.grade.runner import Limits
 from varmini.grade.submission import read_submission
 from varmini.grade.trees import plain_answer, walk
 
-# ------------------------------------------------------------------------------ cheap answers
-
 
 def cheap(call, right, rng) -> dict:
     """Answers to a call that need no work: name -> value."""
@@ -56,9 +54,6 @@ def test_values_of_f_do_not_earn_the_gradient():
     assert results["quantize"].earned == results["straight_through"].earned == 0
     assert results["straight_through"].mistake == "values-of-f"
     assert results["loss_gradient"].earned == 2
-
-
-# ---------------------------------------------------------------------------- forged answers
 
 
 def strange(rng: random.Random, depth: int = 3):
@@ -106,7 +101,7 @@ def test_forged_answers_are_marked_without_an_exception(assignment):
 
 # ------------------------------------------------------------------------- whole submissions
 
-CHEATS = '''
+CHEATS = """
 import __main__, builtins, gc, inspect, os, sys
 import numpy as np
 import torch
@@ -183,7 +178,7 @@ __main__.perform = perform
 __main__._same = np.array_equal = np.allclose = torch.equal = torch.allclose = lambda *a, **k: True
 torch.Tensor.__eq__ = lambda self, other: torch.ones(self.shape, dtype=torch.bool)
 builtins.all = builtins.any = lambda *a: True
-'''
+"""
 
 
 def test_cheats_earn_nothing(tmp_path):
@@ -275,9 +270,6 @@ def test_what_the_grader_answers_is_not_there_before_it_is_asked(tmp_path):
     path.write_text(proof.solution("a1") + TAKES.partition("def encode")[0])
     report = grade("a1", path, seed=0)
     assert [r.check for r in report.results if not r.earned] == ["to_tokens"], report.text()
-
-
-# ------------------------------------------------------------------------- what may be read
 
 
 def test_the_library_is_not_readable_wherever_it_is_installed(tmp_path, monkeypatch):

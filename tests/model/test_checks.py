@@ -10,8 +10,6 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from varmini import VAR, ScaleSchedule, VARConfig, inpaint, sample
-from varmini.fast import drawing
-from varmini.model import filters
 from varmini.model.checks import as_pyramid
 
 SCHEDULE = ScaleSchedule((1, 2, 4))
@@ -82,19 +80,6 @@ def test_another_default_type_changes_no_picture(var, tok, options):
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(a.equal(b) for a, b in zip(found, expected))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("filter_logits", [filters.filter_logits, drawing.filter_logits])
-@pytest.mark.parametrize(
-    "top_k, top_p, count",
-    [(2, 0.0, 2), (0, 0.4, 1), (0, 0.6, 2), (0, 0.85, 3), (0, 0.99, 4), (3, 0.8, 2)],
-)
-def test_half_precision_is_filtered(filter_logits, dtype, top_k, top_p, count):
-    logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log().to(dtype)
-    filtered = filter_logits(logits, top_k, top_p)
-    assert filtered.dtype == dtype and filtered[:count].equal(logits[:count])
-    assert filtered[count:].tolist() == [-math.inf] * (4 - count)
 
 
 def test_no_labels_give_no_images(var, tok):

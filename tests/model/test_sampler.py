@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer, make_var, random_images, random_tokens, schedules
 
 from varmini import VAR, ScaleSchedule, VARConfig, inpaint, sample
+from varmini.fast import drawing
 from varmini.fast.drawing import arithmetic
 from varmini.fast.quicken import twin
 from varmini.model import sampler
@@ -73,15 +74,19 @@ def test_filters_against_brute_force(vocab, top_k, top_p, spread, seed):
         assert all(result[i] == row[i] for i in kept)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("filtering", [filter_logits, drawing.filter_logits])
 @pytest.mark.parametrize(
     "top_k, top_p, count",
-    [(1, 0.0, 1), (2, 0.0, 2), (9, 0.0, 4), (0, 0.0, 4), (0, 1.0, 4), (0, 1e-9, 1), (0, 0.5, 1),
-     (0, 0.51, 2), (0, 0.76, 3), (0, 0.999, 4),
+    [(1, 0.0, 1), (2, 0.0, 2), (9, 0.0, 4), (0, 0.0, 4), (0, 1.0, 4), (0, 1e-9, 1), (0, 0.4, 1),
+     (0, 0.51, 2), (0, 0.76, 3), (0, 0.85, 3), (0, 0.99, 4), (0, 0.999, 4),
      (3, 0.8, 2)],  # top-p is of what top-k leaves: 0.56, 0.28, 0.17
 )  # fmt: skip
-def test_filters_by_hand(top_k, top_p, count):
-    filtered = filter_logits(torch.tensor([0.5, 0.25, 0.15, 0.1]).log(), top_k, top_p)
-    assert filtered.isfinite().tolist() == [True] * count + [False] * (4 - count)
+def test_filters_by_hand(top_k, top_p, count, filtering, dtype):
+    logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log().to(dtype)
+    filtered = filtering(logits, top_k, top_p)
+    assert filtered.dtype == dtype and filtered[:count].equal(logits[:count])
+    assert filtered[count:].tolist() == [-math.inf] * (4 - count)
 
 
 def test_ties_with_the_last_of_the_top_k_stay_and_the_input_is_kept():
@@ -90,6 +95,8 @@ def test_ties_with_the_last_of_the_top_k_stay_and_the_input_is_kept():
     assert filter_logits(logits, 2).isfinite().tolist() == [[True, False, True, True]]
     filter_logits(logits, 1, 0.5)
     assert logits.equal(kept)
+    halves = torch.tensor([0.5, 0.25, 0.25]).log()
+    assert filter_logits(halves, 0, 0.5).isfinite().tolist() == [True, False, False]
 
 
 @settings(max_examples=40)

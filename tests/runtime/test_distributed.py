@@ -1,25 +1,29 @@
-"""Two gloo processes against one: the same curves, checkpoints that go both ways, clean stops."""
+"""Two gloo processes against one: the same curves, checkpoints that go both ways, clean stops.
 
+Started by torchrun, this file is what the two processes do; rank-0.json and rank-1.json in FOLDER
+say what each of them saw:
+
+    torchrun --standalone --nproc-per-node 2 tests/runtime/test_distributed.py FOLDER
+"""
+
+import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import toy_world
-from safetensors import safe_open
 from toy_world import LOOPS, STEPS, STOP
-from two_processes import RUNS
 
 from varmini import VAR, MultiScaleVQVAE
 from varmini.runtime import distributed
 from varmini.runtime.machine import precision
 from varmini.training.checkpoint import AVERAGES, newest, read
 
+RUNS = {"ddp": "var", "fsdp": "var", "tok": "tokenizer"}
 LOSSES = ("loss", "reconstruction", "vq", "perceptual", "adversarial", "val_loss", "val_loss_2")
 
 
@@ -39,15 +43,7 @@ def ran(tmp_path_factory):
             assert code == 128 + signal.SIGTERM
         for name, kind in RUNS.items():
             shutil.copytree(folder / f"{kind}-half", folder / f"{name}-one-then-two")
-        here = Path(__file__).parents[1]
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run(
-            [sys.executable, *launch, str(here / "two_processes.py"), str(folder)],
-            env=os.environ | {"PYTHONPATH": f"{here.parent}:{here}", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        toy_world.on_two_processes(__file__, folder)
         for name, kind in RUNS.items():
             LOOPS[kind].train(configs[kind], folder / f"{name}-two-then-one", resume=True)
     precision.cache_clear()
@@ -137,12 +133,7 @@ def test_token_maps_are_the_same_files_for_any_number_of_processes(ran):
     folder, _, _ = ran
 
     def contents(run):
-        found = {}
-        for path in (folder / run / "tokens").iterdir():
-            with safe_open(path, "pt") as file:
-                tensors = {k: file.get_tensor(k).tolist() for k in file.keys()}
-                found[path.name] = (file.metadata(), tensors)
-        return found
+        return {p.name: toy_world.tensors(p) for p in (folder / run / "tokens").iterdir()}
 
     written = contents("var-one")
     assert sorted(written) == ["test-00000-of-00001.safetensors"] + [
@@ -192,3 +183,35 @@ def test_more_processes_than_gpus_are_one_clear_error(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(SystemExit):
         distributed.start()
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    seen = {"rows": {}, "codes": {}, "error": ""}
+    toy_world.install(setattr, seen["rows"])
+    distributed.start()
+    rank = distributed.rank()
+    for name, kind in RUNS.items():
+        config = toy_world.configs(folder)[kind]
+        if name == "fsdp":
+            config = dataclasses.replace(config, parallel="fsdp", recompute=True)
+        loop, out = LOOPS[kind], folder / f"{name}-two"
+        # The second process alone is told to stop, one step before they next ask each other.
+        code = toy_world.stopped_run(kind, config, out, STOP - 2, here=rank == 1)
+        seen["codes"][name] = code
+        if rank == 0:
+            shutil.copytree(out, folder / f"{name}-two-then-one")
+        distributed.wait()
+        loop.train(config, out, resume=True)
+        loop.train(config, folder / f"{name}-one-then-two", resume=True)
+    uneven = dataclasses.replace(toy_world.configs(folder)["var"], batch_size=5)
+    try:
+        LOOPS["var"].train(uneven, folder / "uneven")
+    except (ValueError, SystemExit) as error:
+        seen["error"] = f"{type(error).__name__}: {error}"
+    (folder / f"rank-{rank}.json").write_text(json.dumps(seen))
+    distributed.wait()  # neither leaves while the other still speaks
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -151,9 +151,6 @@ def test_a_damaged_model_is_one_clear_line(folder, damage, words):
     assert "\n" not in str(error.value)
 
 
-# ----------------------------------------------------------------------------------- atomic writing
-
-
 def test_a_failed_write_leaves_the_old_file_and_no_other(monkeypatch, tmp_path):
     path = tmp_path / "file"
     write_atomic(path, b"old")
@@ -194,11 +191,8 @@ def test_checksums_are_sha256(tmp_path):
     assert file_checksum(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
 
 
-# ------------------------------------------------------------------------------------------- tables
-
-
 def test_a_table_is_read_back_as_it_was_written(tmp_path):
-    rows = [{"a": 1, "b": 0.5, "commit": "2662e1778366"}, {"a": "x,\"y\"\n", "c": float("nan")}]
+    rows = [{"a": 1, "b": 0.5, "commit": "2662e1778366"}, {"a": 'x,"y"\n', "c": float("nan")}]
     path = tables.write_rows(tmp_path / "new" / "t.csv", rows)
     assert path.read_text().startswith("a,b,commit,c\n1,0.5,2662e1778366,\n")
     first, second = tables.read_rows(path)

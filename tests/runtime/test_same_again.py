@@ -7,34 +7,18 @@ Started by torchrun, this file is what the two processes do:
 
 import csv
 import dataclasses
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import toy_world
-from safetensors import safe_open
-from tiny import make_tokenizer, make_var
 
-from varmini import ScaleSchedule
 from varmini.cli import evaluate
 from varmini.cli import main as cli
 from varmini.evaluation import samples as sampling_run
 from varmini.runtime import distributed
 from varmini.runtime.machine import precision
-from varmini.training.classifier import Classifier, ClassifierConfig
-
-
-def prepare(folder):
-    """The models that are drawn from and judged by."""
-    toy_world.models(folder)
-    make_var(ScaleSchedule((1, 2)), vocab_size=24).save_pretrained(folder / "pair" / "var")
-    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(folder / "pair" / "tokenizer")
-    torch.manual_seed(0)
-    judge = Classifier(ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3)))
-    judge.save_pretrained(folder / "judge")
 
 
 def everything(folder, out, setattr):
@@ -47,7 +31,7 @@ def everything(folder, out, setattr):
         toy_world.LOOPS[kind].train(config, out / kind)
     code = cli.main(
         ["evaluate", "samples", "--var", str(folder / "pair" / "var"), "--classifier",
-         str(folder / "judge"), "--per-class", "6", "--batch-size", "4", "--top-k", "0",
+         str(folder / "evaluator"), "--per-class", "6", "--batch-size", "4", "--top-k", "0",
          "--samples", str(out / "samples"), "--out", str(out / "figures.csv")]
     )  # fmt: skip
     assert code == 0
@@ -59,9 +43,7 @@ def found(out):
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = str(path.relative_to(out))
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                held = {k: file.get_tensor(k) for k in sorted(file.keys())}
-            made[name] = [(k, t.dtype, t.shape, t.numpy().tobytes()) for k, t in held.items()]
+            made[name] = toy_world.tensors(path)
         elif path.suffix == ".csv":
             with open(path, newline="") as file:
                 free = ("seconds", "date", "command")
@@ -79,20 +61,13 @@ def twice(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VARMINI_PRECISION", "float32")
         precision.cache_clear()
-        prepare(folder)
+        toy_world.models(folder)
+        toy_world.drawing_models(folder)
         for name in ("one-a", "one-b"):
             with pytest.MonkeyPatch.context() as inner:
                 everything(folder, folder / name, inner.setattr)
                 torch.rand(3)  # what happened before must not matter
-        here = Path(__file__).parents[1]
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run(
-            [sys.executable, *launch, __file__, str(folder)],
-            env=os.environ | {"PYTHONPATH": f"{here.parent}:{here}", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        toy_world.on_two_processes(__file__, folder)
     precision.cache_clear()
     names = ("one-a", "one-b", "two-a", "two-b")
     return {name: found(folder / name) for name in names}

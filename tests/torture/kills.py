@@ -25,19 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import toy_world
-from safetensors import safe_open
-from tiny import make_tokenizer, make_var
+from toy_world import tensors
 
 from varmini.cli import evaluate as evaluation
 from varmini.cli import main as cli
 from varmini.cli import scaling, train  # noqa: F401  loaded before the forks
 from varmini.evaluation import samples as sampling_run
 from varmini.experiments.scaling import sweep
-from varmini.model.scales import ScaleSchedule
 from varmini.runtime.files import file_checksum
 from varmini.runtime.tables import read_cells
 from varmini.training import token_sets, train_var
-from varmini.training.classifier import Classifier, ClassifierConfig
 
 from .table import Tried
 
@@ -75,15 +72,12 @@ def prepare(folder: Path) -> list[Task]:
     """Makes the toy world in this process, before any fork, and the commands on it."""
     toy_world.install(setattr, {})
     toy_world.models(folder)
+    toy_world.drawing_models(folder)
     sweep.fitted = toy_world.image_set
     sampling_run.SHARD = 4
     sweep.token_set = functools.partial(token_sets.token_set, shard=10)
     evaluation.load_images = lambda *a, **k: toy_world.image_set(*a[:2])
     tok, pair, evaluator = folder / "tok", folder / "pair", folder / "evaluator"
-    make_var(ScaleSchedule((1, 2)), vocab_size=24).save_pretrained(pair / "var")
-    make_tokenizer(sizes=(1, 2), vocab_size=24).save_pretrained(pair / "tokenizer")
-    small = ClassifierConfig(image_channels=1, num_classes=3, widths=(2, 3))
-    Classifier(small).save_pretrained(evaluator)
 
     def words(name: str, out: Path) -> list[str]:
         places = {"NET": folder / "net", "TOK": tok, "VAR": pair / "var", "EVALUATOR": evaluator,
@@ -119,14 +113,6 @@ def files(pattern: str) -> Callable[[Path], dict]:
         for p in sorted(out.rglob(pattern))
         if p.is_file() and not p.name.startswith(".")
     }
-
-
-def tensors(path: Path) -> list:
-    """What a safetensors file says; the order of its header differs from process to process."""
-    with safe_open(path, "pt") as file:
-        told = sorted((file.metadata() or {}).items())
-        held = {k: file.get_tensor(k) for k in sorted(file.keys())}
-    return [told, [(k, str(t.dtype), t.shape, t.numpy().tobytes()) for k, t in held.items()]]
 
 
 def rows(path: Path) -> list[dict]:

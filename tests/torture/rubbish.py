@@ -7,7 +7,6 @@ the number of the case it had begun.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -23,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from small_pictures import encode, write_parquet
 from tiny import make_tokenizer, make_var
 from toy_world import image_set
 
@@ -123,15 +121,8 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def parquet(path: Path) -> Path:
-    path.parent.mkdir()
-    cells = []
-    for i in range(3):
-        Image.fromarray(np.full((28, 28), 40 * i, np.uint8)).save(buffer := io.BytesIO(), "PNG")
-        cells.append({"bytes": buffer.getvalue(), "path": None})
-    names = {"info": {"features": {"label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}}}
-    table = pa.table({"image": cells, "label": pa.array([0, 1, 2], pa.int64())})
-    pq.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(names)}), path)
-    return path
+    cells = [encode(np.full((28, 28), 40 * i, np.uint8)) for i in range(3)]
+    return write_parquet(path, cells, [0, 1, 2], "abc")
 
 
 def cache(folder: Path, tok: MultiScaleVQVAE) -> Target:

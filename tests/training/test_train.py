@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import make_tokenizer
+from toy_world import Killed
 
 from varmini import VAR, MultiScaleVQVAE, VARConfig
 from varmini.data import ImageSet
@@ -34,10 +35,6 @@ COMMON = dict(
     data="toy", images=STEPS * 4, batch_size=4, log_every=3, checkpoint_every=4, held_out=5, ema=0.9
 )
 SHAPE = make_tokenizer(sizes=(1, 2), vocab_size=24).config
-
-
-class Killed(BaseException):
-    """Ends a loop without any clean-up of its own, as SIGKILL would."""
 
 
 def image_set(split):
@@ -87,9 +84,7 @@ def tokenizer_folder(tmp_path):
 @pytest.fixture
 def var_config(tokenizer_folder):
     """Label dropout and drop path draw random numbers at every step."""
-    model = VARConfig(
-        depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0
-    )
+    model = VARConfig(depth=2, width=16, heads=2, drop_path=0.3, label_dropout=0.3, init_gamma=1.0)
     return VARTraining(
         model=model, tokenizer=str(tokenizer_folder), accumulate=2, muon_lr=0.02, **COMMON
     )
@@ -185,24 +180,16 @@ def test_a_terminated_run_saves_and_goes_on_bit_equal(loop, whole, tmp_path, cap
     assert_equal_runs(whole, out)
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_equal(loop, whole, tmp_path):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(loop, whole, tmp_path, damaged):
     train, config, until = loop
     out = tmp_path / "killed"
     for step, resume in ((2, False), (7, True), (11, True)):  # before any checkpoint, then later
         assert isinstance(until(out, step, raise_killed, resume), Killed)
+    if damaged:
+        newest = out / "state" / "step-00000008.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-100])
     torch.manual_seed(99)
-    train(config, out, resume=True)
-    assert_equal_runs(whole, out)
-
-
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
-    loop, whole, tmp_path
-):
-    train, config, until = loop
-    out = tmp_path / "damaged"
-    until(out, 9, raise_killed)
-    newest = out / "state" / "step-00000008.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-100])
     train(config, out, resume=True)
     assert_equal_runs(whole, out)
 
@@ -481,15 +468,12 @@ def test_a_schedule_that_does_not_end_at_the_latent_size_is_named(tokenizer_conf
     assert "3" in str(error.value) and "2" in str(error.value) and "schedule" in str(error.value)
 
 
-def test_a_tokenizer_for_other_images_is_named(var_config, tmp_path):
+def test_a_tokenizer_that_does_not_fit_is_named(var_config, tmp_path):
     other = make_tokenizer(sizes=(1, 4)).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\).*\(B, 1, 16, 16\)"):
         train_var.train(replace(var_config, tokenizer=str(other)), tmp_path / "run")
     with pytest.raises(ValueError, match="no tokenizer named 'nothing'"):
         train_var.train(replace(var_config, tokenizer="nothing"), tmp_path / "run")
-
-
-def test_resuming_a_var_on_another_tokenizer_is_refused(var_config, tmp_path):
     out = train_var.train(replace(var_config, images=8), tmp_path / "run")
     other = make_tokenizer(seed=1, sizes=(1, 2), vocab_size=24).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="tokenizer"):
