@@ -12,7 +12,6 @@ from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
 from ..model.quantizer import MultiScaleQuantizer
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR, Attention, Block
-from .causal import hang_on
 from .copies import is_untouched
 from .layers import (
     QuickConv,
@@ -46,7 +45,7 @@ def quicken(model: nn.Module, *, in_halves: bool = False) -> nn.Module:
     """Puts the quick forms into `model`, which it returns: same parameters, names and results.
 
     Each is tried on this machine before it is used; where it does not run, or does not agree, the
-    plain form runs. Classes that the table does not name stay as they are, but for a `causal`.
+    plain form runs. Classes that the table does not name stay as they are.
 
     Args:
         in_halves: train a VAR or a tokenizer on two halves of each batch at once, on a CPU
@@ -57,7 +56,6 @@ def quicken(model: nn.Module, *, in_halves: bool = False) -> nn.Module:
             works(name, dtype)
     for part in model.modules():
         part.__class__ = QUICK.get(type(part), type(part))
-        hang_on(part)
     for part in model.modules():
         if isinstance(part, QuickVAR):
             part.quickened()

@@ -14,17 +14,8 @@ Cache = list[list[Tensor]]
 """Of each block: nothing, or the keys and values (B, heads, l, d) so far."""
 
 
-def causal_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Each position sees itself and those before it: (B, l, 3 w) -> (B, l, w)."""
-    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, l, d)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return mixed.transpose(1, 2).flatten(2)
-
-
 class Block(nn.Module):
     """x <- x + Attn(LN(x));  x <- x + FFN(LN(x)); a position sees itself and those before."""
-
-    causal = staticmethod(causal_attention)  # `quicken` puts a quick form in its place
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -35,22 +26,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
         """(B, l, w) -> (B, l, w). With `kept`, keys and values of x are added to those in it."""
-        qkv = self.qkv(self.norm1(x))
-        mixed = self.causal(qkv, self.heads) if kept is None else self.cached(qkv, kept)
-        x = x + self.proj(mixed)
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
-
-    def cached(self, qkv: Tensor, kept: list[Tensor]) -> Tensor:
-        """`causal_attention` of the positions of qkv (B, l, 3 w) to all that are kept by now."""
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        kept[:] = [torch.cat(pair, dim=2) for pair in zip(kept, (k, v))] if kept else (k, v)
-        k, v = kept
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if kept is not None:
+            kept[:] = [torch.cat(pair, dim=2) for pair in zip(kept, (k, v))] if kept else (k, v)
+            k, v = kept
         new, seen = q.shape[2], k.shape[2]
-        mask = None  # at first, a flag is quicker than a mask
+        mask = None  # without a cache, a flag is quicker than a mask
         if new < seen:
-            mask = torch.ones(new, seen, dtype=torch.bool, device=qkv.device).tril(seen - new)
+            mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return mixed.transpose(1, 2).flatten(2)
+        x = x + self.proj(mixed.transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
 class CausalTransformer(nn.Module):
