@@ -43,7 +43,7 @@ def found(out):
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = str(path.relative_to(out))
         if path.suffix == ".safetensors":
-            made[name] = toy_world.tensors(path)
+            made[name] = toy_world.tensors(path)[1]  # besides, it tells unused random states
         elif path.suffix == ".csv":
             with open(path, newline="") as file:
                 free = ("seconds", "date", "command")
