@@ -130,22 +130,19 @@ def family(rows: Sequence[Row]) -> Figure:
     rows: of results/comparison/table.csv, those with quality. Bars are two standard errors.
     """
     figure, grid = plt.subplots(1, 2, figsize=(12.5, 5), layout="constrained", sharex=True)
-    left = {"raster-ar": 6, "raster-ar-ibq": -12}  # labels that would meet others on the right
+    rows = [r for r in rows if r.get("drawing") != "no cache"]  # the same pictures, later
+    colours = plt.get_cmap("tab20")(np.linspace(0, 1, len(rows)))
     for axes, key, scale, label in ((grid[0], "frechet", 1, "Frechet distance (down is better)"),
                                     (grid[1], "accuracy", 100, "own class, %")):  # fmt: skip
-        for row in rows:
-            if row.get("drawing") == "no cache":  # the same pictures, later
-                continue
-            colour = ACCENT if row["method"] == "var" else BLUE
-            x, y = row["ms_1"], scale * row[key]
-            at = (-6, left[row["method"]]) if row["method"] in left else (6, 4)
-            axes.errorbar(x, y, yerr=2 * scale * row[f"{key}_se"], fmt="o", color=colour, capsize=3)
-            axes.annotate(row["name"], (x, y), at, textcoords="offset points", fontsize=8,
-                          color=colour, ha="right" if at[0] < 0 else "left")  # fmt: skip
+        for i, (row, colour) in enumerate(zip(rows, colours)):
+            axes.errorbar(row["ms_1"], scale * row[key], yerr=2 * scale * row[f"{key}_se"],
+                          fmt="os^Dv"[i % 5], capsize=3, label=row["name"],
+                          color=ACCENT if row["method"] == "var" else colour)  # fmt: skip
         axes.set_xscale("log")
         round_numbers(axes.xaxis)
-        axes.margins(x=0.2)
+        axes.margins(x=0.1)
         axes.set(xlabel="ms an image, batch 1", title=label)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
