@@ -80,7 +80,7 @@ def test_the_command_marks_the_students_version_with_zero(capsys):
     path = proof.notebook("a4")
     assert cli.main(["grade", "a4", str(path), "--seed", "5"]) == 0
     out, _ = capsys.readouterr()
-    assert "0 of 25 points · seed 5" in out and out.count("is not written yet") == 8
+    assert "0 of 25 points · seed 5" in out and out.count("is not written yet") == 7
 
 
 def test_a_class_becomes_one_table(tmp_path, capsys):

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "workers": "test_imagenet_data.py: they decode, and change no batch",
     "recompute": "test_plan.py: less memory; test_train.py: the same weights",
     "compile": "on a GPU alone",
+    "weights": "test_train.py: a run starts from weights",
     "parallel": "test_distributed.py: the same weights in shares",
 }
 """Options that change no file of a run on one CPU."""
