@@ -31,3 +31,13 @@ def tok():
 def var():
     """A transformer for `tok`: depth 2, width 32, 3 classes, random weights, eval mode."""
     return make_var(ScaleSchedule((1, 2, 4)))
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads whose waiting is passive, as training in halves needs them."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

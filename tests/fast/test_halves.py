@@ -13,14 +13,7 @@ from varmini.runtime import machine
 
 SIZES = (1, 2, 4)
 
-
-@pytest.fixture(autouse=True)
-def two_threads(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def close(ours, theirs):

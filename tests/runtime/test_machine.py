@@ -119,7 +119,7 @@ def test_threads_that_wait_soon_sleep_unless_asked_otherwise_or_too_late():
 
 
 def test_a_told_command_names_no_folders_of_this_machine(monkeypatch):
-    given = ["varmini", "compare", "--out", "/work/runs/comparison", "runs/x", "--rounds", "7"]
+    given = ["varmini", "compare", "--out", "/home/ada/runs/comparison", "runs/x", "--rounds", "7"]
     monkeypatch.setattr(machine.sys, "argv", given)
     told = machine.provenance()["command"]
     assert told == "varmini compare --out runs/comparison runs/x --rounds 7"

@@ -13,14 +13,7 @@ from varmini.fast.halves import divide
 from varmini.zoo.tokenizers.family import TOKENIZERS
 from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
-
-@pytest.fixture(autouse=True)
-def two_threads(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def compared(model, step, monkeypatch):

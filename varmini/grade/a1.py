@@ -109,7 +109,8 @@ class Reference(Base):
         return [of_f, slope(lambda x: self.loss(f, f, still, moved(x), known, beta), spans)]
 
 
-def column(numbers) -> Array:  # (C,) beside (B, C, h, w)
+def column(numbers) -> Array:
+    """(C,) as (C, 1, 1), to stand beside (B, C, h, w)."""
     return np.asarray(numbers)[:, None, None]
 
 
@@ -123,7 +124,8 @@ def slope(function, at: Array, step: float = 1e-3) -> Array:
     return grad
 
 
-def spans_of(rng: Generator, *shape: int) -> Array:  # such that some numbers lie outside
+def spans_of(rng: Generator, *shape: int) -> Array:
+    """Spans of that shape, so small that some numbers lie outside."""
     return rng.uniform(0.6, 1.8, shape).astype(np.float32)
 
 

@@ -105,19 +105,23 @@ class Reference(Base):
 
 
 def unit(x: Array) -> Array:
+    """x / |x| over the last dimension."""
     return x / np.sqrt((x**2).sum(-1, keepdims=True))
 
 
-def gelu(x: Array) -> Array:  # the tolerance takes the exact one as well
+def gelu(x: Array) -> Array:
+    """GELU by tanh; the tolerance takes the exact one as well."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def right(pack: list[Schedule]) -> tuple[Array, Array]:  # table and mask
+def right(pack: list[Schedule]) -> tuple[Array, Array]:
+    """Table (L, 4) and mask (L, L) of a pack."""
     table = Reference().token_table(pack)
     return table, Reference().packed_mask(table)
 
 
-def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:  # of a block, none small
+def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:
+    """Of a block of width w, none small."""
     h, kv = 4 * w, groups * w // heads
     shapes = {
         "qkv": (w + 2 * kv, w), "q_bias": (w,), "v_bias": (kv,), "proj": (w, w), "proj_bias": (w,),
@@ -127,7 +131,8 @@ def weights(rng: Generator, heads: int, groups: int, w: int) -> dict:  # of a bl
     return p | {"log_scale": normal(rng, heads, scale=0.3) + np.float32(np.log(4))}
 
 
-def places(rng: Generator, count: int) -> Array:  # rows and columns on a common grid
+def places(rng: Generator, count: int) -> Array:
+    """(count, 2): rows and columns on a common grid."""
     return rng.uniform(0, 8, (count, 2)).astype(np.float32)
 
 

@@ -27,6 +27,9 @@ from .optim import Updater, averaged, blockwise, make_optimizers, set_rates
 from .run_folder import check_folder
 from .token_sets import TokenSet, token_batches, token_set
 
+UNSHAPED = ("drop_path", "label_dropout", "init_gamma")
+"""Options of a model that say how it is trained, and not what weights it has."""
+
 
 def train(
     config: VARTraining,
@@ -55,7 +58,7 @@ def train(
     distributed.start()
     tok, images, config = prepare(config, out, tokenizer or config.tokenizer, overwrite, resume)
     torch.manual_seed(config.seed)
-    model = quicken(first(config).to(device()), in_halves=not config.compile)
+    model = quicken(initial_model(config).to(device()), in_halves=not config.compile)
     ema = averaged(model, config.ema)
     blockwise(model.blocks, recompute=config.recompute, compile=config.compile)
     network = spread(model, ema, config.parallel)
@@ -88,14 +91,20 @@ def train(
     return loop.finish(ema.module)
 
 
-def first(config: VARTraining) -> VAR:
+def initial_model(config: VARTraining) -> VAR:
     """Random weights, or those that the configuration names; ValueError when these do not fit."""
-    if not config.weights:
-        return VAR(config.model)
-    var = VAR.from_pretrained(config.weights)
-    if var.config != config.model:
-        raise ValueError(f"weights is {config.weights!r}, a model of {var.config}, expected one of "
-                         f"{config.model}: change the model's options, or train anew")  # fmt: skip
+    var = VAR(config.model)
+    if config.weights:
+        given = VAR.from_pretrained(config.weights)
+        theirs, ours = dataclasses.asdict(given.config), dataclasses.asdict(config.model)
+        wrong = [n for n in ours if ours[n] != theirs[n] and n not in UNSHAPED]
+        if wrong:
+            found, wanted = (", ".join(f"{n}={of[n]}" for n in wrong) for of in (theirs, ours))
+            raise ValueError(
+                f"weights is {config.weights!r}, a model with {found}, expected {wanted}: "
+                f"give its own --tokenizer, --data and --model options"
+            )
+        var.load_state_dict(given.state_dict())
     return var
 
 
