@@ -22,7 +22,7 @@ FOUND = [  # mutants that escaped, or brought the grader to an error: the check 
 def test_the_committed_table_shows_no_fault():
     rows = read_cells(RESULTS / "attack.csv")
     assert [row["changed"] for row in rows if row["outcome"].isupper()] == []
-    assert sum(row["outcome"] == "caught" for row in rows) >= 150
+    assert sum(row["outcome"] == "caught" for row in rows) >= 296
 
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
