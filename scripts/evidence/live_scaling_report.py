@@ -27,13 +27,14 @@ def live_scaling(folder: Path, figures: Path) -> str:
     text = "## Scaling on the live bed\n\n"
     if len({r["depth"] for r in rows}) < 4:
         return text + f"{NOT_MEASURED}: run `{COMMAND}`\n"
-    for name, fits in (("laws", laws(rows)), ("floors", floors(rows))):
+    of_floors = floors(rows)
+    for name, fits in (("laws", laws(rows)), ("floors", of_floors)):
         write_rows(folder / "scaling" / "fashion" / f"{name}.csv", fits)
     ends, seeds = ends_of(rows), len({r["seed"] for r in rows})
     images, data = ends[0]["images"], ends[0]["data_images"]
     text += f"`{COMMAND}`: {seeds} seeds a size, {images:,} images drawn from {data:,}, "
     text += f"{ends[0]['tokens']} tokens each; loss on {ends[0]['held_out']:,} test images, mean "
-    text += "of the seeds. "
+    text += "of the seeds. A fifth size was begun and stopped, for want of time. "
     for r in (r for r in rows_of(folder / "scaling" / "fashion" / "minutes.csv") if not r["depth"]):
         text += f"It takes about {r['minutes']:.0f} minutes of one core with {r['instructions']} "
         text += "instructions in float32, reckoned from the processor time of some steps of each "
@@ -46,7 +47,7 @@ def live_scaling(folder: Path, figures: Path) -> str:
         seen = f"{images * of[0]['tokens'] / n:.1f}"
         cells.append([str(of[0]["depth"]), f"{n:,}", seen, *means])
     text += table(("d", "N", "tokens a parameter", "loss of all scales", "of the last"), cells)
-    return text + _laws(floors(rows)) + _equal_compute(rows, figures) + provenance(rows)
+    return text + _laws(of_floors) + _equal_compute(rows, figures) + provenance(rows)
 
 
 def _laws(found: Sequence[Row]) -> str:
@@ -64,7 +65,7 @@ def _laws(found: Sequence[Row]) -> str:
     return text + table(heads, cells) + "\n"
 
 
-def at_compute(rows: Sequence[Row], budget: float, measure: str = "loss") -> dict[int, float]:
+def at_compute(rows: Sequence[Row], budget: float) -> dict[int, float]:
     """{n: the loss that size n had after `budget` FLOPs}, between its moments by log compute.
 
     The mean over seeds; sizes whose moments do not reach around the budget are left out.
@@ -73,18 +74,18 @@ def at_compute(rows: Sequence[Row], budget: float, measure: str = "loss") -> dic
     for n in sorted({r["n"] for r in rows}):
         moments = sorted({r["flops"] for r in rows if r["n"] == n})
         if moments[0] <= budget <= moments[-1]:
-            means = [np.mean([r[measure] for r in rows if (r["n"], r["flops"]) == (n, flops)])
+            means = [np.mean([r["loss"] for r in rows if (r["n"], r["flops"]) == (n, flops)])
                      for flops in moments]  # fmt: skip
             found[n] = float(np.interp(np.log(budget), np.log(moments), means))
     return found
 
 
-def budgets(rows: Sequence[Row], most: int = 5) -> list[float]:
-    """Up to `most` budgets in FLOPs, a geometric row, each of which three sizes or more spent."""
+def budgets(rows: Sequence[Row]) -> list[float]:
+    """Up to five budgets in FLOPs, a geometric row, each of which three sizes or more spent."""
     flops = [r["flops"] for r in rows]
     every = np.geomspace(min(flops), max(flops), 60)
     kept = [c for c in every if len(at_compute(rows, c)) >= 3]
-    return [float(c) for c in np.geomspace(kept[0], kept[-1], most)] if kept else []
+    return [float(c) for c in np.geomspace(kept[0], kept[-1], 5)] if kept else []
 
 
 def _equal_compute(rows: Sequence[Row], figures: Path) -> str:

@@ -36,8 +36,8 @@ REPRODUCED, TREND, CONTRADICTED, NOT_HERE = STATUSES = (
 )
 MEANINGS = (
     "exact, or counted, and tested",
-    "the same direction on CIFAR-10 with models of 0.01 to a few million parameters; "
-    "not the figure itself",
+    "the same direction on small pictures or videos, with models of 5 thousand to a few million "
+    "parameters; not the figure itself",
     "what was found here speaks against it",
     "needs data, hardware or more seeds than this project has, or no difference was measured",
 )

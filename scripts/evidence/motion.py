@@ -1,7 +1,7 @@
 """Trains and measures what draws moving garments: results/motion/.
 
     python scripts/evidence/motion.py --train evaluator classifier tokenizer-pyramid \
-        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s0 magvit-s0
+        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s{0,1,2} magvit-s{0,1}
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="write results/motion/choices.csv")
     parser.add_argument("--measure", action="store_true", help="write results/motion/motion.csv")
     parser.add_argument("--pictures", action="store_true", help="write results/motion/*.gif")
-    parser.add_argument("--videos", type=int, default=256, help="test videos that are measured")
+    parser.add_argument("--videos", type=int, default=128, help="test videos that are measured")
     args = parser.parse_args()
     for name in args.train:
         print(train(name, args.out))

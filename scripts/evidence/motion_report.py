@@ -31,7 +31,9 @@ def motion(folder: Path, figures: Path) -> str:
         "garment truly goes, in frames that were not given; beside it that of a garment frozen in "
         "the last given frame, and in the first of all. From one given frame nobody can tell where "
         "it flies; from five one can. The row of real videos is the bound, those of the tokenizers "
-        "are what their systems could reach at best. Guidance was chosen on other videos, with the "
+        "are what their systems could reach at best; they may flatter, for the perceptual term of "
+        "their training is a network of the evaluator's kind, with another seed. Options of "
+        "drawing were chosen on other videos, with the "
         f"first seed ([choices.csv](motion/choices.csv)). {minutes(folder / 'logs')}\n\n"
     )
     heads = ("system", "task", "given", "steps", "Frechet distance", "class kept, %", "steady, %",

@@ -32,7 +32,8 @@ def words(folder: Path, figures: Path) -> str:
         'Captions such as "a sandal left of a bag" ask for two garments side by side. 20 of the '
         "100 pairs occur in no training; the captions of these are measured, 20 drawings a pair "
         "and seed. The evaluator, which took part in no training, names the garment in each half. "
-        "Swapped: both are there, on the wrong sides. Guidance was chosen on seen pairs alone. "
+        "Swapped: both are there, on the wrong sides. Guidance was chosen on seen pairs alone "
+        "(Infinity's is the largest tried). "
         f"Trainings of {runs[0]['images']:,} scenes on one core, beside other work; {trained}. The "
         "rows of test images are what the evaluator says of true scenes, as they are and through "
         "a tokenizer. Guidance draws typical garments, so that a system can pass these rows. "

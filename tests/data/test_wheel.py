@@ -70,7 +70,8 @@ def test_a_wheel_runs_in_an_environment_of_its_own(tmp_path):
     carried = ("__init__.py", "assets", "results")
     assert told == [str(site / "varmini" / name) for name in carried]
     assert (site / "varmini" / "py.typed").is_file()  # PEP 561; the checkout has no such file
-    for path in [*REPO.glob("results/**/*.csv"), *REPO.glob("results/comparison/*.png")]:
+    results = ("**/*.csv", "comparison/*.png", "words/*.png", "motion/*.safetensors")
+    for path in [file for kind in results for file in (REPO / "results").glob(kind)]:
         assert (site / "varmini" / path.relative_to(REPO)).read_bytes() == path.read_bytes()
     run(bin / "varmini", "sample", "--labels", "ship", "--n", 1, "--out", "a.png", folder=tmp_path)
     assert Image.open(tmp_path / "a.png").size[0] > 32

@@ -90,13 +90,13 @@ def test_bad_points_are_named(x, y):
 
 
 def test_what_a_sweep_says(tmp_path):
-    rows = [{"depth": d, "n": n * 1e6, "images": images, "step": images, "tokens": 30, "seed": 0,
+    rows = [{"depth": d, "n": n * 1000, "images": images, "step": images, "tokens": 30, "seed": 0,
              "flops": n * images * 1e10} | dict.fromkeys(("loss", "loss_last", "error",
              "error_last"), law(n) + 1 / images)
             for d, n in enumerate((1, 2, 4, 8)) for images in (1000, 2000)]  # fmt: skip
     told = write_laws(rows, tmp_path / "sweep.csv")
     assert sum(" + (a N)^-0.3" in line for line in told) == 2
-    assert "tokens a parameter: 0 at the smallest size, 0.0 at the largest" in told
+    assert "tokens a parameter: 60 at the smallest size, 7.5 at the largest" in told
     assert len(read_rows(tmp_path / "floors.csv")) == 4 and "floors.csv" in told[-1]
     assert "floors.csv" not in write_laws(rows[:6], tmp_path / "sweep.csv")[-1]
     assert "at least three sizes" in write_laws(rows[:4], tmp_path / "sweep.csv")[0]

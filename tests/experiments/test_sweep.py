@@ -231,4 +231,5 @@ def test_the_live_bed_has_a_sweep_of_its_own():
     for words in (["--data", "fashion-subset"], ["--data=fashion-subset", "--seeds", "0"]):
         assert Scaling.start(words).sweep == sweep.LIVE
         assert Scaling.start(words).csv != Scaling().csv
-    assert Scaling.start(["--data", "cifar10"]) == Scaling() == Scaling.start([])
+    for other in ("cifar10", "fashion-photos", "fashion"):
+        assert Scaling.start(["--data", other]) == Scaling() == Scaling.start([])

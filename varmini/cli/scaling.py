@@ -33,9 +33,11 @@ class Scaling:
     @classmethod
     def start(cls, args: Sequence[str]) -> Self:
         """The live bed has defaults of its own: its name is read ahead of the parser."""
-        live = "--data fashion" in " ".join(args).replace("=", " ")
-        out, csv = Path("runs/scaling-fashion"), Path("results/scaling/fashion/sweep.csv")
-        return cls(LIVE, out, csv, classifier="fashion") if live else cls()
+        words = " ".join(args).replace("=", " ").split()
+        if ("--data", LIVE.data) not in zip(words, words[1:]):
+            return cls()
+        out = Path("runs/scaling-fashion")
+        return cls(LIVE, out, out / "sweep.csv", classifier="fashion")
 
     def __call__(self) -> None:
         check_writable(self.csv)

@@ -82,7 +82,7 @@ class LazyImages(Dataset):
     train: bool
     size: int | None = None
     channels: int | None = None
-    broken: dict[str, None] = field(default_factory=dict)
+    broken: dict[str, None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.labels = np.asarray(self.labels)

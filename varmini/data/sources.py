@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from glob import iglob
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,8 @@ def split_files(
     found = _pictures(part)
     classes = tuple(_pictures(parts["train"]) if "train" in parts else found)
     if unknown := sorted(found.keys() - set(classes)):
-        raise ValueError(f"{part}: class {unknown[0]!r} is not in {parts['train']}")
+        raise ValueError(f"{part}: class {unknown[0]!r} is not in {parts['train']}: "
+                         f"add it there, or remove it here")  # fmt: skip
     if not parts:
         for name, files in found.items():
             count = max(len(files) // HELD_OUT, min(len(files) - 1, 1))
@@ -67,12 +67,17 @@ def split_files(
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:
-    """Sorted files (below `folder`) by class; glob leaves out what is hidden."""
+    """Sorted files (below `folder`) by class; what is hidden, and linked folders in a class, are
+    left out."""
     found: dict[str, list[str]] = {}
-    for file in sorted(iglob("*/**", root_dir=folder, recursive=True)):
-        if file.lower().endswith(SUFFIXES):
-            found.setdefault(file.split(os.sep)[0], []).append(file)
-    return {name: found[name] for name in sorted(found)}
+    for top in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        for at, below, names in os.walk(top):
+            below[:] = [name for name in below if name[0] != "."]
+            names = [n for n in names if n.lower().endswith(SUFFIXES) and n[0] != "."]
+            if names:
+                here = os.path.relpath(at, folder)
+                found.setdefault(top.name, []).extend(os.path.join(here, n) for n in names)
+    return {name: sorted(files) for name, files in found.items()}
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
@@ -138,14 +143,17 @@ def read_labels(rows, label: str, source: str) -> tuple[np.ndarray, tuple[str, .
     in the column, or the numbers up to the largest label; ValueError for a row without one."""
     column = rows.select_columns([label]).with_format("arrow")[:][label]  # nothing is decoded
     if column.null_count:
-        raise ValueError(f"{source}: {column.null_count} rows without a label")
+        raise ValueError(f"{source}: {column.null_count} rows without a label: leave "
+                         f"them out (`rows.filter`)")  # fmt: skip
     labels, classes = column.to_numpy(), getattr(rows.features[label], "names", None)
     if labels.dtype == object:
         classes, labels = np.unique(labels.astype(str), return_inverse=True)
     elif not classes:
-        classes = range(int(labels.max(initial=-1)) + 1)
-        if len(classes) > MAX_CLASSES:
-            raise ValueError(f"{source}: a label is {classes[-1]}, expected under {MAX_CLASSES}")
+        largest = int(labels.max(initial=-1))
+        if largest >= MAX_CLASSES:
+            raise ValueError(f"{source}: a label is {largest}, expected under {MAX_CLASSES}: "
+                             f"number the classes from 0")  # fmt: skip
+        classes = range(largest + 1)
     labels, classes = labels.astype(np.int64), tuple(map(str, classes))
     check_labels(labels, classes, source)
     return labels, classes
