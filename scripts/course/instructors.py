@@ -4,8 +4,9 @@
     python scripts/course/instructors.py instructors out/instructors.tar.gz.gpg
     python scripts/course/instructors.py open out/instructors.tar.gz.gpg FOLDER
 
-The students' archive holds all files that git tracks but those of `WITHHELD`: no solutions, no
-known mistakes written as code, no tests. Its notebooks run and `varmini grade` works. The
+The students' archive holds all files that git tracks but those of `WITHHELD`: no solutions and no
+tests. Its notebooks run and `varmini grade` works, for the grader's references and the sentences on
+known mistakes (`varmini/grade/`) stay: points say that code works, not who wrote it. The
 instructors' archive holds the withheld files and nothing else, encrypted by GnuPG with a passphrase
 (AES-256; asked for, or the first line of --passphrase-file). `open` unpacks it over a folder, such
 as the students' tree: the two together are the checkout again.
@@ -76,7 +77,7 @@ def solutions() -> dict[str, list[str]]:
 
 
 def leaks(name: str, data: bytes) -> list[str]:
-    """The solutions of which a file holds `FEWEST` lines, one after the other, or all of them."""
+    """The solutions of which a file holds `FEWEST` lines, one after the other."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -118,14 +119,11 @@ def gpg(options: list[str], data: bytes, passphrase: str) -> bytes:
         raise RuntimeError("no gpg found: install GnuPG (apt install gnupg, brew install gnupg)")
     with tempfile.TemporaryDirectory() as home:
         os.chmod(home, 0o700)
-        file, reader = Path(home, "data"), os.pipe()
+        file = Path(home, "data")
         file.write_bytes(data)
-        os.write(reader[1], passphrase.encode())
-        os.close(reader[1])
         command = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback"]
-        command += ["--passphrase-fd", str(reader[0]), "--output", "-", *options, str(file)]
-        done = subprocess.run(command, capture_output=True, pass_fds=[reader[0]])
-        os.close(reader[0])
+        command += ["--passphrase-fd", "0", "--output", "-", *options, str(file)]
+        done = subprocess.run(command, input=passphrase.encode(), capture_output=True)
         stop = ["gpgconf", "--homedir", home, "--kill", "all"]
         subprocess.run(stop, capture_output=True)
     if done.returncode:
@@ -165,6 +163,20 @@ def unpack(source: Path, folder: Path, passphrase: str) -> list[str]:
         return archive.getnames()
 
 
+def passphrase(file: Path | None) -> str:
+    """The first line of a file, or what is typed.
+
+    Raises:
+        RuntimeError: when it has fewer than 12 characters.
+    """
+    typed = getpass.getpass("passphrase: ") if file is None else file.read_text()
+    if len(first := typed.partition("\n")[0]) < 12:
+        raise RuntimeError(
+            "a passphrase of at least 12 characters is needed: the archive may travel"
+        )
+    return first
+
+
 def main(words: list[str]) -> int:
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -173,23 +185,15 @@ def main(words: list[str]) -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("."), help="open: into this")
     parser.add_argument("--passphrase-file", type=Path)
     args = parser.parse_args(words)
-    passphrase = ""
-    if args.what != "students":
-        if args.passphrase_file:
-            passphrase = args.passphrase_file.read_text().partition("\n")[0]
-        else:
-            passphrase = getpass.getpass("passphrase: ")
-        if len(passphrase) < 12:
-            parser.error("a passphrase of at least 12 characters is needed: the archive may travel")
     try:
         if args.what == "students":
             names = students(args.archive)
         elif args.what == "instructors":
-            names = instructors(args.archive, passphrase)
+            names = instructors(args.archive, passphrase(args.passphrase_file))
         else:
-            names = unpack(args.archive, args.folder, passphrase)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
+            names = unpack(args.archive, args.folder, passphrase(args.passphrase_file))
+    except (OSError, RuntimeError, tarfile.TarError, subprocess.CalledProcessError) as error:
+        print(f"instructors.py: {error}", file=sys.stderr)
         return 1
     print(f"{args.archive}: {len(names)} files")
     return 0

@@ -95,8 +95,13 @@ def training_of(folder: Path) -> dict[str, object]:
     return last | {"command": command, "seconds": seconds, "seed": account["config"]["seed"]}
 
 
-def score(name: str, tokenizer: Path, var: Path, cfg: float, options: str) -> dict[str, object]:
-    """A row of the table: two trained networks, scored."""
+def score(
+    name: str, tokenizer: Path, var: Path, cfg: float, options: list[str]
+) -> dict[str, object]:
+    """A row of the table: two trained networks, scored.
+
+    Where their trainings differ, both are told; `problems` refuses what others could not repeat.
+    """
     import torch
 
     from varmini import VAR, MultiScaleVQVAE, sample
@@ -124,15 +129,16 @@ def score(name: str, tokenizer: Path, var: Path, cfg: float, options: str) -> di
     for key, values in found.items():
         ends = dict(zip(("", "_low", "_high"), (fmean(values), *interval(values))))
         row |= {key + end: round(value, 4) for end, value in ends.items()}
-    last, told = stages[-1], provenance()
+    told = {key: list(dict.fromkeys(str(stage[key]) for stage in stages)) for key in stages[0]}
     return row | {
         "train_seconds": round(sum(stage["seconds"] for stage in stages), 1),
         "parameters": sum(p.numel() for net in (tok, model) for p in net.parameters()),
-        "images": DRAWS * len(wanted), "trained_by": last["command"],
-        "trained_commit": last["commit"], "trained_hardware": last["hardware"],
-        "threads": last["threads"], "seed": last["seed"],
-        "options": options or (f"--cfg {cfg:g}" if cfg != 1.5 else ""),
-        "evaluator": evaluator.about, **{k: told[k] for k in COLUMNS[-4:]},
+        "images": DRAWS * len(wanted), "trained_by": "; ".join(told["command"]),
+        "trained_commit": " and ".join(told["commit"]),
+        "trained_hardware": " and ".join(told["hardware"]),
+        "threads": " and ".join(told["threads"]), "seed": " and ".join(told["seed"]),
+        "options": " ".join([*options, *[f"--cfg {cfg:g}"] * (cfg != 1.5)]),
+        "evaluator": evaluator.about, **{k: provenance()[k] for k in COLUMNS[-4:]},
     }  # fmt: skip
 
 
@@ -147,32 +153,29 @@ def train(args: argparse.Namespace, folder: Path) -> list[Path]:
     return stages
 
 
-def main(words: list[str]) -> int:
+def check(table: Path) -> int:
+    """Prints what is wrong with a table; 1 if anything is."""
+    from varmini.runtime.tables import read_cells
+
+    if not table.exists():
+        raise ValueError(f"no table {table}; `run` and `score` make one")
+    rows = read_cells(table)
+    wrong = [(i, told) for i, row in enumerate(rows, 2) for told in problems(row)]
+    for line, told in wrong:
+        print(f"{table.name}, line {line}: {told}", file=sys.stderr)
+    print(f"{len(rows)} rows, {len(wrong)} problems")
+    return int(bool(wrong) or not rows)
+
+
+def add(args: argparse.Namespace) -> int:
+    """Trains, if that is asked for, and adds a row; 1 if it may not stand in the table."""
+    from varmini.runtime.machine import provenance
     from varmini.runtime.tables import read_cells, write_rows
 
-    raw = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("what", choices=["run", "score", "check"])
-    parser.add_argument("name", nargs="?", default="", help="what the table calls it")
-    parser.add_argument("folders", nargs="*", type=Path, help="score: tokenizer and transformer")
-    parser.add_argument("--tokenizer", default="", help="run: options of `varmini train tokenizer`")
-    parser.add_argument("--var", default="", help="run: options of `varmini train var`")
-    parser.add_argument("--seed", type=int, default=0, help="run: of both trainings")
-    parser.add_argument("--cfg", type=float, default=1.5, help="guidance")
-    parser.add_argument("--table", type=Path, default=TABLE)
-    args = parser.parse_args(words)
-    rows = read_cells(args.table) if args.table.exists() else []
-    if args.what == "check":
-        wrong = [(i, told) for i, row in enumerate(rows, 2) for told in problems(row)]
-        for line, told in wrong:
-            print(f"{args.table.name}, line {line}: {told}", file=sys.stderr)
-        print(f"{len(rows)} rows, {len(wrong)} problems")
-        return int(bool(wrong) or not rows)
-    if not args.name or (args.what == "score") != (len(args.folders) == 2):
-        parser.error("expected: run NAME, or score NAME TOKENIZER VAR")
-    options = " ".join(
-        f'--{k} "{getattr(args, k)}"' for k in ("tokenizer", "var") if getattr(args, k)
-    )
+    if " " in (commit := str(provenance()["commit"])):
+        raise ValueError(f"this checkout is at {commit}: commit your change first, so that others "
+                         f"can repeat the row")  # fmt: skip
+    options = [f'--{k} "{getattr(args, k)}"' for k in ("tokenizer", "var") if getattr(args, k)]
     if args.what == "run":
         slug = re.sub(r"\W+", "-", args.name.lower()).strip("-")
         args.folders = train(args, ROOT / "out" / "leaderboard" / f"{slug}-{args.seed}")
@@ -182,10 +185,39 @@ def main(words: list[str]) -> int:
     if wrong:
         print("not added: " + "; ".join(wrong), file=sys.stderr)
         return 1
-    rows = sorted([*rows, row], key=lambda row: float(row["frechet"]))
+    rows = [*(read_cells(args.table) if args.table.exists() else []), row]
+    rows.sort(key=lambda row: float(row["frechet"]))
     write_rows(args.table, rows)
     print(f"added to {args.table}: rank {rows.index(row) + 1} of {len(rows)}")
     return 0
+
+
+def main(words: list[str]) -> int:
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("what", choices=["run", "score", "check"])
+    parser.add_argument("name", nargs="?", default="", help="what the table calls it")
+    parser.add_argument("folders", nargs="*", type=Path, help="score: tokenizer and transformer")
+    for stage, such in (("tokenizer", "--lr 0.002"), ("var", "--model.depth 6")):
+        about = f'run: options of `varmini train {stage}`, such as --{stage}="{such}"'
+        parser.add_argument(f"--{stage}", default="", help=about)
+    parser.add_argument("--seed", type=int, default=0, help="run: of both trainings")
+    parser.add_argument("--cfg", type=float, default=1.5, help="guidance")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    args = parser.parse_args(words)
+    given = bool(args.tokenizer or args.var)
+    folders = {"run": 0, "score": 2, "check": 0}[args.what]
+    named = bool(args.name) == (args.what != "check")
+    if len(args.folders) != folders or not named or (given and args.what != "run"):
+        parser.error(
+            "expected: run NAME, with --tokenizer and --var for options of the trainings; "
+            "score NAME TOKENIZER VAR; or check. A name of several words is quoted"
+        )
+    try:
+        return check(args.table) if args.what == "check" else add(args)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(f"leaderboard.py: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def put(assignment: str, made: list[dict] | None, wrong: dict[str, int]) -> list
     old = {row["name"]: row for row in rows if row["assignment"] == assignment}
     rows = [row for row in rows if row["assignment"] != assignment]
     for row in old.values() if made is None else made:
-        last = wrong.get(row["name"], old.get(row["name"], {}).get(COLUMN, ""))
+        last = wrong.get(row["name"], row.get(COLUMN, ""))  # rows made anew have none
         rows.append(row | {COLUMN: last})
     rows.sort(key=lambda row: row["assignment"])
     write_rows(TABLE, rows)

@@ -143,7 +143,7 @@ def random_packs(rng: Generator) -> list[tuple]:
 
 
 def cases_leaks(rng):
-    """Right masks, but for a few pairs in one or two layers, seen or hidden by mistake."""
+    """Masks with mistakes: in one or two layers some pairs are seen, in all some are hidden."""
     calls = []
     for pack, leaky in zip(PACKS, ((0, 2), (1,))):
         layers = []

@@ -54,8 +54,7 @@ def matrix(kind: str, old: int, new: int) -> Array:
     """(new, old) weights that turn `old` samples into `new` ones, each row summing to 1.
 
     "area" is the mean over the window from floor(i old/new) to ceil((i+1) old/new), "bicubic" has
-    Keys' kernel with a = -0.75 and edges repeated, "bicubic-corners" aligns the outermost samples,
-    and the forms with "-antialias" have a wider kernel on the way down, with a = -0.5.
+    Keys' kernel with edges repeated, "bicubic-corners" aligns the outermost samples.
     """
     weights = np.zeros((new, old))
     for i in range(new):
@@ -64,19 +63,15 @@ def matrix(kind: str, old: int, new: int) -> Array:
             window = range(i * old // new, -(-(i + 1) * old // new))
             weights[i, list(window)] = 1 / len(window)
         elif kind.startswith("nearest"):
-            weights[i, int(middle + 0.5) if kind == "nearest-exact" else i * old // new] = 1
-        elif kind.endswith("antialias"):
-            distance = np.abs(np.arange(old) - middle) / max(1, old / new)
-            weights[i] = [_kernel(kind, x, -0.5) for x in distance]
-            weights[i] /= weights[i].sum()
+            weights[i, i * old // new] = 1
         else:
             at = i * (old - 1) / max(1, new - 1) if kind == "bicubic-corners" else middle
             for j in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
-                weights[i, min(max(j, 0), old - 1)] += _kernel(kind, abs(at - j), -0.75)
+                weights[i, min(max(j, 0), old - 1)] += _kernel(kind, abs(at - j))
     return weights
 
 
-def _kernel(kind: str, x: float, a: float) -> float:
+def _kernel(kind: str, x: float, a: float = -0.75) -> float:
     """Weight at distance x: a triangle, or Keys' cubic."""
     if kind.startswith("bilinear"):
         return max(0.0, 1 - x)

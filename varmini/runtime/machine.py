@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -222,11 +223,11 @@ def provenance() -> dict[str, Any]:
     kind = device().type
     gpu = f", {torch.cuda.get_device_name()}" if kind == "cuda" else ", MPS" * (kind == "mps")
     commit = git("rev-parse", "--short=12", "HEAD") or "unknown"
-    dirty = " with uncommitted changes" * bool(git("status", "--porcelain", "--", "*.py"))
+    dirty = " with uncommitted changes" * bool(git("status", "--porcelain", "--", ":(top)*.py"))
     program = Path(sys.argv[0])
     name = "varmini" if program.stem in ("varmini", "__main__") else program.name
     return {
-        "command": " ".join([name, *map(shown, sys.argv[1:])]),
+        "command": shlex.join([name, *map(shown, sys.argv[1:])]),
         "commit": commit + dirty,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": f"{cpu}, {os.cpu_count()} cores{gpu}",
