@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from varmini.data import EMBEDDED
 from varmini.data.loading import SUBSETS, find_parquet
 from varmini.data.pictures import decode
-from varmini.data.sets import encoded
 from varmini.data.sources import find_columns, read_parquet, read_rows
 
 COUNTS = {  # images a class
@@ -35,7 +34,7 @@ def cut(rows, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.T
     cells, labels, classes = read_rows(rows, [], source)
     keys = []
     for row, cell in enumerate(cells[:][image]):
-        picture = decode(encoded(cell), f"{source}, row {row}")
+        picture = decode(cell, f"{source}, row {row}")
         pixels = hashlib.sha256(f"{picture.mode} {picture.size} {seed} ".encode())
         keys.append((pixels.update(picture.tobytes()), pixels.digest())[1])
     chosen, left = [], dict.fromkeys(range(len(classes)), per_class)

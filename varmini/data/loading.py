@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from ..runtime.pretrained import ASSETS as EMBEDDED
 from .pictures import decode, to_tensor
-from .sets import ImageSet, LazyImages, encoded, spread
+from .sets import ImageSet, LazyImages, spread
 
 Known = namedtuple("Known", "hub config shape padding")  # what is held in memory; config: a folder
 KNOWN = {
@@ -56,8 +56,6 @@ def load_images(
     for key, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"{key} {value}: expected at least 1")
-    if root is not None and not Path(root).is_dir():
-        raise ValueError(f"root {root}: no such folder")
     parts, text = sources.SPLITS[split], str(name) if isinstance(name, str | os.PathLike) else ""
     if isinstance(name, sources.datasets.Dataset | sources.datasets.DatasetDict):
         text, rows = "dataset", name
@@ -101,7 +99,7 @@ def _in_memory(
     pictures = []
     for row, cell in zip(spread(len(rows), limit), cells[:][cells.column_names[0]]):
         at = f"{source} row {row}"
-        picture = decode(encoded(cell), at, channels or shape[0])
+        picture = decode(cell, at, channels or shape[0])
         if picture.size != shape[1:]:
             raise ValueError(f"{at}: {picture.size} pixels, expected {shape[1:]} in {hub}")
         picture = ImageOps.expand(picture, padding)

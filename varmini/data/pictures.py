@@ -29,8 +29,8 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
 
 
-def decode(file: str | bytes, source: str, channels: int | None = None) -> Image.Image:
-    """A PIL image of mode L (1 channel) or RGB (3), from a path or from bytes.
+def decode(file: str | bytes | dict, source: str, channels: int | None = None) -> Image.Image:
+    """A PIL image of mode L (1 channel) or RGB (3), from a path, bytes, or a cell of a table.
 
     It is turned as its EXIF data say; transparent parts become white; 16-bit greys keep their
     upper byte; of an animation the first frame is taken. ValueError naming `source` when it is
@@ -41,6 +41,8 @@ def decode(file: str | bytes, source: str, channels: int | None = None) -> Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata in pictures that can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # before it is unpacked
+            if not isinstance(file, str | bytes):
+                file = file and (file["bytes"] or file["path"]) or b""
             image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
             image.load()
             with contextlib.suppress(Exception):  # damaged metadata: as the pixels lie

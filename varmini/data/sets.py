@@ -38,11 +38,6 @@ def check_labels(labels: np.ndarray, classes: Sequence[str], source: str) -> Non
         raise ValueError(f"{source}: the class name {odd[0]!r} is no text: rename it")
 
 
-def encoded(cell: dict | None) -> bytes | str:
-    """The encoded picture in a cell of a table, or the name of its file."""
-    return cell and (cell["bytes"] or cell["path"]) or b""
-
-
 class Images(Dataset):
     """What sets in memory and lazy ones have in common."""
 
@@ -149,8 +144,8 @@ class LazyImages(Images):
         """The picture (PIL) of row `first`, or the next good one, and its label."""
         tries = min(len(self), IN_A_ROW)
         for row in (i % len(self) for i in range(first, first + tries)):
-            cell, name = self.cells[row], f"{self.name}, row {row}"
-            file, name = (cell, cell) if isinstance(cell, str) else (encoded(*cell.values()), name)
+            file, name = self.cells[row], f"{self.name}, row {row}"
+            file, name = (file, file) if isinstance(file, str) else (*file.values(), name)
             try:
                 return decode(file, name, self.channels), int(self.labels[row])
             except ValueError as error:

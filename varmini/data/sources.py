@@ -56,7 +56,7 @@ def read_folder(folder: Path, split: str, names: Sequence[str], limit: int | Non
     if not pairs:
         raise ValueError(
             f"{at}: no labelled pictures for split {split!r}; expected one sub-folder per class, "
-            f"each with pictures ({' '.join(SUFFIXES)}), in {split}/ where there are split folders, "
+            f"each with pictures ({' '.join(SUFFIXES)}), in {split}/ if there are split folders, "
             f"or files {split}-*.parquet"
         )
     files, labels = zip(*(pairs[i] for i in spread(len(pairs), limit)))
