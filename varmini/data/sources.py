@@ -159,7 +159,7 @@ def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = 
     image, label = find_columns(rows.features, source)
     column = rows.select_columns([label]).with_format("arrow")[:][label]  # nothing is decoded
     if column.null_count:
-        raise ValueError(f"{source}: {column.null_count} rows without a label; `rows.filter` them")
+        raise ValueError(f"{source}: {column.null_count} rows without a label: filter them out")
     labels, classes = column.to_numpy(), getattr(rows.features[label], "names", None)
     if labels.dtype == object:
         classes, labels = np.unique(labels.astype(str), return_inverse=True)
