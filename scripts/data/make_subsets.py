@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from varmini.data import EMBEDDED
 from varmini.data.loading import SUBSETS, find_parquet
 from varmini.data.pictures import decode
-from varmini.data.sources import encoded, find_columns, read_labels, read_parquet
+from varmini.data.sources import find_columns, read_parquet, read_rows
 
 COUNTS = {  # images a class
     "fashion-subset": {"train": 1000, "test": 200},
@@ -31,10 +31,10 @@ COUNTS = {  # images a class
 def cut(rows, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.Table:
     """`per_class` of the rows of each class; their pixels' checksums are added to `taken`."""
     image, label = find_columns(rows.features, source)
-    labels, classes = read_labels(rows, label, source)
-    keys, table = [], rows.data.table
-    for row, cell in enumerate(table[image].to_pylist()):
-        picture = decode(encoded(cell), f"{source}, row {row}")
+    cells, labels, classes = read_rows(rows, [], source)
+    keys = []
+    for row, cell in enumerate(cells[:][image]):
+        picture = decode(cell, f"{source}, row {row}")
         pixels = hashlib.sha256(f"{picture.mode} {picture.size} {seed} ".encode())
         keys.append((pixels.update(picture.tobytes()), pixels.digest())[1])
     chosen, left = [], dict.fromkeys(range(len(classes)), per_class)
@@ -45,7 +45,7 @@ def cut(rows, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.T
             left[labels[row]] -= 1
     if short := [classes[c] for c, n in left.items() if n]:
         raise ValueError(f"{source}: fewer than {per_class} different images of {short[0]!r}")
-    return table.select([image, label]).take(np.array(chosen)).combine_chunks()
+    return rows.data.table.select([image, label]).take(np.array(chosen)).combine_chunks()
 
 
 def write(table: pa.Table, file: Path) -> str:

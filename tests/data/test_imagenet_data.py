@@ -19,7 +19,7 @@ from PIL import Image
 from small_pictures import encode, message, noise, write_parquet
 from tiny import make_tokenizer
 
-from varmini.data import batches, class_names, in_order, load_images, loading
+from varmini.data import batches, class_names, in_order, load_images, sources
 from varmini.data.pictures import decode
 from varmini.training.token_sets import token_set
 
@@ -91,7 +91,7 @@ def test_folder_with_split_folders(tmp_path):
 
 
 def test_the_hubs_layout(hub_copy, monkeypatch):
-    monkeypatch.setattr(loading, "_from_hub", None)  # what is here is not asked for
+    monkeypatch.setattr(sources, "read_hub", None)  # what is here is not asked for
     test = load_images("imagenet", "test", size=8)
     assert len(test) == 6 and test.classes == SYNSETS and test[4][1] == 1
     train = load_images("imagenet", size=8)

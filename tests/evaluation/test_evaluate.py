@@ -335,7 +335,7 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(
 def test_pictures_without_labels_are_no_reference(models, tmp_path, capsys):
     shutil.copytree(models / "pictures/val/0", tmp_path / "loose")
     assert cli.main(command(models, tmp_path, "--data", tmp_path / "loose")) == 2
-    assert "its pictures are not labelled" in capsys.readouterr().err
+    assert "no labelled pictures" in capsys.readouterr().err
 
 
 def test_tokenizer_figures(models, tmp_path, monkeypatch, capsys):

@@ -213,7 +213,7 @@ def test_one_system_by_the_command_and_what_it_refuses(bed, tmp_path, capsys, mo
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert cli.main(["compare", "maskgti", *options]) == 2
     assert "no system named 'maskgti', expected one of: var, " in capsys.readouterr().err
-    cases = (("cifar10-subset", "3 channels, expected 1"), ("none", "none: neither a folder"))
+    cases = (("cifar10-subset", "3 channels, expected 1"), ("none", "none: expected one of"))
     for wrong, words in cases:
         given = ["--data", wrong, "--out", str(tmp_path / "other")]
         monkeypatch.setattr(bed_file, "fitted", real_fitted)

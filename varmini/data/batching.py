@@ -1,9 +1,8 @@
 """Batches of images: endless and resumable for training, once and in order for measuring."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,7 +26,6 @@ def batch_order(
 
     An epoch is a permutation of range(total); an incomplete last batch is dropped. All three are
     functions of (seed, epoch), so `start=n` goes on as an uninterrupted run would after n batches.
-    ValueError when a batch is larger than the set.
     """
     check_batch_size(batch_size, total)
     epoch, first = divmod(start, total // batch_size)
@@ -41,23 +39,15 @@ def batch_order(
 
 
 def batches(
-    dataset: ImageSet | LazyImages,
-    batch_size: int,
-    *,
-    seed: int,
-    start_step: int = 0,
-    flip: bool = False,
-    workers: int = 0,
-    part: slice = slice(None),
-    on_device: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    dataset: ImageSet | LazyImages, batch_size: int, *, seed: int, start_step: int = 0,
+    flip: bool = False, workers: int = 0, part: slice = slice(None), on_device: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Endless batches: images float32 (B, C, H, W) in [-1, 1] and labels int64 (B,).
 
-    Order, mirroring (`flip`: half of the images) and crops are those of `batch_order`, so
-    `start_step=n` goes on exactly as an uninterrupted run would after n batches. `workers`
-    processes decode ahead for lazy sets; they do not change what is yielded. Of each batch the rows
-    in `part` are read and yielded. `on_device` moves the bytes, and makes the images there.
-    ValueError with the first batch, as `batch_order`.
+    Order, mirroring (`flip`: half of the images), crops and `start_step` are `batch_order`'s.
+    `workers` processes decode ahead for lazy sets, and change nothing of what is yielded. Of each
+    batch the rows in `part` are read and yielded. `on_device` moves the bytes, and makes the images
+    there. ValueError with the first batch, as `check_batch_size`.
     """
     order = batch_order(len(dataset), batch_size, seed, start_step)
     plan = ((r[part].tolist(), crops[part].tolist(), m[part]) for r, m, crops in order)
@@ -72,10 +62,9 @@ def batches(
 def in_order(
     dataset: ImageSet | LazyImages, batch_size: int, workers: int = 0, rows: range | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once: (images (B, C, H, W) in [-1, 1], labels (B,)); the last part is short.
+    """Every image once, or those of `rows`: (images (B, C, H, W) in [-1, 1], labels (B,)).
 
-    `rows` takes only those images, a stretch of the set. The crop of a lazy training set is a
-    function of the image's index, as in `dataset[index]`.
+    The last part is short. A training crop is a function of the index, as in `dataset[index]`.
     """
     rows = range(len(dataset)) if rows is None else rows
     parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
@@ -84,16 +73,16 @@ def in_order(
         yield to_float(images), labels
 
 
+@dataclass
 class _Planned(Dataset):
-    """Reads a planned batch; errors travel as values, as a loader would add its traceback."""
+    """Reads a planned batch: its rows, a seed for each crop, and what goes with it."""
 
-    def __init__(self, dataset: ImageSet | LazyImages) -> None:
-        self.fetch = dataset.fetch
+    dataset: ImageSet | LazyImages
 
     def __getitem__(self, batch: tuple):
         try:
-            return *self.fetch(*batch[:2]), batch[2]
-        except ValueError as error:
+            return *self.dataset.fetch(*batch[:2]), batch[2]
+        except ValueError as error:  # as a value: a loader would add its traceback
             return error
 
 
@@ -103,7 +92,7 @@ def _loaded(dataset: ImageSet | LazyImages, plan: Iterator, workers: int) -> Ite
         _Planned(dataset),
         batch_size=None,
         sampler=plan,
-        num_workers=0 if isinstance(dataset, ImageSet) else workers,
+        num_workers=workers if isinstance(dataset, LazyImages) else 0,
         generator=torch.Generator(),  # it would disturb torch's global one
         worker_init_fn=_ignore_signals,
     )

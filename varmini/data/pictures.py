@@ -1,18 +1,13 @@
 """From an encoded picture to a tensor, and the one pixel convention: float images in [-1, 1]."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -29,22 +24,25 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def decode(file: str | bytes, source: str, channels: int | None = None) -> Image:
-    """A PIL image of mode L (1 channel) or RGB (3), from a path or from bytes.
+def to_tensor(image: Image.Image) -> Tensor:
+    """A PIL image of mode L or RGB as uint8 (C, H, W)."""
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
+
+
+def decode(file: str | bytes | dict, source: str, channels: int | None = None) -> Image.Image:
+    """A PIL image of mode L (1 channel) or RGB (3), from a path, bytes, or a cell of a table.
 
     It is turned as its EXIF data say; transparent parts become white; 16-bit greys keep their
-    upper byte; of an animation the first frame is taken.
-
-    Raises:
-        ValueError: naming `source`, when it is broken, or claims so many pixels (89 million; the
-            largest in ImageNet has 61) that Pillow suspects a bomb.
+    upper byte; of an animation the first frame is taken. ValueError naming `source` when it is
+    broken, or claims so many pixels (89 million; ImageNet's largest has 61) that Pillow suspects
+    a bomb.
     """
-    from PIL import Image, ImageOps
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata in pictures that can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # before it is unpacked
+            if not isinstance(file, str | bytes):
+                file = file and (file["bytes"] or file["path"]) or b""
             image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
             image.load()
             with contextlib.suppress(Exception):  # damaged metadata: as the pixels lie
@@ -55,39 +53,28 @@ def decode(file: str | bytes, source: str, channels: int | None = None) -> Image
         raise ValueError(f"{source}: broken picture ({reason}); replace or remove it") from None
 
 
-def _plain_mode(image: Image, channels: int | None) -> Image:
-    from PIL import Image
-
+def _plain_mode(image: Image.Image, channels: int | None) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
-        array = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((array >> 8).astype(np.uint8))
-    grey = image.mode in ("1", "L", "LA", "La")
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    channels = channels or (1 if image.mode in ("1", "L", "LA", "La") else 3)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 or (grey and not channels) else "RGB")
+    return image.convert("L" if channels == 1 else "RGB")
 
 
-def resize_and_crop(image: Image, size: int, rng: np.random.Generator | None) -> Image:
+def resize_and_crop(image: Image.Image, size: int, rng: np.random.Generator | None) -> Image.Image:
     """Shorter side to 1.125 x size, then a square of `size`: random with `rng`, else centred.
 
     Only the square is computed: the crop is taken in the picture's own coordinates.
     """
-    from PIL import Image
-
     width, height = image.size
-    middle = round(1.125 * size)
-    short = min(width, height)
+    middle, short = round(1.125 * size), min(width, height)
     scaled = (int(middle * width / short), int(middle * height / short))
-    room = [side - size for side in scaled]
+    room = (side - size for side in scaled)
     left, top = (int(rng.integers(r + 1)) if rng else round(r / 2) for r in room)
     sx, sy = width / scaled[0], height / scaled[1]
     box = (left * sx, top * sy, min((left + size) * sx, width), min((top + size) * sy, height))
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-
-
-def to_tensor(image: Image) -> Tensor:
-    """A PIL image of mode L or RGB as uint8 (C, H, W)."""
-    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()

@@ -1,14 +1,22 @@
-"""What a folder of pictures or a table of `datasets` holds: encoded pictures, labels, classes."""
+"""What folders of pictures, parquet files and tables of `datasets` hold: pictures, labels, classes.
 
-from __future__ import annotations
+`datasets` takes 0.7 seconds to load, so this file is imported where it is used.
+"""
 
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .sets import check_labels, spread
 
 SPLITS = {"train": ("train",), "test": ("test", "validation", "val")}
 BASES = ("", "ILSVRC/Data/CLS-LOC")  # the second as ImageNet is distributed
@@ -17,58 +25,47 @@ HELD_OUT = 10  # a folder without split folders keeps one picture in ten for tes
 MAX_CLASSES = 1_000_000
 
 
-def spread(total: int, limit: int | None) -> np.ndarray:
-    """`limit` indices evenly spaced over range(total), so that sorted sets give all classes."""
-    count = total if limit is None else min(limit, total)
-    return np.arange(count) * total // count
-
-
-def split_files(
-    folder: Path, split: str, limit: int | None = None
-) -> tuple[list[str], list[int], tuple[str, ...]]:
-    """The files of a split (`limit`: so many), their labels, and the classes.
+def read_folder(folder: Path, split: str, names: Sequence[str], limit: int | None):
+    """What `read_rows` tells, of the parquet files called as one of `names` in a folder or in one
+    below it; else the names of a split's picture files, their labels (N,), and the classes.
 
     `datasets`' own reader takes the innermost folder for the class, and holds nothing out. Here the
     folders in `folder` are the classes. With `train/` beside `test/`, `validation/` or `val/` (also
     below ILSVRC/Data/CLS-LOC), those are the splits, and the classes are train's. Otherwise, in
     each class, the tenth of the pictures (at least one, if there are two) whose names have the
     smallest checksum is the test split: always the same, on every machine.
-    ValueError when the split has no labelled pictures, or a class that train has not.
     """
+    below = sorted(p for p in folder.iterdir() if p.is_dir())
+    if files := parquet_files([folder, *below], names):
+        return read_rows(read_parquet(files), names, folder.resolve().name, limit)
     parts: dict[str, Path] = {}
     for part, base, name in ((p, b, n) for p in SPLITS for b in BASES for n in SPLITS[p]):
         if any((folder / base / name).glob("*/")):  # a class "train" holds no folders
             parts.setdefault(part, folder / base / name)
-    if parts and split not in parts:
-        wanted = " or ".join(name + "/" for name in SPLITS[split])
-        raise ValueError(f"{folder}: no {wanted} with one sub-folder of pictures per class")
-    part = parts.get(split, folder)
-    found = _pictures(part)
+    at = parts.get(split, folder)
+    found = _pictures(at) if split in parts or not parts else {}
     classes = tuple(_pictures(parts["train"]) if "train" in parts else found)
     if unknown := sorted(found.keys() - set(classes)):
-        raise ValueError(f"{part}: class {unknown[0]!r} is not in {parts['train']}: "
+        raise ValueError(f"{at}: class {unknown[0]!r} is not in {parts['train']}: "
                          f"add it there, or remove it here")  # fmt: skip
-    if not parts:
-        for name, files in found.items():
-            count = max(len(files) // HELD_OUT, min(len(files) - 1, 1))
-            ranked = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f)).digest())
-            found[name] = sorted(ranked[:count] if split == "test" else ranked[count:])
-    pairs = [(os.path.join(part, f), i) for i, c in enumerate(classes) for f in found.get(c, ())]
+    for name, files in found.items() if not parts else ():
+        count = max(len(files) // HELD_OUT, min(len(files) - 1, 1))
+        ranked = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f)).digest())
+        found[name] = sorted(ranked[:count] if split == "test" else ranked[count:])
+    pairs = [(os.path.join(at, f), i) for i, c in enumerate(classes) for f in found.get(c, ())]
     if not pairs:
-        loose = any(p.name.lower().endswith(SUFFIXES) for p in folder.iterdir())
-        what = "its pictures are not labelled" if loose else f"no pictures for split {split!r}"
         raise ValueError(
-            f"{part}: {what}; expected one sub-folder per class, each with pictures "
-            f"({' '.join(SUFFIXES)})"
+            f"{at}: no labelled pictures for split {split!r}; expected one sub-folder per class, "
+            f"each with pictures ({' '.join(SUFFIXES)}), in {split}/ if there are split folders, "
+            f"or files {split}-*.parquet"
         )
-    check_labels(np.array([label for _, label in pairs]), classes, str(part))
     files, labels = zip(*(pairs[i] for i in spread(len(pairs), limit)))
-    return list(files), list(labels), classes
+    check_labels(np.array(labels), classes, str(at))
+    return list(files), np.array(labels), classes
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:
-    """Sorted files (below `folder`) by class; what is hidden, and linked folders in a class, are
-    left out."""
+    """Sorted files (below `folder`) by class, without what is hidden and linked folders in it."""
     found: dict[str, list[str]] = {}
     for top in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
         for at, below, names in os.walk(top):
@@ -80,23 +77,23 @@ def _pictures(folder: Path) -> dict[str, list[str]]:
     return {name: sorted(files) for name, files in found.items()}
 
 
-def parquet_files(folder: Path, split: str) -> list[Path]:
-    """The files `split.parquet` or `split-*.parquet` in a folder, sorted; ValueError when shards
-    of `split-00000-of-00004` are missing."""
-    files = sorted([*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")])
-    shards = re.search(r"-of-0*(\d+)", files[0].name) if files else None
-    if shards and int(shards[1]) != len(files):
-        raise ValueError(f"{folder}: {len(files)} of {shards[1]} {split} files; fetch the others")
-    return files
+def parquet_files(folders: Iterable[Path], names: Sequence[str]) -> list[Path]:
+    """The files `name.parquet` or `name-*.parquet` of the first folder and name that has any,
+    sorted; ValueError when shards of `name-00000-of-00004` are missing."""
+    for folder, name in itertools.product(folders, names):
+        if files := sorted([*folder.glob(f"{name}.parquet"), *folder.glob(f"{name}-*.parquet")]):
+            of = re.search(r"-of-0*(\d+)", files[0].name)
+            if of and int(of[1]) != len(files):
+                raise ValueError(
+                    f"{folder}: {len(files)} of {of[1]} {name} files; fetch the others"
+                )
+            return files
+    return []
 
 
-def read_parquet(files: Sequence[Path], in_memory: bool = False):
-    """Parquet files as a `datasets.Dataset`, mapped from its cache on the disk or, `in_memory`,
-    without one; ValueError naming the first damaged file."""
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def read_parquet(files: Sequence[Path], in_memory: bool = False) -> datasets.Dataset:
+    """Parquet files as a table, mapped from `datasets`' cache on the disk or, `in_memory`, without
+    one; ValueError naming the first damaged file."""
     try:
         for at in files:
             pq.read_metadata(at)
@@ -109,21 +106,33 @@ def read_parquet(files: Sequence[Path], in_memory: bool = False):
         raise ValueError(f"{at}: not read as parquet ({reason}); fetch it again") from None
 
 
-def find_columns(features, source: str) -> tuple[str, str]:
-    """The names of the picture column and of the label column in `datasets.Features`.
+def read_hub(hub: str) -> datasets.DatasetDict:
+    """The tables of a hub set by their names; one line when it cannot be had."""
+    from huggingface_hub import HfApi, is_offline_mode
+
+    try:
+        if not is_offline_mode():  # offline, load_dataset looks into its cache by itself
+            HfApi().dataset_info(hub, timeout=10)  # fails at once, load_dataset retries for long
+        return datasets.load_dataset(hub)
+    except Exception as error:  # no network, no account, terms not accepted, disk full, ...
+        data = os.environ.get("VARMINI_DATA") or "not set"
+        raise ValueError(
+            f"{hub}: not under $VARMINI_DATA ({data}), and the hub's copy cannot be loaded "
+            f"({type(error).__name__}); set VARMINI_DATA (or root) to a folder with its parquet "
+            "files, or connect (for imagenet-1k also accept its terms and `hf auth login`)"
+        ) from None
+
+
+def find_columns(features: datasets.Features, source: str) -> tuple[str, str]:
+    """The names of the picture column and of the label column of a table.
 
     The first is a `datasets.Image` or holds encoded bytes, the second is a `ClassLabel` or holds
     integers or texts. Of several, the one called image or img, label or labels is taken.
-    ValueError when there is none, or no telling which.
     """
-    from datasets import ClassLabel, Image, Value
 
-    plain = {c: f.get("bytes") if isinstance(f, dict) else f for c, f in features.items()}
-    plain = {c: f.dtype for c, f in plain.items() if isinstance(f, Value)}
-
-    def find(what: str, names: Sequence[str], kind: type, dtypes: tuple[str, ...]) -> str:
+    def find(what: str, kind: type, types: str, *names: str) -> str:
         found = [c for c, feature in features.items() if isinstance(feature, kind)]
-        found = found or [c for c, dtype in plain.items() if dtype.startswith(dtypes)]
+        found = found or [c.name for c in features.arrow_schema if re.match(types, str(c.type))]
         found = [name for name in names if name in found][:1] or found
         if len(found) != 1:
             raise ValueError(
@@ -133,62 +142,32 @@ def find_columns(features, source: str) -> tuple[str, str]:
         return found[0]
 
     return (
-        find("pictures", ("image", "img"), Image, ("binary", "large_binary", "null")),
-        find("labels", ("label", "labels"), ClassLabel, ("int", "uint", "string", "large_string")),
+        find("pictures", datasets.Image, "(large_)?binary|null|struct<.*bytes: ", "image", "img"),
+        find("labels", datasets.ClassLabel, "u?int|(large_)?string", "label", "labels"),
     )
 
 
-def read_labels(rows, label: str, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (N,) int64 and the names of the classes: those of the `ClassLabel`, the sorted texts
-    in the column, or the numbers up to the largest label; ValueError for a row without one."""
+def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = None):
+    """Of a table, or of the first of `names` in a dictionary of tables (`limit`: so many rows): one
+    of the pictures, still encoded; labels (N,) int64; the classes. They are those of a
+    `ClassLabel`, the sorted texts, or the numbers up to the largest."""
+    if isinstance(rows, dict):
+        found = [name for name in names if name in rows]
+        if not found:
+            raise ValueError(f"{source}: split {names[0]!r} is not among {', '.join(rows)}")
+        rows = rows[found[0]]
+    image, label = find_columns(rows.features, source)
     column = rows.select_columns([label]).with_format("arrow")[:][label]  # nothing is decoded
     if column.null_count:
-        raise ValueError(f"{source}: {column.null_count} rows without a label: leave "
-                         f"them out (`rows.filter`)")  # fmt: skip
+        raise ValueError(f"{source}: {column.null_count} rows without a label: filter them out")
     labels, classes = column.to_numpy(), getattr(rows.features[label], "names", None)
     if labels.dtype == object:
         classes, labels = np.unique(labels.astype(str), return_inverse=True)
     elif not classes:
-        largest = int(labels.max(initial=-1))
-        if largest >= MAX_CLASSES:
-            raise ValueError(f"{source}: a label is {largest}, expected under {MAX_CLASSES}: "
-                             f"number the classes from 0")  # fmt: skip
-        classes = range(largest + 1)
+        classes = range(min(int(labels.max(initial=-1)) + 1, MAX_CLASSES))
     labels, classes = labels.astype(np.int64), tuple(map(str, classes))
     check_labels(labels, classes, source)
-    return labels, classes
-
-
-def read_rows(rows, source: str, limit: int | None = None):
-    """Of a `datasets.Dataset` (`limit`: so many rows): one that holds its column of pictures, still
-    encoded; labels (N,) int64; the names of the classes."""
-    from datasets import Image
-
-    image, label = find_columns(rows.features, source)
-    labels, classes = read_labels(rows, label, source)
-    cells, index = rows.select_columns([image]).with_format(None), spread(len(rows), limit)
-    if isinstance(rows.features[image], Image):
-        cells = cells.cast_column(image, Image(decode=False))  # our workers decode, not its reader
-    return cells.select(index), labels[index], classes
-
-
-def check_labels(labels: np.ndarray, classes: Sequence[str], source: str) -> None:
-    """ValueError for an empty set, for a label outside the classes, for a name that is no text."""
-    if not len(labels):
-        raise ValueError(f"{source}: holds no images")
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        raise ValueError(
-            f"{source}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
-            f"{len(classes) - 1} (-1 marks a part without labels: take another part)"
-        )
-    for name in classes:  # they go into pictures and to the terminal
-        if not name.isprintable():
-            raise ValueError(f"{source}: the class name {name!r} is no text: rename it")
-
-
-def encoded(cell: dict | bytes | None) -> bytes | str:
-    """The encoded picture in a cell of a picture column, or the name of its file."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    return cell or b""
+    index = spread(len(rows), limit)
+    pictures = rows.select_columns([image]).with_format(None)
+    pictures = pictures.cast_column(image, datasets.Image(decode=False))  # our workers decode
+    return pictures.select(index), labels[index], classes

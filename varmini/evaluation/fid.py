@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import quicken
-from ..data import in_order
-from ..data.sources import spread
+from ..data import in_order, spread
 from ..model.tokenizer import MultiScaleVQVAE
 from ..runtime.files import file_checksum
 from ..runtime.machine import device
