@@ -47,7 +47,10 @@ def tokenizers(folder: Path, figures: Path) -> str:
         + (
             f"\nEach saw {rows[0]['images']:,} images, with VAR's reconstruction loss (TiTok's "
             f"proxy, a VQ-VAE, saw as many before it); measured on {rows[0]['n']:,} test images, "
-            "usage too. Errors are standard errors over images, or over seeds where that is more."
+            "usage too. Errors are standard errors over images, or over seeds where that is more. "
+            "Without: what the tokenizer of that name above was given against the collapse of its "
+            "codebook; VAR's revival and diversity, VQ-VAE's start and revival and VQGAN's start "
+            "are not in their papers."
             "\n\n" + provenance(rows)
         )
     )

@@ -203,7 +203,9 @@ def zero_shot(folder: Path, figures: Path) -> str:
         "the mask's edge; moved: how far the masked pixels are from the reconstruction's. Rules: "
         "painted draws the tokens of the last map that the mask touches, and of coarser maps those "
         "it covers by half; touched draws all that it touches; paper is that of the official "
-        "demonstration. For the box and around it, painted and paper draw the same tokens.\n\n"
+        "demonstration. For the box and around it, painted and paper draw the same tokens. "
+        "Kept tokens were coded from the whole image, so coarse ones say something of what was "
+        "under the mask; what was pasted blindly was told nothing (notebook 10, section 4).\n\n"
     )
     for r in dict.fromkeys(r["task"] for r in painting):
         text += f"![{r}](zero_shot/{r}.png)\n\n"

@@ -78,7 +78,7 @@ def test_the_glossary_names_each_term_its_chinese_name_and_a_section_that_exists
     assert len(rows) >= 50 and len({row[0] for row in rows}) == len(rows)
     for term, chinese, meaning, first, source in rows:
         assert re.search("[\u4e00-\u9fff]|DDIM", chinese) and meaning and source, term
-        path, section = re.fullmatch(r"\[\d\d\]\(\.\./(\S+)\)(?:, (\d+))?", first).groups()
+        path, section = re.fullmatch(r"\[[\da]\d\]\(\.\./(\S+)\)(?:, (\d+))?", first).groups()
         assert not section or f"## {section} ·" in words(ROOT / path), term
 
 

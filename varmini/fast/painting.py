@@ -32,10 +32,10 @@ def inpaint(
 ) -> Tensor:
     """Redraws the masked part of images; everything else is forced to their own tokens.
 
-    The protocol is that of `model.sampler.forced` (VAR, appendix B). By the rules "painted" and
-    "touched" a mask of one pixel redraws one token of the last map or more, and a mask of
-    everything is `sample`; by "paper" neither holds. The image is encoded in the caller's
-    arithmetic, and drawn and decoded in that of `sample`.
+    The protocol is that of `model.sampler.forced` (VAR, appendix B). Kept tokens were coded from
+    the whole image: coarse ones say something of what is under the mask. By "painted" and "touched"
+    one masked pixel redraws a token of the last map or more, and a mask of everything is `sample`;
+    not by "paper". Encodes in the caller's arithmetic, draws and decodes in that of `sample`.
 
     Args:
         images: (B, C, H, W) in [-1, 1].

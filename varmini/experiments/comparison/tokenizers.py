@@ -71,7 +71,10 @@ BUILDERS: dict[str, Builder] = {
     "bsq-bare": _without("bsq", "entropy terms", entropy=0.0),
     "ibq-bare": _without("ibq", "entropy terms", entropy=0.0),
 }  # fmt: skip
-"""By name: the family as its papers have it, and some of it without the remedy for collapse."""
+"""By name: the family, and some of it without its remedy against collapse.
+
+VAR's revival and diversity, VQ-VAE's start and revival and VQGAN's start are not in their papers.
+"""
 FAMILY = ("var", *TOKENIZERS, "kl")
 """The tokenizers of the table."""
 BARE = tuple(name for name in BUILDERS if name.endswith("-bare"))
