@@ -29,7 +29,7 @@ NOTEBOOK = ROOT / "notebooks" / "var_from_scratch.ipynb"
 MODELS = ROOT / "data" / "models" / "scratch"
 HEAD = '''"""All of VAR in one file, exported from notebooks/var_from_scratch.ipynb.
 
-Run it inside a checkout of varmini: the whole training takes about five minutes on two CPU cores.
+Run it inside a checkout of varmini: the whole training takes about five minutes of processor time.
 """
 '''
 SAVED = """

@@ -18,7 +18,7 @@ ALIKE = np.mean([np.mean(part, (0, 1)) for part in
 
 ANSWERS = {
     "00": {"answer_1": 85, "answer_2": 23, "answer_3": 1},
-    "01": {"tokens_1": 5461, "steps_1": 7, "answer_2": 4, "answer_4": True,
+    "01": {"tokens_1": 5461, "steps_1": 7, "answer_2": 4, "answer_4": 0.2,
            "checkerboard(16)": 128 * 128 + 128 * 256},
     "02": {"bits_1": 8160, "times_1": 192, "ema(N, m, z, token)": [[2.9505], [3.3255], [2.5]]},
     "03": {"answer_2": 9},
