@@ -107,7 +107,7 @@ def divisible(batch: Tensor) -> bool:
 
 
 def both(work: Callable[[int], T]) -> list[T]:
-    """[work(0), work(1)], at the same time, in the caller's modes: autocast, inference, gradients."""
+    """[work(0), work(1)], at the same time, in the caller's modes (autocast, inference, grad)."""
     dtype, wanted = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
