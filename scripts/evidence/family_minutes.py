@@ -3,8 +3,8 @@
     python scripts/evidence/family_minutes.py --runs runs/comparison     # five minutes, quiet
 
 A training of 30 steps of each, in a folder that is thrown away. Its last 20 steps tell the time of
-the whole budget. The tokenizers that generators need must be finished in --runs. A system that the table has is left as it is, so a
-stopped run goes on.
+the whole budget. The tokenizers that generators need must be finished in --runs. A system that the
+table has is left as it is, so a stopped run goes on.
 
 `in_all` estimates `varmini compare NAME` from nothing: the tokenizer's training (for TiTok's its
 proxy's, too), encoding, the generator's training with its held-out losses, and the pictures.
