@@ -103,7 +103,6 @@ def of_text(codes: Codes, name: str, folder: Path) -> Row:
             words.train_system(codes, name, recipe, folder / f"{name}-{steps}")
 
     batch = words.recipe(name, SCENES, 0).batch_size
-    run(1)  # encodes
     steps, each = SCENES // batch, seconds_a_step(run)
     return {"steps": steps, "ms_a_step": 1000 * each, "minutes": steps * each / 60}
 
