@@ -1,14 +1,14 @@
 """How long each system of the family trains: results/comparison/minutes.csv.
 
-    python scripts/evidence/family_minutes.py --runs runs/comparison     # six minutes, quiet
+    python scripts/evidence/family_minutes.py --runs runs/comparison     # five minutes, quiet
 
-Two short trainings of each, of 10 and of 30 steps, in a folder that is thrown away. Their
-difference is the time of 20 steps, without the start, and so of the whole budget. The tokenizers
-that generators need must be finished in --runs. A system that the table has is left as it is, so a
-stopped run goes on.
+A training of 30 steps of each, in a folder that is thrown away. Its last 20 steps tell the time of
+the whole budget. The tokenizers that generators need must be finished in --runs. A system that the
+table has is left as it is, so a stopped run goes on.
 
 `in_all` estimates `varmini compare NAME` from nothing: the tokenizer's training (for TiTok's its
 proxy's, too), encoding, the generator's training with its held-out losses, and the pictures.
+The systems with words (kind "text") read with an encoder that is trained once, before them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
+from torch import Tensor
 
+from varmini.experiments import words
 from varmini.experiments.comparison.bed import Bed, Codes
 from varmini.experiments.comparison.measure import draw_many, finished_model, recipe, train_method
 from varmini.experiments.comparison.methods import COMPARED, METHODS, tokenizer_of
 from varmini.experiments.comparison.tokenizers import FAMILY, LIVE, train_tokenizer
 from varmini.runtime.machine import kind_of_machine
 from varmini.runtime.tables import RESULTS, Row, origin, read_rows, write_rows
+from varmini.training.loop import Loop
 
-SHORT, LONG, POINTS = 10, 30, 4
+FIRST, STEPS, POINTS = 10, 20, 4
+SCENES = 24_000
+"""Of a training with words (results/words)."""
 
 
 def seconds(run: Callable[..., object], *args: object) -> float:
@@ -40,8 +46,17 @@ def seconds(run: Callable[..., object], *args: object) -> float:
 
 
 def seconds_a_step(run: Callable[[int], object]) -> float:
-    """Of two runs of so many steps each."""
-    return (seconds(run, LONG) - seconds(run, SHORT)) / (LONG - SHORT)
+    """Of the steps of a run after the first, which are slower."""
+    ends: list[float] = []
+
+    def show(loop: Loop, loss: Tensor) -> None:
+        ends.append(time.perf_counter())
+        real(loop, loss)
+
+    real = Loop.show
+    with mock.patch.object(Loop, "show", show):
+        run(FIRST + STEPS)
+    return (ends[-1] - ends[FIRST - 1]) / STEPS
 
 
 def of_tokenizer(codes: Codes, name: str, folder: Path) -> Row:
@@ -77,6 +92,21 @@ def of_generator(codes: Codes, name: str, folder: Path) -> Row:
             "around": (start - 8 * each + seconds(draw)) / 60}  # fmt: skip
 
 
+def of_text(codes: Codes, name: str, folder: Path) -> Row:
+    """How long a system with words trains, or their encoder."""
+    if name == "text-encoder":
+        return {"minutes": seconds(words.reading_model, "parti") / 60}
+
+    def run(steps: int) -> None:
+        recipe = words.recipe(name, steps * batch, 0)
+        with mock.patch.object(words, "pretrain", lambda text, heads: text.requires_grad_(False)):
+            words.train_system(codes, name, recipe, folder / f"{name}-{steps}")
+
+    batch = words.recipe(name, SCENES, 0).batch_size
+    steps, each = SCENES // batch, seconds_a_step(run)
+    return {"steps": steps, "ms_a_step": 1000 * each, "minutes": steps * each / 60}
+
+
 def in_all(rows: list[Row]) -> list[Row]:
     """The rows, with `in_all` minutes where everything that is needed was measured."""
     minutes = {(r["kind"], r["system"]): r["minutes"] for r in rows}
@@ -99,10 +129,12 @@ def main() -> None:
     codes, rows = Codes(Bed(), args.runs), read_rows(args.table) if args.table.exists() else []
     done = {(r["system"], r["kind"]) for r in rows}
     tokenizers = (*FAMILY, "titok-proxy", "palette")
-    for kind, names in (("tokenizer", tokenizers), ("generator", COMPARED)):
+    text = ("text-encoder", *words.TOKENIZERS)
+    kinds = {"tokenizer": (of_tokenizer, tokenizers), "generator": (of_generator, COMPARED),
+             "text": (of_text, text)}  # fmt: skip
+    for kind, (measure, names) in kinds.items():
         for name in names:
             if (name, kind) not in done and name in (args.only or names):
-                measure = of_tokenizer if kind == "tokenizer" else of_generator
                 with tempfile.TemporaryDirectory() as folder:
                     row = {"system": name, "kind": kind} | measure(codes, name, Path(folder))
                 rows.append(row | {"machine": kind_of_machine()} | origin())

@@ -10,6 +10,7 @@ from torch import nn
 from varmini import ScaleSchedule, quicken, sample
 from varmini.fast.halves import both, divisible, halved, whole_batches
 from varmini.runtime import machine
+from varmini.training.muon import Muon
 
 SIZES = (1, 2, 4)
 
@@ -105,6 +106,26 @@ def test_where_a_second_thread_would_not_help_there_is_one_call(monkeypatch):
     monkeypatch.undo()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # torch's own: threads that wait spin
     assert not divisible(batch)
+
+
+def test_matrices_stepped_by_two_threads_go_where_one_brings_them(monkeypatch):
+    """Also when there is one matrix alone, and one without a gradient."""
+    shapes, shared = ((24, 8), (8, 24), (24, 8), (8, 8), (6, 4, 3, 3)), []
+    monkeypatch.setattr("varmini.fast.halves.both", lambda work: shared.append(both(work)))
+    for count in (len(shapes), 1):
+        found = []
+        for policy in ("PASSIVE", "ACTIVE"):
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+            torch.manual_seed(0)
+            params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+            muon = Muon(params, lr=0.03, weight_decay=0.05)
+            for _ in range(3):
+                for p in params[:count]:
+                    p.grad = torch.randn_like(p)
+                muon.step()
+            found.append([*params, *(muon.state[p]["momentum_buffer"] for p in params[:count])])
+        close(*found)
+    assert len(shared) == 3  # of five matrices, not of one
 
 
 def test_an_error_in_a_half_is_told_as_usual():

@@ -68,6 +68,26 @@ def by_halves(work: Callable[[int, Tensor], T], at: int, batch: Tensor) -> list[
     return both(lambda i: work(starts[i], parts[i]))
 
 
+def by_shares(
+    work: Callable[[Sequence[Tensor]], object],
+    items: Sequence[Tensor],
+    cost: Callable[[Tensor], float],
+) -> None:
+    """work(items), or by two threads, each with items of about half the cost.
+
+    items: tensors whose work does not meet; more than one, on a CPU with threads for it, is shared.
+    """
+    if len(items) < 2 or not divisible(items[0]):
+        work(items)
+        return
+    shares, loads = ([], []), [0.0, 0.0]
+    for item in sorted(items, key=cost, reverse=True):
+        lighter = loads.index(min(loads))
+        shares[lighter].append(item)
+        loads[lighter] += cost(item)
+    both(lambda i: work(shares[i]))
+
+
 _whole: list[bool] = []
 
 
@@ -87,12 +107,16 @@ def divisible(batch: Tensor) -> bool:
 
 
 def both(work: Callable[[int], T]) -> list[T]:
-    """[work(0), work(1)], at the same time, under the caller's autocast and inference mode."""
+    """[work(0), work(1)], at the same time, in the caller's modes (autocast, inference, grad)."""
     dtype, wanted = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
-    inference = torch.is_inference_mode_enabled()
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def inside(i: int) -> T:
-        with torch.inference_mode(inference), torch.autocast("cpu", dtype, enabled=wanted):
+        with (
+            torch.inference_mode(inference),
+            torch.set_grad_enabled(gradients),
+            torch.autocast("cpu", dtype, enabled=wanted),
+        ):
             return work(i)
 
     return list(_pool(torch.get_num_threads()).map(inside, range(2)))

@@ -6,12 +6,16 @@ longer than everything else in a small model's step. Matrices of one shape go th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..fast.halves import by_shares
 from ..runtime.machine import precision
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -28,10 +32,28 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     x = matrices.to(precision(matrices.device.type))
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.dtype is torch.float32 and x.shape[2] >= 2 * x.shape[1]:
+        x = _by_small_products(x, steps)
+    else:
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _by_small_products(x: Tensor, steps: int) -> Tensor:
+    """The same for wide x (n, a, b), by (a, a) products: each step is p x, p a polynomial of x x^T.
+
+    Not in bf16: what rounding makes of the smallest eigenvalues of x x^T grows in every step.
+    """
+    a, b, c = COEFFICIENTS
+    gram, product = x @ x.mT, None
+    for left in reversed(range(steps)):
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal(dim1=1, dim2=2).add_(a)
+        product = p if product is None else p @ product
+        gram = p @ gram @ p if left else gram
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,20 +71,30 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every matrix that has a gradient."""
+        """One update of every matrix that has a gradient, by two threads as in `fast/halves.py`."""
         for group in self.param_groups:
-            alike = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    alike[p.flatten(1).shape].append(p)
-            for (height, width), params in alike.items():
-                lr = group["lr"] * math.sqrt(max(1, height / width))
-                steps = [self._momentum(p, group["momentum"]).flatten(1) for p in params]
-                for p, update in zip(params, orthogonalised(torch.stack(steps))):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.reshape(p.shape), alpha=-lr)
+            params = [p for p in group["params"] if p.grad is not None]
+            by_shares(functools.partial(self._step, group), params, _products)
+
+    def _step(self, group: dict[str, Any], params: Sequence[Tensor]) -> None:
+        alike = defaultdict(list)
+        for p in params:
+            alike[p.flatten(1).shape].append(p)
+        for (height, width), params in alike.items():
+            lr = group["lr"] * math.sqrt(max(1, height / width))
+            steps = [self._momentum(p, group["momentum"]).flatten(1) for p in params]
+            for p, update in zip(params, orthogonalised(torch.stack(steps))):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.reshape(p.shape), alpha=-lr)
 
     def _momentum(self, p: Tensor, kept: float) -> Tensor:
         """Nesterov's: the gradient, and the running mean as it will be after it."""
-        mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        if "momentum_buffer" not in self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        mean = self.state[p]["momentum_buffer"]
         return p.grad.lerp(mean.lerp_(p.grad, 1 - kept), kept)
+
+
+def _products(matrix: Tensor) -> int:
+    """What a step costs, up to a factor."""
+    return matrix.numel() * min(matrix.flatten(1).shape)
