@@ -48,23 +48,17 @@ def test_a_malformed_row_is_refused(change, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [("run wider 6", "quoted"), ("score alone", "score NAME TOKENIZER VAR"), ("check it", "check"),
-     ("score x a b --var=--lr=1", "run NAME")],
-)  # fmt: skip
-def test_words_that_do_not_fit_are_refused_before_any_training(words, said, capsys):
+@pytest.mark.parametrize("words", ["run wider 6", "score alone", "check it", "score x a b --var=x"])
+def test_words_that_do_not_fit_are_refused_before_any_training(words, capsys):
     with pytest.raises(SystemExit):
         leaderboard.main(words.split())
-    assert said in capsys.readouterr().err
+    assert "score NAME TOKENIZER VAR" in capsys.readouterr().err
 
 
 def test_a_missing_table_and_an_uncommitted_change_are_told(tmp_path, capsys, monkeypatch):
     assert leaderboard.main(["check", "--table", str(tmp_path / "none.csv")]) == 1
-    assert "no table" in capsys.readouterr().err
-    from varmini.runtime import machine
-
     changed = {"commit": "bb309f84b601 with uncommitted changes"}
-    monkeypatch.setattr(machine, "provenance", lambda: changed)
+    monkeypatch.setattr("varmini.runtime.machine.provenance", lambda: changed)
     assert leaderboard.main(["run", "mine"]) == 1
-    assert "commit your change first" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no table" in told and "commit your change first" in told
