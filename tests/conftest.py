@@ -38,6 +38,5 @@ def two_threads(monkeypatch):
     """Two threads whose waiting is passive, as training in halves needs them."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    yield torch.set_num_threads(2)
     torch.set_num_threads(before)

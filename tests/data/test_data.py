@@ -229,9 +229,8 @@ def test_damaged_or_foreign_parquet(cifar):
     pq.write_table(table.replace_schema_metadata({b"huggingface": b"{"}), file)
     said("not read as parquet")
     write_parquet(file, [encode(noise(0, 28, 28))], [0], NAMES)
-    assert "(28, 28) pixels, expected (32, 32)" in message(
-        load_images, "cifar10", "test", root=cifar
-    )
+    told = message(load_images, "cifar10", "test", root=cifar)
+    assert "(28, 28) pixels, expected (32, 32)" in told
 
 
 def test_same_subset_from_any_order(cifar, tmp_path):

@@ -36,10 +36,8 @@ def test_steps_are_those_of_torch(kernels):
     shapes = [(a, b // 4, 2, 2) if kernels else (a, b) for a, b in SHAPES]
     ours = [torch.nn.Parameter(w.clone().view(s)) for w, s in zip(starts, shapes)]
     torchs = [torch.nn.Parameter(w.double().clone()) for w in starts]
-    steppers = (
-        Muon(ours, lr=0.03, weight_decay=0.05),
-        torch.optim.Muon(torchs, lr=0.03, weight_decay=0.05),
-    )
+    rates = {"lr": 0.03, "weight_decay": 0.05}
+    steppers = Muon(ours, **rates), torch.optim.Muon(torchs, **rates)
     for _ in range(3):
         for a, b in zip(ours, torchs):
             a.grad = torch.randn_like(a)
