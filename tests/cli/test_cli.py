@@ -83,10 +83,8 @@ def test_help_of_training_shows_the_presets_defaults(capsys):
     assert "Images a step." in shown[0]
 
 
-@pytest.mark.parametrize(
-    "word, code, told",
-    [("--help", 0, ""), ("smaple", 2, "invalid choice: 'smaple' (choose from 'demo', ")],
-)
+@pytest.mark.parametrize("word, code, told", [
+    ("--help", 0, ""), ("smaple", 2, "invalid choice: 'smaple' (choose from 'demo', ")])
 def test_module_runs_and_is_light_until_a_command_is_known(word, code, told):
     heavy = {"torch", "tyro", "matplotlib", "datasets", "PIL", "pyarrow", "ipywidgets"}
     program = (
@@ -231,19 +229,11 @@ def test_sample_writes_a_grid_and_refuses_to_replace_it(models, tmp_path, capsys
     assert out.read_bytes() != first
 
 
-@pytest.mark.parametrize(
-    "args, parts",
-    [
-        (["--labels", "bags"], ["'bags'", "'bag'"]),
-        (["--labels", "10"], ["10", "0 to 9"]),
-        (["--labels", "-1"], ["-1", "0 to 9"]),
-        (["--cfg", "-1"], ["cfg", "-1"]),
-        (["--top-p", "2"], ["top_p", "2"]),
-        (["--seed", "-5"], ["seed", "-5"]),
-        (["--tokenizer", "nowhere"], ["'nowhere'"]),
-    ],
-    ids=lambda v: "-".join(v).strip("-"),
-)
+@pytest.mark.parametrize("args, parts", [
+    (["--labels", "bags"], ["'bags'", "'bag'"]), (["--labels", "10"], ["10", "0 to 9"]),
+    (["--labels", "-1"], ["-1", "0 to 9"]), (["--cfg", "-1"], ["cfg", "-1"]),
+    (["--top-p", "2"], ["top_p", "2"]), (["--seed", "-5"], ["seed", "-5"]),
+    (["--tokenizer", "nowhere"], ["'nowhere'"])], ids=lambda v: "-".join(v).strip("-"))
 def test_sample_with_bad_values(args, parts, models, tmp_path, capsys):
     line = error_of(capsys, "sample", "--var", models / "var", "--out", tmp_path / "x.png", *args)
     assert all(part in line for part in parts), line

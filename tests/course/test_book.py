@@ -78,7 +78,5 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     found = subprocess.run(run, capture_output=True, text=True)
     assert found.returncode == 1 and "5 links inside the site checked; 1 lead" in found.stdout
     assert re.findall(r"no (\w+) for (\S+)", found.stdout) == [
-        ("file", "c.html"),
-        ("place", "b.html#there"),
-        ("file", "d.png"),
+        ("file", "c.html"), ("place", "b.html#there"), ("file", "d.png"),
     ]

@@ -68,7 +68,7 @@ def test_the_central_assumption_is_named_where_it_first_matters(number):
 
 def table(text: str, first: str) -> list[list[str]]:
     """The rows of the Markdown table whose head begins with `first`, without its rule."""
-    lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    lines = text[text.index(f"| {first} |"):].split("\n\n")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [rows[0], *rows[2:]]
 
@@ -89,6 +89,6 @@ def test_the_teaching_guide_counts_the_cells_and_its_syllabi_use_every_lesson():
     assert head[1:] == [path.stem[:2].replace("va", "scratch") for path in lessons]
     counted = [str(len(nbformat.read(path, as_version=4).cells)) for path in lessons]
     assert cells[1:] == counted
-    longest = text[text.index("**Twelve weeks**") :].split("A project that")[0]
+    longest = text[text.index("**Twelve weeks**"):].split("A project that")[0]
     used = {number for row in table(longest, "week")[1:] for number in row[1].split(", ")}
     assert used == set(head[1:]) and all(f"| a{n} |" in longest for n in range(1, 5))

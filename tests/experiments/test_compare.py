@@ -220,10 +220,8 @@ def test_one_system_by_the_command_and_what_it_refuses(bed, tmp_path, capsys, mo
         assert cli.main(["compare", "fsq", *given]) == 2
         assert words in capsys.readouterr().err and not (tmp_path / "other").exists()
     monkeypatch.setattr(bed_file, "fitted", image_set)
-    for flags, words in (
-        (["--speed", "-1"], "speed is -1"),
-        (["--sweep", "--evaluator", "nobody"], "no evaluator named 'nobody'"),
-    ):
+    for flags, words in ((["--speed", "-1"], "speed is -1"),
+                         (["--sweep", "--evaluator", "nobody"], "no evaluator named 'nobody'")):
         given = [*options[:8], *flags, "--out", str(tmp_path / "other")]
         assert cli.main(["compare", *given]) == 2
         assert words in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -47,7 +47,6 @@ def test_the_input_convention_is_ours() -> None:
 
 # ------------------------------------------------------------------------------------ the tokenizer
 
-
 def test_features() -> None:
     tok, _ = models()
     with torch.no_grad():
@@ -66,7 +65,7 @@ def test_f_hat_and_image_after_every_scale() -> None:
     tokens = pyramid("idx")
     for k, f_hat in enumerate(tok.quantizer.cumulative(tokens)):
         assert_close(f_hat, gold()[f"f_hat.{k}"], FEATURES)
-        assert_close(tok.quantizer.decode(tokens[: k + 1]), gold()[f"f_hat.{k}"], FEATURES)
+        assert_close(tok.quantizer.decode(tokens[:k + 1]), gold()[f"f_hat.{k}"], FEATURES)
         assert_close(tok.decode(tokens, num_scales=k + 1), gold()[f"recon.{k}"], IMAGES)
 
 
@@ -83,9 +82,7 @@ def test_training_loss_of_the_quantizer_and_its_gradients() -> None:
     assert_close(out.loss[None], gold()["vq.loss"], FEATURES)
     names = {"codebook.weight": "quantize.embedding.weight"} | {
         f"phis.{i}.{part}": f"quantize.quant_resi.qresi_ls.{i}.{part}"
-        for i in range(4)
-        for part in ("weight", "bias")
-    }
+        for i in range(4) for part in ("weight", "bias")}
     own = dict(quantizer.named_parameters())
     assert own.keys() == names.keys()
     total = out.loss + (out.f_hat * gold()["vq.probe_w"]).mean()
@@ -105,24 +102,21 @@ def test_another_schedule_takes_other_phis() -> None:
     assert_same_tokens(tok.encode(gold()["img"]), pyramid("pn14.idx", (1, 4)))
 
 
-@pytest.mark.parametrize(
-    ("phis", "scales", "expected"),
-    [
-        (4, 10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),
-        (4, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
-        (4, 6, [0, 0, 1, 2, 3, 3]),
-        (4, 4, [0, 1, 2, 3]),
-        (4, 2, [0, 3]),
-        (1, 10, [0] * 10),
-        (10, 10, list(range(10))),
-        (14, 14, list(range(14))),
-        # Ties, which the rounding of numpy's linspace decides in the official code.
-        (6, 3, [0, 2, 5]),
-        (5, 6, [0, 0, 1, 2, 3, 4]),
-        (3, 10, [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]),
-        (4, 1, [0]),
-    ],
-)
+@pytest.mark.parametrize(("phis", "scales", "expected"), [
+    (4, 10, [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]),
+    (4, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
+    (4, 6, [0, 0, 1, 2, 3, 3]),
+    (4, 4, [0, 1, 2, 3]),
+    (4, 2, [0, 3]),
+    (1, 10, [0] * 10),
+    (10, 10, list(range(10))),
+    (14, 14, list(range(14))),
+    # Ties, which the rounding of numpy's linspace decides in the official code.
+    (6, 3, [0, 2, 5]),
+    (5, 6, [0, 0, 1, 2, 3, 4]),
+    (3, 10, [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]),
+    (4, 1, [0]),
+])
 def test_phi_of_every_scale(phis: int, scales: int, expected: list[int]) -> None:
     schedule = ScaleSchedule(range(1, scales + 1))
     quantizer = MultiScaleQuantizer(schedule, 4, 2, num_phi=phis)
@@ -130,7 +124,6 @@ def test_phi_of_every_scale(phis: int, scales: int, expected: list[int]) -> None
 
 
 # ---------------------------------------------------------------------------------- the transformer
-
 
 @torch.no_grad()
 def test_logits() -> None:
@@ -144,9 +137,8 @@ def test_logits() -> None:
 def test_cross_entropy_and_all_gradients() -> None:
     _, var = models()
     targets = torch.cat([t.flatten(1) for t in pyramid("idx")], dim=1)
-    loss = F.cross_entropy(
-        var(gold()["labels"], gold()["var_input"]).flatten(0, 1), targets.flatten()
-    )
+    loss = F.cross_entropy(var(gold()["labels"], gold()["var_input"]).flatten(0, 1),
+                           targets.flatten())
     assert_close(loss[None], gold()["ce_loss"], LOGITS)
     own = dict(var.named_parameters())
     gradients = torch.autograd.grad(loss, list(own.values()))
@@ -161,7 +153,6 @@ def test_without_qk_normalisation() -> None:
 
 
 # -------------------------------------------------------------------------------------- the sampler
-
 
 @pytest.fixture
 def seen_logits(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
@@ -198,20 +189,16 @@ def test_guided_greedy_samples_without_qk_normalisation(seen_logits: list[torch.
     assert_close(torch.cat(seen_logits, dim=1), gold()["nol2.ar15.logits"], LOGITS * 2.5)
 
 
-@pytest.mark.parametrize(
-    ("logits", "top_k", "top_p", "expected"),
-    [
-        ("filter.logits_V64", 0, 0.0, "filter.V64_k0_p0"),
-        ("filter.logits_V64", 5, 0.0, "filter.V64_k5_p0"),
-        ("filter.logits_V64", 0, 0.9, "filter.V64_k0_p0.9"),
-        ("filter.logits_V64", 1, 0.0, "filter.V64_k1_p0"),
-        ("filter.logits_V1024", 900, 0.96, "filter.V1024_k900_p0.96"),
-        ("filter_ties.logits", 5, 0.0, "filter_ties.k5"),
-    ],
-)
-def test_probabilities_after_top_k_and_top_p(
-    logits: str, top_k: int, top_p: float, expected: str
-) -> None:
+@pytest.mark.parametrize(("logits", "top_k", "top_p", "expected"), [
+    ("filter.logits_V64", 0, 0.0, "filter.V64_k0_p0"),
+    ("filter.logits_V64", 5, 0.0, "filter.V64_k5_p0"),
+    ("filter.logits_V64", 0, 0.9, "filter.V64_k0_p0.9"),
+    ("filter.logits_V64", 1, 0.0, "filter.V64_k1_p0"),
+    ("filter.logits_V1024", 900, 0.96, "filter.V1024_k900_p0.96"),
+    ("filter_ties.logits", 5, 0.0, "filter_ties.k5"),
+])
+def test_probabilities_after_top_k_and_top_p(logits: str, top_k: int, top_p: float,
+                                             expected: str) -> None:
     ours = filter_logits(gold()[logits], top_k, top_p).softmax(-1)
     assert torch.equal(ours == 0, gold()[expected] == 0)
     assert_close(ours, gold()[expected], PROBABILITIES)
