@@ -268,6 +268,16 @@ def test_a_masked_token_sees_all_others_whatever_their_frame():
         assert not torch.allclose(model(LABELS[:1], changed)[0, 50], before)
 
 
+def test_only_masked_tokens_count_in_the_loss_each_as_much():
+    model = magvit().train()
+    parts, hidden = model.split(torch.randint(2**D, (4, 112))), torch.rand(4, 112) < 0.3
+    logits = model(LABELS, parts.masked_fill(hidden[..., None], 4))[hidden]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), parts[hidden].flatten(), label_smoothing=0.1, reduction="sum"
+    )
+    assert torch.allclose(model.surprise(LABELS, parts, hidden).sum(), expected, rtol=1e-4)
+
+
 def test_it_learns_from_the_tokenizers_grid(garments):
     grid = CausalVideoTokenizer(CausalVideoConfig(sizes=(4,), bits=D, width=4, hidden=8)).eval()
     tokens = grid.encode(garments.batch(4, seed=0).frames)

@@ -64,6 +64,7 @@ class InfinityStar(Generator):
     config_class = InfinityStarConfig
     kind = "infinity-star"
     no_decay = ("class_embedding", "space", "time", "log_scale")
+    by_rows = ("surprise",)
 
     def __init__(self, config: InfinityStarConfig) -> None:
         super().__init__()
@@ -140,12 +141,17 @@ class InfinityStar(Generator):
                              f"expected features (B, {', '.join(map(str, expected))}): "
                              f"tokenizer.features(videos)")  # fmt: skip
         c, labels = self.config, self.shown(labels)
-        flips = self.random_flips(len(features)) if self.training and c.flips else None
-        tokens, inputs = self.teacher(features, flips)
+        flips = self.random_flips(len(features)) if self.training and c.flips else []
+        return self.surprise(labels, features, *flips).mean()
+
+    def surprise(self, labels: Tensor, features: Tensor, *flips: Tensor) -> Tensor:
+        """Cross-entropy a bit of each video, weighted over scales: (B,). Flips as in `teacher`."""
+        c = self.config
+        tokens, inputs = self.teacher(features, flips or None)
         logits = self.network(labels, inputs)[:, self.drawn_at].unflatten(2, (c.bits, 2))
         bits = tokens[..., None] >> torch.arange(c.bits, device=tokens.device) & 1
-        surprise = F.cross_entropy(logits.flatten(0, 2), bits.flatten(), reduction="none")
-        return (surprise.view(bits.shape).mean(2) * self.weights).mean()
+        each = F.cross_entropy(logits.flatten(0, 2), bits.flatten(), reduction="none")
+        return (each.view(bits.shape).mean(2) * self.weights).mean(1)
 
     def steps(self, **options: object) -> int:
         """A step a scale and clip, and those that read a clip once more."""
