@@ -180,6 +180,21 @@ def test_one_block_sees_itself_the_class_and_the_clip_before():
         SpaceTimePyramid((1, 2), (1, 0))
 
 
+def test_a_class_token_a_clip_changes_nothing_and_its_windows_hold_all_that_is_seen():
+    model = star()
+    network, pyramid = model.network, model.pyramid
+    order, windows, mask = pyramid.windows()
+    assert order[order > 0].tolist() == list(range(1, pyramid.length))
+    assert (order == 0).sum() == len(pyramid.clips) == len(windows)
+    assert mask.sum(1).equal(pyramid.mask()[order].sum(1))  # everybody sees as many as before
+    inputs = torch.randn(3, pyramid.length - 1, D)
+    condition = network.condition(LABELS[:3])
+    words = torch.cat([condition[0], network.word(inputs)], dim=1)
+    expected = network.step(words, condition, slice(None), pyramid.mask())
+    for ours in (network, quicken(star()).network):
+        torch.testing.assert_close(ours(LABELS[:3], inputs), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_targets_are_the_tokenizers_own_tokens(tok, garments):
     videos = garments.batch(2, seed=0).frames
     maps, model = tok.encode(videos), star()

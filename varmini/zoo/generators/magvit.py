@@ -89,14 +89,14 @@ class MAGVIT(Generator):
         shifts = torch.arange(0, self.config.bits, self.part, device=parts.device)
         return (parts << shifts).sum(-1)
 
-    def states(self, labels: Tensor, parts: Tensor) -> Tensor:
-        """What the output layers read, (B, N, width); labels and parts as in `forward`."""
+    def states(self, labels: Tensor, parts: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the output layers read: (B, 1 + N, w), or (n, w) as in `Block`."""
         x = sum(table[parts[..., g]] for g, table in enumerate(self.tables))  # (B, N, w)
         x = x + (self.time + self.space).flatten(1, 2)
         x = self.norm_in(torch.cat([self.classes(labels)[:, None], x], dim=1))
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        return self.norm_out(F.gelu(self.fc(x[:, 1:])))
+        return self.norm_out(F.gelu(self.fc(self.blocks[-1](x, rows))))
 
     def logits(self, x: Tensor) -> Tensor:
         """States (..., width) -> (..., G, 2^(d/G)); the output layers are the tables themselves."""
@@ -110,7 +110,7 @@ class MAGVIT(Generator):
             labels: (B,) in [0, num_classes].
             parts: (B, N, G) in [0, 2^(d/G)]; the last number is [MASK]. Gives (B, N, G, 2^(d/G)).
         """
-        return self.logits(self.states(labels, parts))
+        return self.logits(self.states(labels, parts)[:, 1:])
 
     def surprise(self, labels: Tensor, parts: Tensor, hidden: Tensor) -> Tensor:
         """Cross-entropies of the masked tokens' parts, summed over each video: (B,).
@@ -119,12 +119,13 @@ class MAGVIT(Generator):
             labels, parts: as in `forward`, nothing masked.
             hidden: (B, N) bool, the tokens that are masked.
         """
-        x = self.states(labels, parts.masked_fill(hidden[..., None], 2**self.part))[hidden]
+        rows = F.pad(hidden, (1, 0)).flatten().nonzero()[:, 0]  # the class token is never hidden
+        x = self.states(labels, parts.masked_fill(hidden[..., None], 2**self.part), rows)
         each = F.cross_entropy(
             self.logits(x).flatten(0, 1), parts[hidden].flatten(), reduction="none",
             label_smoothing=0.1 if self.training else 0.0,
         )  # fmt: skip
-        video = hidden.nonzero()[:, 0].repeat_interleave(parts.shape[2])
+        video = (rows // (hidden.shape[1] + 1)).repeat_interleave(parts.shape[2])
         return each.new_zeros(len(parts)).index_add(0, video, each)
 
     def hide(self, known: Tensor) -> Tensor:
