@@ -76,9 +76,8 @@ class InfinityStar(Generator):
             self.pyramid, depth=c.depth, width=c.width, heads=c.heads, bits=c.bits,
             num_classes=c.num_classes, init_gamma=c.init_gamma,
         )  # fmt: skip
-        area = self.schedule.tokens_per_scale
         at = [(i, p.scale) for p in self.pyramid.drawn for i in range(p.at.start, p.at.stop)]
-        weights = torch.tensor([(area[-1] / area[k]) ** 0.5 for _, k in at])
+        weights = torch.tensor([c.sizes[-1] / c.sizes[k] for _, k in at])
         self.register_buffer("drawn_at", torch.tensor([i for i, _ in at]), persistent=False)
         self.register_buffer("weights", weights / weights.mean(), persistent=False)
 
@@ -104,10 +103,10 @@ class InfinityStar(Generator):
 
         Args:
             features: (B, d, T, h, w), before quantization.
-            flips: K LongTensors (B, T, h_k, w_k), the bits to be flipped; if any.
+            flips: K LongTensors (B, T, h_k, w_k), the bits to be flipped, if any.
 
         Returns:
-            Tokens (B, N) of drawn parts, not flipped, and inputs (B, length - 1, d) of flipped ones.
+            Tokens (B, N) of drawn parts, not flipped; inputs (B, length - 1, d) of flipped ones.
         """
         f = features.transpose(1, 2)
         maps, sums = [], [torch.zeros_like(f)]
