@@ -148,6 +148,22 @@ def test_the_sheet_has_a_row_a_system_and_goals_are_told(truth, monkeypatch):
     assert "times that of a frozen first frame (reached)" in report.goals(rows)
 
 
+def test_minutes_are_measured_without_a_trace_and_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    module, seen = script("motion_minutes", monkeypatch), []
+    (tmp_path / "classifier").mkdir()
+    monkeypatch.setattr(module, "train", lambda name, out: seen.append(
+        (name, bed.RECIPES["magvit"].images, [path.name for path in out.iterdir()])))  # fmt: skip
+    before = dict(bed.RECIPES)
+    row = module.measure("magvit-s9", tmp_path)
+    assert seen == [("magvit-s9", 16 * n, ["classifier"]) for n in (2, 30, 10)]
+    assert bed.RECIPES == before and (row["training"], row["steps"]) == ("magvit", 1600)
+    told = script("motion_report", monkeypatch).minutes(
+        [{"training": name, "minutes": m, "threads": 2, "machine": "AVX2"}
+         for name, m in (("magvit", 4.6), ("evaluator", 0.6))])  # fmt: skip
+    assert "magvit 4.6, evaluator 0.6" in told and told.endswith("Over that: magvit.")
+
+
 def test_batches_go_on_where_they_stopped():
     whole = bed.stream(seed=3, count=2)(0)
     next(whole)

@@ -53,6 +53,17 @@ def features(count=4, seed=1):
 # --------------------------------------------------------------------------------------------- data
 
 
+def test_two_garments_fly_each_its_own_way():
+    two, one = (MovingGarments("test", objects=n) for n in (2, 1))
+    both, single = two.batch(6, seed=1, step=2), one.batch(12, seed=1, step=2)
+    assert both.frames.shape == (6, 1, 13, 32, 32) and both.labels.shape == (6, 2)
+    assert both.path.shape == (6, 2, 13, 2) and both.velocity.shape == (6, 2, 2)
+    for i in range(2):  # each is one of those that fly alone
+        assert both.path[:, i].equal(single.path[i::2])
+        assert both.labels[:, i].equal(single.labels[i::2])
+    assert both.frames.equal(torch.maximum(single.frames[::2], single.frames[1::2]))
+
+
 def test_videos_are_a_function_of_seed_and_step_and_the_path_is_true(garments):
     batch, again = garments.batch(40, seed=1, step=2), garments.batch(40, seed=1, step=2)
     assert all(a.equal(b) for a, b in zip(batch, again))
