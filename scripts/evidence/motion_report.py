@@ -33,8 +33,8 @@ def motion(folder: Path, figures: Path) -> str:
         "it flies; from five one can. The row of real videos is the bound, those of the tokenizers "
         "are what their systems could reach at best; they may flatter, for the perceptual term of "
         "their training is a network of the evaluator's kind, with another seed. Options of "
-        "drawing were chosen on other videos, with the "
-        f"first seed ([choices.csv](motion/choices.csv)). {minutes(rows_of(folder / 'minutes.csv'))}\n\n"
+        "drawing were chosen on other videos, with the first seed "
+        f"([choices.csv](motion/choices.csv)).{minutes(rows_of(folder / 'minutes.csv'))}\n\n"
     )
     heads = ("system", "task", "given", "steps", "Frechet distance", "class kept, %", "steady, %",
              "pixels a frame", "error", "frozen in the last", "in the first", "seeds")  # fmt: skip
@@ -52,7 +52,7 @@ def minutes(rows: Sequence[Row]) -> str:
         return ""
     told = ", ".join(f"{r['training']} {r['minutes']:.1f}" for r in rows)
     over = [r["training"] for r in rows if round(r["minutes"], 1) > 4]
-    return (f"Minutes of training with {rows[0]['threads']} threads on {rows[0]['machine']} "
+    return (f" Minutes of training with {rows[0]['threads']} threads on {rows[0]['machine']} "
             f"(emulated, where the hardware has more), estimated from 20 steps of each: {told} "
             f"([minutes.csv](motion/minutes.csv)). Aimed at: four. Over that: "
             f"{', '.join(over) or 'none'}.")  # fmt: skip
