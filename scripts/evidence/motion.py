@@ -1,7 +1,7 @@
 """Trains and measures what draws moving garments: results/motion/.
 
     python scripts/evidence/motion.py --train evaluator classifier tokenizer-pyramid \
-        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s{0,1,2} magvit-s{0,1}
+        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s{0,1,2} magvit-s{0,1,2}
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
