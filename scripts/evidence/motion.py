@@ -1,17 +1,19 @@
 """Trains and measures what draws moving garments: results/motion/.
 
     python scripts/evidence/motion.py --train evaluator classifier tokenizer-pyramid \
-        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s{0,1,2} magvit-s{0,1}
+        tokenizer-grid decoder-pyramid decoder-grid infinity-star-s{0,1,2} magvit-s{0,1,2}
     python scripts/evidence/motion.py --measure --pictures
 
 Runs go on where they were stopped, and finished ones are found. Every finished run of both systems
-is measured; what the columns mean is in varmini/experiments/motion/measure.py.
+is measured, but for rows that the table has: remove it to measure all of them anew. What the
+columns mean is in varmini/experiments/motion/measure.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from varmini.experiments.motion import bed, measure
 from varmini.experiments.motion.network import VideoNetwork
 from varmini.plots.images import pixels_of
 from varmini.runtime.distributed import progress
-from varmini.runtime.tables import RESULTS, Row, origin, write_rows
+from varmini.runtime.tables import RESULTS, Row, origin, read_rows, write_rows
 from varmini.zoo.tokenizers.causal_video import CausalVideoTokenizer
 
 FOLDER = RESULTS / "motion"
@@ -50,8 +52,11 @@ def train(name: str, out: Path) -> Path:
                      f"{', '.join(n + '-s0' for n in bed.METHODS)}")  # fmt: skip
 
 
-def rows(out: Path, count: int) -> list[Row]:
-    """What is real, what the tokenizers make of it, and what the models draw."""
+def rows(out: Path, count: int, made: list[Row]) -> Iterator[list[Row]]:
+    """`made`, and what else is measured, a row more each time.
+
+    What is real, what the tokenizers make of it, and what the models draw.
+    """
     network = bed.load(VideoNetwork, out / "evaluator")
     truth, other = measure.test_videos(count, seed=1), measure.test_videos(count, seed=2)
     real = measure.features_of(other.frames, network)
@@ -61,20 +66,26 @@ def rows(out: Path, count: int) -> list[Row]:
         return {"system": system, "task": task, "seed": seed, "videos": count, "given": given,
                 "steps": steps} | found | origin()  # fmt: skip
 
-    made = [row("real", "as they are", 0, truth.frames, 5)]
-    for name in bed.TOKENIZERS:
-        tok = bed.load(CausalVideoTokenizer, out / f"decoder-{name}")
-        again = torch.cat([tok.decode(tok.encode(x)) for x in truth.frames.split(64)])
-        made.append(row(f"tokenizer, {name}", "reconstruct", 0, again, 5))
-    jobs = [(method, seed, task) for method in bed.METHODS for seed in range(5)
-            if (out / f"{method}-s{seed}" / "model.safetensors").exists()
-            for task in measure.TASKS]  # fmt: skip
-    for method, seed, task in progress(jobs, "videos"):
-        model, tok = measure.pair(method, seed, out)
-        given, options = measure.TASKS[task], measure.DRAWING[method]
-        videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
-        made.append(row(method, task, seed, videos, given, model.steps(**options)))
-    return made
+    jobs = [("real", 0, "as they are")]
+    jobs += [(f"tokenizer, {name}", 0, "reconstruct") for name in bed.TOKENIZERS]
+    jobs += [(method, seed, task) for method in bed.METHODS for seed in range(5)
+             if (out / f"{method}-s{seed}" / "model.safetensors").exists()
+             for task in measure.TASKS]  # fmt: skip
+    done = {(r["system"], r["seed"], r["task"]) for r in made if r["videos"] == count}
+    for name, seed, task in progress([job for job in jobs if job not in done], "videos"):
+        if name == "real":
+            new = row(name, task, 0, truth.frames, 5)
+        elif name not in bed.METHODS:
+            tok = bed.load(CausalVideoTokenizer, out / f"decoder-{name.split(', ')[1]}")
+            again = torch.cat([tok.decode(tok.encode(x)) for x in truth.frames.split(64)])
+            new = row(name, task, 0, again, 5)
+        else:
+            model, tok = measure.pair(name, seed, out)
+            given, options = measure.TASKS[task], measure.DRAWING[name]
+            videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
+            new = row(name, task, seed, videos, given, model.steps(**options))
+        made = [*made, new]
+        yield made
 
 
 def choices(out: Path) -> list[Row]:
@@ -165,7 +176,9 @@ def main() -> None:
     if args.choose:
         print(f"wrote {write_rows(FOLDER / 'choices.csv', choices(args.out))}")
     if args.measure:
-        print(f"wrote {write_rows(FOLDER / 'motion.csv', rows(args.out, args.videos))}")
+        table = FOLDER / "motion.csv"
+        for made in rows(args.out, args.videos, read_rows(table) if table.exists() else []):
+            print(f"wrote {write_rows(table, made)}")
         logs(args.out, FOLDER)
     if args.pictures:
         pictures(args.out, FOLDER)

@@ -1,6 +1,5 @@
 """The loop that trains what is compared: stop and resume bit for bit, what it refuses."""
 
-import copy
 import itertools
 import os
 import signal
@@ -10,12 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from varmini import quicken
 from varmini.data import batch_order
-from varmini.experiments.comparison import causal
 from varmini.experiments.comparison.training import Training, finished, train
 from varmini.runtime.tables import read_cells
-from varmini.zoo.generators.causal import Block
 from varmini.zoo.generators.maskgit import MaskGIT, MaskGITConfig
 
 SHAPE = dict(depth=2, width=32, heads=2, side=3, num_classes=3)
@@ -92,25 +88,6 @@ def test_log_points_halve_and_bad_settings_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Training(**options)
-
-
-@pytest.mark.parametrize("length", [causal.LONG, 3 * causal.SPAN - 7])
-def test_the_quick_causal_block_is_the_plain_one(length):
-    torch.manual_seed(0)
-    plain = Block(16, 2)
-    quick = quicken(copy.deepcopy(plain))
-    x, found = torch.randn(2, length, 16, requires_grad=True), []
-    for block in (plain, quick):
-        y = block(x)
-        found.append([y, *torch.autograd.grad(y.square().mean(), [x, *block.parameters()])])
-    assert isinstance(quick, causal.QuickBlock)
-    assert not causal.works("causal", torch.float32) or "FeedForward" in graph(found[1][0])
-    for ours, theirs in zip(*found):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    kept = []
-    with torch.no_grad():
-        steps = [quick(part, kept) for part in x.split(length // 2, dim=1)]
-    torch.testing.assert_close(torch.cat(steps, dim=1), found[0][0], rtol=1e-4, atol=1e-5)
 
 
 def graph(y):

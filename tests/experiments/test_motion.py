@@ -1,5 +1,6 @@
 """Measures of moving garments: what is true has no error, and what stands still is frozen."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import sys
@@ -15,7 +16,9 @@ from varmini.experiments.motion.network import (
     VideoNetworkConfig,
     network_loss,
     perceptual_distance,
+    perceptual_parts,
 )
+from varmini.fast import halves
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "evidence"
 
@@ -77,10 +80,31 @@ def test_the_network_learns_class_and_velocity(truth):
 
 
 def test_the_perceptual_distance_is_none_of_equal_videos_and_grows(truth, network):
+    def distance(x):
+        return perceptual_distance(perceptual_parts(network, x, truth.frames[:4]))
+
     x = truth.frames[:4].clone().requires_grad_()
-    far = perceptual_distance(network, x + 0.2 * torch.randn_like(x), truth.frames[:4])
-    assert perceptual_distance(network, x, truth.frames[:4]) == 0 < far
+    far = distance(x + 0.2 * torch.randn_like(x))
+    assert distance(x) == 0 < far
     assert torch.autograd.grad(far, x)[0].abs().sum() > 0
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("loss", [bed.tokenizer_loss, bed.decoder_loss])
+def test_a_tokenizer_learns_the_same_in_halves(loss, network, truth, monkeypatch):
+    torch.manual_seed(0)
+    model = bed.CausalVideoTokenizer(bed.CausalVideoConfig(width=4, hidden=8, norm_groups=4))
+    found, calls, at_once = [], [], halves.both
+    monkeypatch.setattr(halves, "both", lambda work: calls.append(1) or at_once(work))
+    for inside in (contextlib.nullcontext, halves.whole_batches):
+        with inside():
+            value = loss(model, truth.frames[:3], classifier=network.requires_grad_(False))
+            gradients = torch.autograd.grad(value, [*model.parameters()], allow_unused=True)
+            found.append([value, *gradients])
+    assert len(calls) in (3, 4)  # there, back, and once or twice for features
+    for ours, whole in zip(*found):
+        assert (ours is None) == (whole is None)
+        assert ours is None or torch.allclose(ours, whole, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", bed.METHODS)
@@ -122,6 +146,22 @@ def test_the_sheet_has_a_row_a_system_and_goals_are_told(truth, monkeypatch):
              "frozen_first": 5.0}]  # fmt: skip
     assert "keeps the class in 90 % (reached)" in report.goals(rows)
     assert "times that of a frozen first frame (reached)" in report.goals(rows)
+
+
+def test_minutes_are_measured_without_a_trace_and_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    module, seen = script("motion_minutes", monkeypatch), []
+    (tmp_path / "classifier").mkdir()
+    monkeypatch.setattr(module, "train", lambda name, out: seen.append(
+        (name, bed.RECIPES["magvit"].images, [path.name for path in out.iterdir()])))  # fmt: skip
+    before = dict(bed.RECIPES)
+    row = module.measure("magvit-s9", tmp_path)
+    assert seen == [("magvit-s9", 16 * n, ["classifier"]) for n in (2, 30, 10)]
+    assert bed.RECIPES == before and (row["training"], row["steps"]) == ("magvit", 1600)
+    told = script("motion_report", monkeypatch).minutes(
+        [{"training": name, "minutes": m, "threads": 2, "machine": "AVX2"}
+         for name, m in (("magvit", 4.6), ("evaluator", 0.6))])  # fmt: skip
+    assert "magvit 4.6, evaluator 0.6" in told and told.endswith("Over that: magvit.")
 
 
 def test_batches_go_on_where_they_stopped():

@@ -10,6 +10,8 @@ from tiny import random_images, redraw
 from varmini import quicken
 from varmini.fast import halves
 from varmini.fast.halves import divide
+from varmini.zoo.generators.infinity_star import InfinityStar, InfinityStarConfig
+from varmini.zoo.generators.magvit import MAGVIT, MAGVITConfig
 from varmini.zoo.tokenizers.family import TOKENIZERS
 from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
@@ -44,6 +46,14 @@ def test_a_generator_learns_the_same_in_halves(name, monkeypatch):
     shape = (4, *SHAPES.get(name, (3, 3)))
     batch = torch.randn(shape) if name in FEATURES else torch.randint(V, shape)
     assert compared(model, lambda m: m.loss(batch, LABELS % 3), monkeypatch)
+
+
+@pytest.mark.parametrize("cls", [InfinityStar, MAGVIT])
+def test_a_generator_of_videos_learns_the_same_in_halves(cls, monkeypatch):
+    shape = {InfinityStar: InfinityStarConfig, MAGVIT: MAGVITConfig}[cls]
+    model = redraw(cls(shape(width=16, heads=2, depth=2, num_classes=3, bits=4)), 0, 0.25)
+    batch = torch.randn(4, 4, 7, 4, 4) if cls is InfinityStar else torch.randint(16, (4, 7, 4, 4))
+    assert compared(model, lambda m: m.loss(batch, LABELS % 3), monkeypatch) == 2
 
 
 @pytest.mark.parametrize("name", [*TOKENIZERS, "kl"])

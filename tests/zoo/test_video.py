@@ -53,6 +53,17 @@ def features(count=4, seed=1):
 # --------------------------------------------------------------------------------------------- data
 
 
+def test_two_garments_fly_each_its_own_way():
+    two, one = (MovingGarments("test", objects=n) for n in (2, 1))
+    both, single = two.batch(6, seed=1, step=2), one.batch(12, seed=1, step=2)
+    assert both.frames.shape == (6, 1, 13, 32, 32) and both.labels.shape == (6, 2)
+    assert both.path.shape == (6, 2, 13, 2) and both.velocity.shape == (6, 2, 2)
+    for i in range(2):  # each is one of those that fly alone
+        assert both.path[:, i].equal(single.path[i::2])
+        assert both.labels[:, i].equal(single.labels[i::2])
+    assert both.frames.equal(torch.maximum(single.frames[::2], single.frames[1::2]))
+
+
 def test_videos_are_a_function_of_seed_and_step_and_the_path_is_true(garments):
     batch, again = garments.batch(40, seed=1, step=2), garments.batch(40, seed=1, step=2)
     assert all(a.equal(b) for a, b in zip(batch, again))
@@ -180,6 +191,21 @@ def test_one_block_sees_itself_the_class_and_the_clip_before():
         SpaceTimePyramid((1, 2), (1, 0))
 
 
+def test_a_class_token_a_clip_changes_nothing_and_its_windows_hold_all_that_is_seen():
+    model = star()
+    network, pyramid = model.network, model.pyramid
+    order, windows, mask = pyramid.windows()
+    assert order[order > 0].tolist() == list(range(1, pyramid.length))
+    assert (order == 0).sum() == len(pyramid.clips) == len(windows)
+    assert mask.sum(1).equal(pyramid.mask()[order].sum(1))  # everybody sees as many as before
+    inputs = torch.randn(3, pyramid.length - 1, D)
+    condition = network.condition(LABELS[:3])
+    words = torch.cat([condition[0], network.word(inputs)], dim=1)
+    expected = network.step(words, condition, slice(None), pyramid.mask())
+    for ours in (network, quicken(star()).network):
+        torch.testing.assert_close(ours(LABELS[:3], inputs), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_targets_are_the_tokenizers_own_tokens(tok, garments):
     videos = garments.batch(2, seed=0).frames
     maps, model = tok.encode(videos), star()
@@ -266,6 +292,16 @@ def test_a_masked_token_sees_all_others_whatever_their_frame():
         changed = parts.clone()
         changed[:, other] = 3 - changed[:, other]
         assert not torch.allclose(model(LABELS[:1], changed)[0, 50], before)
+
+
+def test_only_masked_tokens_count_in_the_loss_each_as_much():
+    model = magvit().train()
+    parts, hidden = model.split(torch.randint(2**D, (4, 112))), torch.rand(4, 112) < 0.3
+    logits = model(LABELS, parts.masked_fill(hidden[..., None], 4))[hidden]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), parts[hidden].flatten(), label_smoothing=0.1, reduction="sum"
+    )
+    assert torch.allclose(model.surprise(LABELS, parts, hidden).sum(), expected, rtol=1e-4)
 
 
 def test_it_learns_from_the_tokenizers_grid(garments):

@@ -26,16 +26,17 @@ SPEED = (0.75, 2.0)
 
 
 class Videos(NamedTuple):
-    """A batch of videos and what is true of them."""
+    """A batch of videos and what is true of them; of several garments each has its own truth."""
 
     frames: Tensor
     """(B, 1, F, H, W) in [-1, 1], black is -1."""
     labels: Tensor
-    """(B,) in [0, 5), by `CLASSES`."""
+    """(B,) in [0, 5), by `CLASSES`; (B, O) of O garments."""
     path: Tensor
-    """(B, F, 2): centre of mass of the garment, row and column in pixels, frame by frame."""
+    """(B, F, 2): centre of mass of the garment, row and column in pixels, frame by frame; or
+    (B, O, F, 2)."""
     velocity: Tensor
-    """(B, 2): pixels a frame, downwards and to the right, before the first bounce."""
+    """(B, 2): pixels a frame, downwards and to the right, before the first bounce; or (B, O, 2)."""
 
 
 class MovingGarments:
@@ -44,6 +45,7 @@ class MovingGarments:
     Args:
         split: "train" or "test" of `data`.
         frames, side: F, and H = W.
+        objects: O, garments in a video; where they meet, the brighter pixel is seen.
         data: a Fashion-MNIST: "fashion-subset" (embedded) or "fashion".
 
     Raises:
@@ -51,12 +53,13 @@ class MovingGarments:
     """
 
     def __init__(
-        self, split: str = "train", *, frames: int = FRAMES, side: int = 32,
+        self, split: str = "train", *, frames: int = FRAMES, side: int = 32, objects: int = 1,
         data: str = "fashion-subset",
     ) -> None:  # fmt: skip
-        if frames < 1 or side <= GARMENT:
-            raise ValueError(f"frames is {frames} and side is {side}, expected at least 1 frame "
-                             f"and more than {GARMENT} pixels a side")  # fmt: skip
+        if min(frames, objects) < 1 or side <= GARMENT:
+            raise ValueError(f"frames is {frames}, objects is {objects} and side is {side}, "
+                             f"expected at least 1 frame and garment, and more than {GARMENT} "
+                             f"pixels a side")  # fmt: skip
         found = load_images(data, split)
         if missing := set(CLASSES) - set(found.classes):
             raise ValueError(f"{data} has no {sorted(missing)}, expected Fashion-MNIST: give "
@@ -67,6 +70,7 @@ class MovingGarments:
         pixels = to_float(found.images[labels >= 0][:, :, 2:30, 2:30])  # without the padding
         self.garments, self.labels = F.avg_pool2d(pixels, 2)[:, 0], labels[labels >= 0]
         self.frames, self.side, self.mirror = frames, side, split == "train"
+        self.objects = objects
 
     def __len__(self) -> int:
         """How many garments there are; of videos there is no end."""
@@ -74,6 +78,14 @@ class MovingGarments:
 
     def batch(self, count: int, seed: int, step: int = 0) -> Videos:
         """`count` videos, the same ones for the same numbers. In training half are mirrored."""
+        if self.objects == 1:
+            return self.of_one(count, seed, step)
+        each = self.of_one(count * self.objects, seed, step)
+        frames, *truth = (part.unflatten(0, (count, self.objects)) for part in each)
+        return Videos(frames.amax(1), *truth)
+
+    def of_one(self, count: int, seed: int, step: int) -> Videos:
+        """`batch` of videos of one garment each."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         chosen = torch.randint(len(self), (count,), generator=generator)
         start, turn, speed, mirrored = torch.rand(4, count, 2, generator=generator).unbind()

@@ -16,11 +16,11 @@ from ..model.scales import ScaleSchedule
 from ..model.transformer import VAR, KVCache
 from .trial import trial
 
-Span = tuple[slice, int, Tensor | None]
-"""Queries, number of keys that any of them sees, and who sees whom (None: all see all)."""
+Span = tuple[slice, slice, Tensor | None]
+"""Queries, the keys that any of them sees, and who sees whom (None: all see all)."""
 
 
-def rectangles(schedule: ScaleSchedule, large: int = 32) -> list[tuple[slice, int, bool]]:
+def rectangles(schedule: ScaleSchedule, large: int = 32) -> list[tuple[slice, slice, bool]]:
     """Cuts the block-causal mask into rectangles: all small scales together, each large one alone.
 
     A scale sees exactly what stands before its end, so alone it needs no mask, and what it may not
@@ -30,18 +30,18 @@ def rectangles(schedule: ScaleSchedule, large: int = 32) -> list[tuple[slice, in
         large: tokens from which on a scale stands alone.
 
     Returns:
-        Queries, number of keys that any of them sees, and whether a mask is needed.
+        Queries, the keys that any of them sees, and whether a mask is needed.
     """
     counts = schedule.tokens_per_scale
     first = next((k for k, n in enumerate(counts) if k and n >= large), len(counts))
     stop = schedule.slices[first - 1].stop
-    alone = [(part, part.stop, False) for part in schedule.slices[first:]]
-    return [(slice(0, stop), stop, first > 1), *alone]
+    alone = [(part, slice(part.stop), False) for part in schedule.slices[first:]]
+    return [(slice(0, stop), slice(stop), first > 1), *alone]
 
 
-def spans(parts: list[tuple[slice, int, bool]], mask: Tensor) -> list[Span]:
+def spans(parts: list[tuple[slice, slice, bool]], mask: Tensor) -> list[Span]:
     """`rectangles` with their piece of the mask (L, L) where they need it."""
-    return [(at, stop, mask[:stop, :stop] if masked else None) for at, stop, masked in parts]
+    return [(at, keys, mask[at, keys] if masked else None) for at, keys, masked in parts]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -95,12 +95,12 @@ class BlockCausal(torch.autograd.Function):
                 norms = norms.to(x.dtype)
                 x[:2] /= norms  # q = s q/|q|, k = k/|k|
             out, shares = torch.empty_like(q), []
-            for at, stop, mask in parts:
-                scores = q[:, at] @ k[:, :stop].mT
+            for at, keys, mask in parts:
+                scores = q[:, at] @ k[:, keys].mT
                 if mask is not None:
                     scores.masked_fill_(~mask, -math.inf)
                 shares.append(torch.softmax(scores, dim=-1))
-                torch.bmm(shares[-1], v[:, :stop], out=out[:, at])
+                torch.bmm(shares[-1], v[:, keys], out=out[:, at])
         ctx.parts, ctx.heads = parts, heads
         ctx.save_for_backward(x, norms, scale, *shares)
         return out.view(batch, heads, length, d).transpose(1, 2).flatten(2)
@@ -115,12 +115,12 @@ class BlockCausal(torch.autograd.Function):
             grad = grad.unflatten(2, (ctx.heads, d)).transpose(1, 2).reshape(rows, length, d)
             gx, grad_scale = torch.zeros_like(x), None
             gq, gk, gv = gx
-            for (at, stop, _), p in zip(ctx.parts, shares):
+            for (at, keys, _), p in zip(ctx.parts, shares):
                 # dS = P (dP - rowsum(dP P)) with dP = dO V^T
-                ds = torch._softmax_backward_data(grad[:, at] @ v[:, :stop].mT, p, -1, p.dtype)
-                gv[:, :stop] += p.mT @ grad[:, at]
-                gk[:, :stop] += ds.mT @ q[:, at]
-                gq[:, at] = ds @ k[:, :stop]
+                ds = torch._softmax_backward_data(grad[:, at] @ v[:, keys].mT, p, -1, p.dtype)
+                gv[:, keys] += p.mT @ grad[:, at]
+                gk[:, keys] += ds.mT @ q[:, at]
+                gq[:, at] = ds @ k[:, keys]
             if norms is None:
                 gq *= 0.25 / math.sqrt(d)
             else:

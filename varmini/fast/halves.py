@@ -28,32 +28,40 @@ def halved(
 ) -> Tensor:
     """run(*inputs), and later its gradients, by two threads with a half of the batch each.
 
-    As one call where that is no training on a CPU with threads for it. The gradients are those of
-    one call up to rounding; they can be asked for once, and have no gradients themselves.
+    As one call where there is no CPU with threads for it. The gradients are those of one call up to
+    rounding; they can be asked for once, and have no gradients themselves.
 
     Args:
         run: row i of its result depends on row i of its inputs alone.
         parameters: at least all that `run` reads and that wants a gradient.
         inputs: each with the batch first.
     """
-    if not torch.is_grad_enabled() or observed(inputs[0]) or not divisible(inputs[0]):
+    if observed(inputs[0]) or not divisible(inputs[0]):
         return run(*inputs)
+    if not torch.is_grad_enabled():
+        parts = list(zip(*(x.chunk(2) for x in inputs)))
+        return torch.cat(both(lambda i: torch.no_grad()(run)(*parts[i])))
     return _InHalves.apply(run, len(inputs), *inputs, *parameters)
 
 
 def divide(model: nn.Module) -> None:
     """Lets parts of `model` train on two halves of each batch at once, in place, as `halved`.
 
-    Its attribute `by_rows` names them: row i of what they give depends on row i of their inputs
-    alone, and they draw no random numbers. For loops that ask once for the gradients of a loss.
+    Its attribute `by_rows` names them, parts or methods of the model: row i of what they give
+    depends on row i of their inputs alone, and they draw no random numbers. For loops that ask once
+    for the gradients of a loss.
     """
     for name in getattr(model, "by_rows", ()):
-        part = model.get_submodule(name)
-        part.forward = functools.partial(_divided, part)  # which a deep copy of the model copies
+        if callable(getattr(type(model), name, None)):
+            part, method = model, name
+        else:
+            part, method = model.get_submodule(name), "forward"
+        # A deep copy of the model copies the part in it, too.
+        setattr(part, method, functools.partial(_divided, part, method))
 
 
-def _divided(part: nn.Module, *inputs: Any) -> Tensor:
-    run = functools.partial(type(part).forward, part)
+def _divided(part: nn.Module, method: str, *inputs: Any) -> Tensor:
+    run = functools.partial(getattr(type(part), method), part)
     if not all(isinstance(x, Tensor) for x in inputs):
         return run(*inputs)
     return halved(run, [p for p in part.parameters() if p.requires_grad], *inputs)

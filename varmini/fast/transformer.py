@@ -25,8 +25,8 @@ class QuickAttention(Attention):
 
     fixed: tuple[Tensor, Tensor | None] | None = None
     """In a copy: bias and temperature, which every call would compute again."""
-    parts: list[tuple[slice, int, bool]] | None = None
-    """Rectangles of the mask in teacher forcing; set by `QuickVAR`."""
+    parts: list[tuple[slice, slice, bool]] | None = None
+    """Rectangles of the mask in teacher forcing; set by `QuickVAR`, or whoever has the mask."""
 
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, block: int = 0
@@ -41,8 +41,8 @@ class QuickAttention(Attention):
             q, k = normalised(qkv[:2], temperature)  # each (B, heads, l, d)
             k, v = cache.append(block, k.to(qkv.dtype), qkv[2])
             return self.proj(attend(q.to(v.dtype), k, v).transpose(1, 2).flatten(2))
-        length, parts = x.shape[1], [(slice(0, x.shape[1]), x.shape[1], mask)]
-        if mask is not None and self.parts and self.parts[-1][1] == length:
+        length, parts = x.shape[1], [(slice(None), slice(None), mask)]
+        if mask is not None and self.parts and self.parts[-1][1].stop == length:
             parts = spans(self.parts, mask)
         if qkv.device.type == "cpu" and works("attention", qkv.dtype):
             return self.proj(BlockCausal.apply(qkv, temperature, parts))
@@ -50,9 +50,9 @@ class QuickAttention(Attention):
         q, k = normalised(qkv[:2], temperature).to(qkv.dtype)  # each (B, heads, L, d)
         mixed = [
             F.scaled_dot_product_attention(
-                q[:, :, at], k[:, :, :stop], qkv[2][:, :, :stop], attn_mask=seen, scale=1.0
+                q[:, :, at], k[:, :, keys], qkv[2][:, :, keys], attn_mask=seen, scale=1.0
             )
-            for at, stop, seen in parts
+            for at, keys, seen in parts
         ]
         return self.proj(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2))
 

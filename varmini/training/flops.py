@@ -62,7 +62,7 @@ def visible_pairs(schedule: ScaleSchedule) -> int:
 
 def computed_pairs(schedule: ScaleSchedule) -> int:
     """Query-key pairs that our attention computes: small scales share a rectangle."""
-    return sum((at.stop - at.start) * keys for at, keys, _ in rectangles(schedule))
+    return sum((at.stop - at.start) * keys.stop for at, keys, _ in rectangles(schedule))
 
 
 def var_flops(config: VARConfig, *, computed: bool = False) -> dict[str, int]:

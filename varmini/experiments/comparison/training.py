@@ -22,7 +22,6 @@ from ...runtime.tables import read_rows
 from ...training.loop import Loop
 from ...training.optim import Updater, averaged, make_optimizers, set_rates
 from ...training.run_folder import check_folder
-from . import causal  # noqa: F401  (a quick form)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ...data import batch_order
 from ...data.motion import CLASSES, MovingGarments, Videos
+from ...fast.halves import halved
 from ...fast.quicken import quicken
 from ...runtime.files import file_checksum, write_atomic
 from ...runtime.machine import device
@@ -22,7 +22,13 @@ from ...zoo.generators.infinity_star import InfinityStar
 from ...zoo.generators.magvit import MAGVIT
 from ...zoo.tokenizers.causal_video import CausalVideoConfig, CausalVideoTokenizer
 from ..comparison.training import Training, train
-from .network import VideoNetwork, VideoNetworkConfig, network_loss, perceptual_distance
+from .network import (
+    VideoNetwork,
+    VideoNetworkConfig,
+    network_loss,
+    perceptual_distance,
+    perceptual_parts,
+)
 
 TOKENIZERS = {
     "pyramid": CausalVideoConfig(),
@@ -67,18 +73,35 @@ def stream(seed: int, count: int, frames: int = 13) -> Any:
     return batches
 
 
-def difference(drawn: Tensor, true: Tensor, classifier: VideoNetwork) -> Tensor:
-    """0.2 |x - x_hat| + |x - x_hat|^2 + a perceptual term, of videos (B, 1, F, H, W)."""
-    near = 0.2 * F.l1_loss(drawn, true) + F.mse_loss(drawn, true)
-    return near + PERCEPTUAL * perceptual_distance(classifier, drawn, true)
+def reconstruction(
+    model: CausalVideoTokenizer, z_q: Tensor, true: Tensor, classifier: VideoNetwork
+) -> Tensor:
+    """0.2 |x - x_hat| + |x - x_hat|^2 + a perceptual term, of true videos (B, 1, F, H, W)."""
+
+    def run(z_q: Tensor, true: Tensor) -> Tensor:
+        drawn = model.decode_features(z_q)
+        near = (0.2 * (drawn - true).abs() + (drawn - true).square()).flatten(1).mean(1)
+        return torch.cat([near[:, None], perceptual_parts(classifier, drawn, true).flatten(1)], 1)
+
+    found = halved(run, trained(model), z_q, true)
+    far = perceptual_distance(found[:, 1:].unflatten(1, (2, -1)))
+    return found[:, 0].mean() + PERCEPTUAL * far
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def tokenizer_loss(
     model: CausalVideoTokenizer, frames: Tensor, *_: Tensor, classifier: VideoNetwork
 ) -> Tensor:
-    """The difference from the true frames, and the quantizer's loss."""
-    result = model(frames)
-    return difference(result.images, frames, classifier) + 0.25 * result.loss
+    """The difference from the true frames, and the quantizer's loss.
+
+    What knows its rows alone is done by halves of the batch; the quantizer knows all.
+    """
+    z_q, _, loss, _ = model.quantize(halved(model.features, trained(model), frames))
+    return reconstruction(model, z_q, frames, classifier) + 0.25 * loss
 
 
 def train_network(name: str, out: Path) -> Path:
@@ -107,8 +130,8 @@ def decoder_loss(
 ) -> Tensor:
     """The difference alone, with tokens as they are."""
     with torch.no_grad():
-        z_q = model.quantize(model.features(frames))[0]
-    return difference(model.decode_features(z_q), frames, classifier)
+        z_q = halved(lambda x: model.quantize(model.features(x))[0], (), frames)
+    return reconstruction(model, z_q, frames, classifier)
 
 
 def train_decoder(name: str, out: Path) -> Path:

@@ -74,16 +74,26 @@ def network_loss(model: VideoNetwork, batch: Videos) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), named.flatten()) + F.mse_loss(velocity, truth)
 
 
-def perceptual_distance(model: VideoNetwork, drawn: Tensor, true: Tensor) -> Tensor:
-    """Squared distance in feature maps, by their own mean square: mean over the three layers.
+def perceptual_parts(model: VideoNetwork, drawn: Tensor, true: Tensor) -> Tensor:
+    """What `perceptual_distance` reads of videos (B, 1, F, H, W): (B, 2, layers).
 
-    Videos (B, 1, F, H, W). As LPIPS (Zhang et al. 2018) without its heads; black regions, which
-    have small features, weigh little.
+    Of each video and layer the mean squared difference, and the mean square of the true one.
     """
     a, b = (x.transpose(1, 2).flatten(0, 1) for x in (drawn, true))
     parts = []
     for layer in model.frame:
         a, b = layer(a), layer(b)
         if isinstance(layer, nn.ReLU):
-            parts.append(F.mse_loss(a, b) / b.square().mean())
-    return torch.stack(parts).mean()
+            both = torch.stack([a - b, b], dim=1).square().flatten(2).mean(2)  # (B F, 2)
+            parts.append(both.unflatten(0, (len(true), -1)).mean(1))
+    return torch.stack(parts, dim=2)
+
+
+def perceptual_distance(parts: Tensor) -> Tensor:
+    """Squared distance in feature maps, by their own mean square: mean over the three layers.
+
+    As LPIPS (Zhang et al. 2018) without its heads; black regions, which have small features, weigh
+    little.
+    """
+    apart, size = parts.mean(0)
+    return (apart / size).mean()

@@ -64,6 +64,7 @@ class InfinityStar(Generator):
     config_class = InfinityStarConfig
     kind = "infinity-star"
     no_decay = ("class_embedding", "space", "time", "log_scale")
+    by_rows = ("surprise",)
 
     def __init__(self, config: InfinityStarConfig) -> None:
         super().__init__()
@@ -75,9 +76,8 @@ class InfinityStar(Generator):
             self.pyramid, depth=c.depth, width=c.width, heads=c.heads, bits=c.bits,
             num_classes=c.num_classes, init_gamma=c.init_gamma,
         )  # fmt: skip
-        area, drawn = self.schedule.tokens_per_scale, self.pyramid.drawn
-        at = [(i, p.scale) for p in drawn for i in range(p.at.start, p.at.stop)]
-        weights = torch.tensor([(area[-1] / area[k]) ** 0.5 for _, k in at])
+        at = [(i, p.scale) for p in self.pyramid.drawn for i in range(p.at.start, p.at.stop)]
+        weights = torch.tensor([c.sizes[-1] / c.sizes[k] for _, k in at])
         self.register_buffer("drawn_at", torch.tensor([i for i, _ in at]), persistent=False)
         self.register_buffer("weights", weights / weights.mean(), persistent=False)
 
@@ -88,9 +88,8 @@ class InfinityStar(Generator):
 
     def input_of(self, part: Part, f_hat: Tensor | None) -> Tensor:
         """What a part of a clip reads of its sum so far, (B, T, d, h, w): (B, l, d)."""
-        last = len(self.schedule) - 1
-        x = F.interpolate(f_hat.flatten(0, 1), size=self.schedule.grids[min(part.scale, last)],
-                          mode="bilinear")  # fmt: skip
+        size = [*self.schedule.grids, self.schedule.grids[-1]][part.scale]
+        x = F.interpolate(f_hat.flatten(0, 1), size=size, mode="bilinear")
         return x.unflatten(0, f_hat.shape[:2]).movedim(2, 4).flatten(1, 3)
 
     def add(self, f_hat: Tensor, tokens: Tensor) -> Tensor:
@@ -99,25 +98,22 @@ class InfinityStar(Generator):
         return f_hat + codes.unflatten(0, f_hat.shape[:2])
 
     @torch.no_grad()
-    def teacher(
-        self, features: Tensor, flips: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def teacher(self, features: Tensor, flips: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """Targets and inputs of all parts.
 
         Args:
             features: (B, d, T, h, w), before quantization.
-            flips: K LongTensors (B, T, h_k, w_k), the bits to be flipped; None for none.
+            flips: K LongTensors (B, T, h_k, w_k), the bits to be flipped, if any.
 
         Returns:
-            Tokens (B, N) of all drawn parts, not flipped, and inputs (B, length - 1, d), which come
-            of flipped ones.
+            Tokens (B, N) of drawn parts, not flipped; inputs (B, length - 1, d) of flipped ones.
         """
         f = features.transpose(1, 2)
         maps, sums = [], [torch.zeros_like(f)]
         for k in range(len(self.schedule)):
             residual = self.quantizer.down((f - sums[-1]).flatten(0, 1), k)
             maps.append(to_tokens(residual.movedim(1, -1) > 0).unflatten(0, f.shape[:2]))
-            sums.append(self.add(sums[-1], maps[-1] if flips is None else maps[-1] ^ flips[k]))
+            sums.append(self.add(sums[-1], maps[-1] ^ flips[k] if flips else maps[-1]))
         tokens = [maps[p.scale][:, self.pyramid.frames(p.clip)] for p in self.pyramid.drawn]
         inputs = [self.input_of(p, sums[p.scale][:, self.pyramid.frames(p.clip)])
                   for p in self.pyramid.parts[1:]]  # fmt: skip
@@ -139,13 +135,17 @@ class InfinityStar(Generator):
             raise ValueError(f"the batch is {features.dtype} of shape {tuple(features.shape)}, "
                              f"expected features (B, {', '.join(map(str, expected))}): "
                              f"tokenizer.features(videos)")  # fmt: skip
-        c, labels = self.config, self.shown(labels)
-        flips = self.random_flips(len(features)) if self.training and c.flips else None
+        labels = self.shown(labels)
+        flips = self.random_flips(len(features)) if self.training and self.config.flips else ()
+        return self.surprise(labels, features, *flips).mean()
+
+    def surprise(self, labels: Tensor, features: Tensor, *flips: Tensor) -> Tensor:
+        """Cross-entropy a bit of each video, weighted over scales: (B,). Flips as in `teacher`."""
         tokens, inputs = self.teacher(features, flips)
-        logits = self.network(labels, inputs)[:, self.drawn_at].unflatten(2, (c.bits, 2))
-        bits = tokens[..., None] >> torch.arange(c.bits, device=tokens.device) & 1
-        surprise = F.cross_entropy(logits.flatten(0, 2), bits.flatten(), reduction="none")
-        return (surprise.view(bits.shape).mean(2) * self.weights).mean()
+        logits = self.network(labels, inputs).index_select(1, self.drawn_at)
+        bits = tokens[..., None] >> torch.arange(self.config.bits, device=tokens.device) & 1
+        each = F.cross_entropy(logits.reshape(-1, 2), bits.flatten(), reduction="none")
+        return (each.view(bits.shape).mean(2) * self.weights).mean(1)
 
     def steps(self, **options: object) -> int:
         """A step a scale and clip, and those that read a clip once more."""

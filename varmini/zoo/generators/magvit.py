@@ -57,6 +57,7 @@ class MAGVIT(Generator):
     config_class = MAGVITConfig
     kind = "magvit"
     no_decay = ("tables", "classes", "space", "time")
+    by_rows = ("surprise",)
 
     def __init__(self, config: MAGVITConfig) -> None:
         super().__init__()
@@ -88,6 +89,20 @@ class MAGVIT(Generator):
         shifts = torch.arange(0, self.config.bits, self.part, device=parts.device)
         return (parts << shifts).sum(-1)
 
+    def states(self, labels: Tensor, parts: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the output layers read: (B, 1 + N, w), or (n, w) as in `Block`."""
+        x = sum(table[parts[..., g]] for g, table in enumerate(self.tables))  # (B, N, w)
+        x = x + (self.time + self.space).flatten(1, 2)
+        x = self.norm_in(torch.cat([self.classes(labels)[:, None], x], dim=1))
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.norm_out(F.gelu(self.fc(self.blocks[-1](x, rows))))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """States (..., width) -> (..., G, 2^(d/G)); the output layers are the tables themselves."""
+        found = F.linear(x, self.tables[:, :-1].flatten(0, 1)).float()
+        return found.unflatten(-1, self.bias.shape) + self.bias
+
     def forward(self, labels: Tensor, parts: Tensor) -> Tensor:
         """Logits of every position, masked or not.
 
@@ -95,14 +110,23 @@ class MAGVIT(Generator):
             labels: (B,) in [0, num_classes].
             parts: (B, N, G) in [0, 2^(d/G)]; the last number is [MASK]. Gives (B, N, G, 2^(d/G)).
         """
-        x = sum(table[parts[..., g]] for g, table in enumerate(self.tables))  # (B, N, w)
-        x = x + (self.time + self.space).flatten(1, 2)
-        x = self.norm_in(torch.cat([self.classes(labels)[:, None], x], dim=1))
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm_out(F.gelu(self.fc(x[:, 1:])))
-        # The output layers are the tables themselves.
-        return torch.einsum("bnw,gvw->bngv", x, self.tables[:, :-1]).float() + self.bias
+        return self.logits(self.states(labels, parts)[:, 1:])
+
+    def surprise(self, labels: Tensor, parts: Tensor, hidden: Tensor) -> Tensor:
+        """Cross-entropies of the masked tokens' parts, summed over each video: (B,).
+
+        Args:
+            labels, parts: as in `forward`, nothing masked.
+            hidden: (B, N) bool, the tokens that are masked.
+        """
+        rows = F.pad(hidden, (1, 0)).flatten().nonzero()[:, 0]  # the class token is never hidden
+        x = self.states(labels, parts.masked_fill(hidden[..., None], 2**self.part), rows)
+        each = F.cross_entropy(
+            self.logits(x).flatten(0, 1), parts[hidden].flatten(), reduction="none",
+            label_smoothing=0.1 if self.training else 0.0,
+        )  # fmt: skip
+        video = (rows // (hidden.shape[1] + 1)).repeat_interleave(parts.shape[2])
+        return each.new_zeros(len(parts)).index_add(0, video, each)
 
     def hide(self, known: Tensor) -> Tensor:
         """Random masks of videos of which `known` (B,) tokens are known: (B, N) bool."""
@@ -119,10 +143,7 @@ class MAGVIT(Generator):
         tasks = torch.tensor(c.tasks, device=tokens.device)
         known = tasks[torch.randint(len(tasks), (len(parts),), device=tokens.device)] * c.side**2
         hidden = self.hide(known)
-        logits = self(labels, parts.masked_fill(hidden[..., None], 2**self.part))
-        smoothing = 0.1 if self.training else 0.0
-        return F.cross_entropy(logits[hidden].flatten(0, 1), parts[hidden].flatten(),
-                               label_smoothing=smoothing)  # fmt: skip
+        return self.surprise(labels, parts, hidden).sum() / (c.groups * hidden.sum())
 
     def steps(self, *, rounds: int = 12, **options: object) -> int:
         """The rounds."""

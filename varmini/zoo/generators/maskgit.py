@@ -63,8 +63,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(x + self.attention(x))
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, l, w) -> the same; or (n, w), n rows of the B l alone, though these see all."""
+        x = x + self.attention(x)
+        x = self.norm1(x if rows is None else x.flatten(0, 1).index_select(0, rows))
         return self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
 
 

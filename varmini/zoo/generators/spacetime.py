@@ -66,6 +66,24 @@ class SpaceTimePyramid:
                 mask[query.at, key.at] = query == key or key.clip < 0 or before
         return mask
 
+    def windows(self) -> tuple[Tensor, list[tuple[slice, slice, bool]], Tensor]:
+        """The sequence with a class token before each clip: what a clip sees then lies in a row.
+
+        Returns:
+            The position of each in the sequence, (n,); for each clip its queries, its keys and that
+            these need a mask; and that mask, (n, n), without keys that lie outside.
+        """
+        order, rectangles, before = [], [], 0
+        for c, length in enumerate(self.clips):
+            start, own = len(order), [p.at for p in self.parts if p.clip == c]
+            order += [0, *range(own[0].start, own[-1].stop)]
+            rectangles.append((slice(start, len(order)), slice(start - before, len(order)), True))
+            before = length * self.schedule.tokens_per_scale[-1]  # the clip once more, whole
+        mask, inside = self.mask()[order][:, order], torch.zeros(len(order), len(order)).bool()
+        for at, keys, _ in rectangles:
+            inside[at, keys] = True
+        return torch.tensor(order), rectangles, mask & inside
+
     def positions(self) -> Tensor:
         """(2, length): number of each position among a latent frame's, and its latent frame."""
         counts = [*self.schedule.tokens_per_scale, self.schedule.tokens_per_scale[-1]]
@@ -123,7 +141,12 @@ class SpaceTimeTransformer(nn.Module):
         self.modulation = nn.Linear(width, 6 * width * depth)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))
         self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, 2 * bits)
-        self.register_buffer("mask", pyramid.mask(), persistent=False)
+        order, rectangles, mask = pyramid.windows()
+        for block in self.blocks:
+            block.attention.parts = rectangles  # for quick attention, which computes no others
+        self.windows = [at.stop - at.start for at, _, _ in rectangles]
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("positions", positions, persistent=False)
         for name, p in self.named_parameters():  # VAR's start: branches, gates and head small
             if p.ndim == 2:
@@ -145,8 +168,8 @@ class SpaceTimeTransformer(nn.Module):
         return embedded[:, None], modulations, self.head_modulation(gate).unflatten(1, (2, -1))
 
     def step(
-        self, x: Tensor, condition: Sequence[Tensor], at: slice, mask: Tensor | None = None,
-        cache: ClipCache | None = None,
+        self, x: Tensor, condition: Sequence[Tensor], at: slice | Tensor,
+        mask: Tensor | None = None, cache: ClipCache | None = None,
     ) -> Tensor:  # fmt: skip
         """Words (B, l, w) of the positions `at` -> their logits (B, l, 2 d)."""
         x = x + self.space(self.positions[0, at]) + self.time(self.positions[1, at])
@@ -158,5 +181,7 @@ class SpaceTimeTransformer(nn.Module):
     def forward(self, labels: Tensor, inputs: Tensor) -> Tensor:
         """Teacher forcing: all parts at once."""
         condition = self.condition(labels)
-        words = torch.cat([condition[0], self.word(inputs)], dim=1)
-        return self.step(words, condition, slice(None), self.mask)
+        clips = self.word(inputs).split([n - 1 for n in self.windows], dim=1)
+        words = torch.cat([x for clip in clips for x in (condition[0], clip)], dim=1)
+        logits = self.step(words, condition, self.order, self.mask).split(self.windows, dim=1)
+        return torch.cat([logits[0], *(x[:, 1:] for x in logits[1:])], dim=1)
