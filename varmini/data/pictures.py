@@ -30,7 +30,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def decode(file: str | bytes | dict, source: str, channels: int | None = None) -> Image.Image:
-    """A PIL image of mode L (1 channel) or RGB (3), from a path, bytes, or a cell of a table.
+    """A PIL image of mode L (1 channel) or RGB (3), from a path, bytes, or a cell with either.
 
     It is turned as its EXIF data say; transparent parts become white; 16-bit greys keep their
     upper byte; of an animation the first frame is taken. ValueError naming `source` when it is
@@ -41,9 +41,9 @@ def decode(file: str | bytes | dict, source: str, channels: int | None = None) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata in pictures that can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # before it is unpacked
-            if not isinstance(file, str | bytes):
-                file = file and (file["bytes"] or file["path"]) or b""
-            image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+            if isinstance(file, dict):
+                file = file.get("bytes") or file.get("path")
+            image = Image.open(file if isinstance(file, str) else io.BytesIO(file or b""))
             image.load()
             with contextlib.suppress(Exception):  # damaged metadata: as the pixels lie
                 ImageOps.exif_transpose(image, in_place=True)

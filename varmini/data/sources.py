@@ -169,5 +169,6 @@ def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = 
     check_labels(labels, classes, source)
     index = spread(len(rows), limit)
     pictures = rows.select_columns([image]).with_format(None)
-    pictures = pictures.cast_column(image, datasets.Image(decode=False))  # our workers decode
+    if isinstance(rows.features[image], datasets.Image):
+        pictures = pictures.cast_column(image, datasets.Image(decode=False))  # our workers decode
     return pictures.select(index), labels[index], classes
