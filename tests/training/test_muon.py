@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from varmini import VAR, MultiScaleVQVAE, TokenizerConfig, VARConfig
-from varmini.training.muon import COEFFICIENTS, Muon, orthogonalised
+from varmini.training.muon import Muon, orthogonalised
 from varmini.training.optim import make_optimizers
 from varmini.training.train_tokenizer import muon_kernels
 
@@ -21,11 +21,8 @@ def test_every_singular_value_becomes_about_one():
 def test_wide_matrices_go_through_the_same_iteration_by_smaller_products(monkeypatch):
     monkeypatch.setenv("VARMINI_PRECISION", "float32")
     x = torch.randn(2, 8, 3) @ torch.randn(2, 3, 40)  # most singular values are 0
-    (a, b, c), want = COEFFICIENTS, x / x.norm(dim=(1, 2), keepdim=True)
-    for _ in range(5):
-        gram = want @ want.mT
-        want = a * want + (b * gram + c * gram @ gram) @ want
-    torch.testing.assert_close(orthogonalised(x.mT).mT, want, rtol=1e-3, atol=1e-4)
+    plain = orthogonalised(torch.nn.functional.pad(x, (0, 0, 0, 32)))[:, :8]  # square: no short cut
+    torch.testing.assert_close(orthogonalised(x.mT).mT, plain, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernels", [False, True])
