@@ -328,7 +328,7 @@ def test_accumulated_gradients_and_losses_are_those_of_the_whole_batch(var_confi
 
 def test_losses_fall(tokenizer_config, var_config, tmp_path):
     usual = dict(adversarial=0.0, perceptual_network="", checkpoint_every=99)
-    config = replace(tokenizer_config, images=800, log_every=4, lr=3e-3, **usual)
+    config = replace(tokenizer_config, images=400, log_every=4, lr=3e-3, **usual)
     rows = log_rows(train_tokenizer.train(config, tmp_path / "a"))
     assert rows[-1]["reconstruction"] < 0.75 * rows[0]["reconstruction"]
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 0.5

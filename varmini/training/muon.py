@@ -32,28 +32,10 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     x = matrices.to(precision(matrices.device.type))
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.dtype is torch.float32 and x.shape[2] >= 2 * x.shape[1]:
-        x = _by_small_products(x, steps)
-    else:
-        for _ in range(steps):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
-
-
-def _by_small_products(x: Tensor, steps: int) -> Tensor:
-    """The same for wide x (n, a, b), by (a, a) products: each step is p x, p a polynomial of x x^T.
-
-    Not in bf16: what rounding makes of the smallest eigenvalues of x x^T grows in every step.
-    """
-    a, b, c = COEFFICIENTS
-    gram, product = x @ x.mT, None
-    for left in reversed(range(steps)):
-        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        p.diagonal(dim1=1, dim2=2).add_(a)
-        product = p if product is None else p @ product
-        gram = p @ gram @ p if left else gram
-    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
