@@ -28,6 +28,7 @@ import tarfile
 import tempfile
 from functools import cache
 from pathlib import Path
+from subprocess import SubprocessError
 
 import nbformat
 
@@ -192,7 +193,7 @@ def main(words: list[str]) -> int:
             names = instructors(args.archive, passphrase(args.passphrase_file))
         else:
             names = unpack(args.archive, args.folder, passphrase(args.passphrase_file))
-    except (OSError, RuntimeError, tarfile.TarError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, ValueError, tarfile.TarError, SubprocessError) as error:
         print(f"instructors.py: {error}", file=sys.stderr)
         return 1
     print(f"{args.archive}: {len(names)} files")

@@ -40,6 +40,7 @@ COLUMNS = (
     "trained_hardware", "threads", "seed", "options", "evaluator", "command", "commit", "hardware",
     "date",
 )  # fmt: skip
+COMMIT = re.compile("[0-9a-f]{12,40}")
 EVALUATOR = "varmini's fashion evaluator, weights 668c3ab9"
 
 
@@ -70,7 +71,7 @@ def problems(row: dict[str, str]) -> list[str]:
     if numbers["images"] != DRAWS * EACH * 10:
         found.append(f"images is {row['images']}, expected {DRAWS * EACH * 10}")
     for name in ("commit", "trained_commit"):
-        if not re.fullmatch(r"[0-9a-f]{12,40}", row[name]):
+        if not COMMIT.fullmatch(row[name]):
             found.append(f"{name} is {row[name]!r}, expected a commit that others can check out")
     if row["evaluator"] != EVALUATOR:
         found.append(f"evaluator is {row['evaluator']!r}, expected {EVALUATOR!r}")
@@ -87,6 +88,8 @@ def training_of(folder: Path) -> dict[str, object]:
     """What a run folder of `varmini train` says about itself: seconds, and its last session."""
     from varmini.runtime.tables import read_cells
 
+    if missing := [name for name in ("run.json", "log.csv") if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} has no {missing[0]}: expected a run folder of `varmini train`")
     account = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     seconds = float(read_cells(folder / "log.csv")[-1]["seconds"])
     last = account["sessions"][-1]
@@ -172,9 +175,9 @@ def add(args: argparse.Namespace) -> int:
     from varmini.runtime.machine import provenance
     from varmini.runtime.tables import read_cells, write_rows
 
-    if " " in (commit := str(provenance()["commit"])):
-        raise ValueError(f"this checkout is at {commit}: commit your change first, so that others "
-                         f"can repeat the row")  # fmt: skip
+    if not COMMIT.fullmatch(commit := str(provenance()["commit"])):
+        raise ValueError(f"the commit of this code is {commit}: work in a git checkout and commit "
+                         f"your change first, so that others can repeat the row")  # fmt: skip
     options = [f'--{k} "{getattr(args, k)}"' for k in ("tokenizer", "var") if getattr(args, k)]
     if args.what == "run":
         slug = re.sub(r"\W+", "-", args.name.lower()).strip("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def live_scaling(folder: Path, figures: Path) -> str:
     rows = rows_of(folder / "scaling" / "fashion" / "sweep.csv")
     text = "## Scaling on the live bed\n\n"
     if len({r["depth"] for r in rows}) < 4:
-        return text + f"{NOT_MEASURED}: run `{COMMAND}`\n"
+        return text + f"{NOT_MEASURED}: run `{COMMAND} --csv results/scaling/fashion/sweep.csv`\n"
     of_floors = floors(rows)
     for name, fits in (("laws", laws(rows)), ("floors", of_floors)):
         write_rows(folder / "scaling" / "fashion" / f"{name}.csv", fits)
@@ -34,7 +35,7 @@ def live_scaling(folder: Path, figures: Path) -> str:
     images, data = ends[0]["images"], ends[0]["data_images"]
     text += f"`{COMMAND}`: {seeds} seeds a size, {images:,} images drawn from {data:,}, "
     text += f"{ends[0]['tokens']} tokens each; loss on {ends[0]['held_out']:,} test images, mean "
-    text += "of the seeds. A fifth size was begun and stopped, for want of time. "
+    text += f"of the seeds. {_unfinished(rows)}"
     for r in (r for r in rows_of(folder / "scaling" / "fashion" / "minutes.csv") if not r["depth"]):
         text += f"It takes about {r['minutes']:.0f} minutes of one core with {r['instructions']} "
         text += "instructions in float32, reckoned from the processor time of some steps of each "
@@ -48,6 +49,13 @@ def live_scaling(folder: Path, figures: Path) -> str:
         cells.append([str(of[0]["depth"]), f"{n:,}", seen, *means])
     text += table(("d", "N", "tokens a parameter", "loss of all scales", "of the last"), cells)
     return text + _laws(of_floors) + _equal_compute(rows, figures) + provenance(rows)
+
+
+def _unfinished(rows: Sequence[Row]) -> str:
+    """Which depths the command asked for and the table lacks."""
+    asked = re.search(r"--depths ((?:\d+ ?)+)", rows[0]["command"])
+    lacking = {int(d) for d in asked[1].split()} - {r["depth"] for r in rows} if asked else ()
+    return f"Depth {', '.join(map(str, sorted(lacking)))} was not finished. " if lacking else ""
 
 
 def _laws(found: Sequence[Row]) -> str:

@@ -270,7 +270,7 @@ def make(folder: Path) -> Path:
     text = "# Results\n\nMade by `make results` from the CSV files in this folder. The sweep over "
     text += "sizes, super-resolution and cost are of 26 November, the first edition (paths "
     text += "in their commands are those of that time); family, painting, repair and likelihood "
-    text += "are of 29 November, as are text, video and the sweep on the live bed.\n\n"
+    text += "are of 29 and 30 November, as are text, video and the sweep on the live bed.\n\n"
     text += "\n".join(section(folder, figures) for section in SECTIONS)
     write_atomic(folder / "README.md", text.encode())
     return folder / "README.md"

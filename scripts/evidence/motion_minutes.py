@@ -2,8 +2,8 @@
 
     python scripts/evidence/motion_minutes.py --out runs/motion     # two minutes, quiet
 
-As `family_minutes.py`: two short trainings of each, of 10 and of 30 steps, in a folder that is
-thrown away. What they need of finished networks, and of encoded videos, must be in --out.
+As `family_minutes.py`: the last 20 of 30 steps of each, in a folder that is thrown away. What they
+need of finished networks, and of encoded videos, must be in --out.
 """
 
 from __future__ import annotations

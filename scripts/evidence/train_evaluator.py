@@ -2,9 +2,10 @@
 
     python scripts/evidence/train_evaluator.py fashion --out data/models/fashion/evaluator
 
-Set VARMINI_DATA for the full sets. Architecture, seed and augmentation differ from those of the
-classifier that the tokenizers' perceptual loss uses. The last weights are kept, nothing is picked;
-log.csv tells the accuracy on the test images after every epoch.
+Stopped, it goes on after its last epoch with the same command. Set VARMINI_DATA for the full sets.
+Architecture, seed and augmentation differ from those of the classifier that the tokenizers'
+perceptual loss uses. The last weights are kept, nothing is picked; log.csv tells the accuracy on
+the test images after every epoch.
 """
 
 from __future__ import annotations
@@ -23,10 +24,7 @@ from varmini.evaluation.resnet import ResNet, ResNetConfig
 from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import origin, write_rows
 
-SHAPES = {
-    "fashion": ResNetConfig(),
-    "cifar10": ResNetConfig(image_channels=3, widths=(64, 128, 320), blocks=1),
-}
+SHAPES = {"fashion": ResNetConfig()}
 SEED, BATCH, LAYOUT = 101, 125, torch.channels_last
 
 
@@ -61,8 +59,14 @@ def train(data: str, out: Path, epochs: int) -> None:
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, pct_start=0.2)
-    start = time.perf_counter()
-    for epoch in range(1, epochs + 1):
+    last = out / "last.pt"  # after an epoch: all that the next one depends on
+    if last.exists():
+        rows, random, *states = torch.load(last, weights_only=True)
+        for part, state in zip((model, optimizer, schedule), states):
+            part.load_state_dict(state)
+        torch.set_rng_state(random)
+    for epoch in range(len(rows) + 1, epochs + 1):
+        start = time.perf_counter()
         model.train()
         order = torch.randperm(len(sets["train"]))
         for index in order[: len(order) // BATCH * BATCH].split(BATCH):
@@ -75,7 +79,7 @@ def train(data: str, out: Path, epochs: int) -> None:
             schedule.step()
             optimizer.zero_grad()
         right = accuracy(model, sets["test"].images, sets["test"].labels)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + (rows[-1]["seconds"] if rows else 0.0)
         rows.append({"epoch": epoch, "seconds": seconds, "test_accuracy": right} | origin())
         print(f"epoch {epoch}: {right:.4f} of the test images right, {seconds:.0f} s", flush=True)
         model.save_pretrained(out, torch.float16)
@@ -83,6 +87,9 @@ def train(data: str, out: Path, epochs: int) -> None:
         about = {"config": shape, "sessions": [{"from_step": 0} | provenance()]}
         (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
         write_rows(out / "log.csv", rows)
+        parts = [part.state_dict() for part in (model, optimizer, schedule)]
+        torch.save([rows, torch.get_rng_state(), *parts], out / "last.new")
+        (out / "last.new").rename(last)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ def words(folder: Path, figures: Path) -> str:
     if not rows or not runs:
         return text + f"{NOT_MEASURED}: run `python scripts/evidence/words.py`\n"
     of = {name: [r for r in runs if r["system"] == name] for name in SYSTEMS}
+    edge = [SYSTEMS[n] for n in of if chosen(rows, n) in strengths(rows, n)[-1:]]
     trained = "; ".join(f"{SYSTEMS[name]}: {r[0]['parameters']:,} parameters, "
                         f"{min(x['seconds'] for x in r) / 60:.1f} to "
                         f"{max(x['seconds'] for x in r) / 60:.1f} minutes"
@@ -33,7 +34,7 @@ def words(folder: Path, figures: Path) -> str:
         "100 pairs occur in no training; the captions of these are measured, 20 drawings a pair "
         "and seed. The evaluator, which took part in no training, names the garment in each half. "
         "Swapped: both are there, on the wrong sides. Guidance was chosen on seen pairs alone "
-        "(Infinity's is the largest tried). "
+        f"(that of {', '.join(edge) or 'none'} is the largest tried). "
         f"Trainings of {runs[0]['images']:,} scenes on one core, beside other work; {trained}. The "
         "rows of test images are what the evaluator says of true scenes, as they are and through "
         "a tokenizer. Guidance draws typical garments, so that a system can pass these rows. "

@@ -28,6 +28,7 @@ from varmini.data import (
     to_uint8,
 )
 from varmini.data.pictures import decode, resize_and_crop
+from varmini.data.sources import count_rows
 
 REPO = Path(__file__).resolve().parents[2]
 COUNTS = {("fashion-subset", "train"): 1000, ("fashion-subset", "test"): 200,
@@ -210,6 +211,7 @@ def test_damaged_or_foreign_parquet(cifar):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     said("test-00000-of-00002.parquet: not read as parquet")
+    assert "parquet: not read as parquet" in message(count_rows, [file])
     file.unlink()
     said("1 of 2 test files")
     (plain / "test-00001-of-00002.parquet").unlink()
@@ -230,7 +232,7 @@ def test_damaged_or_foreign_parquet(cifar):
     said("not read as parquet")
     write_parquet(file, [encode(noise(0, 28, 28))], [0], NAMES)
     told = message(load_images, "cifar10", "test", root=cifar)
-    assert "(28, 28) pixels, expected (32, 32)" in told
+    assert "(1, 28, 28), expected (3, 32, 32)" in told
 
 
 def test_same_subset_from_any_order(cifar, tmp_path):
@@ -281,7 +283,8 @@ def test_bad_names_and_options(tmp_path, monkeypatch):
         (["cifar10-subset"], {"channels": 2}, "channels 2"),
         (["cifar10-subset"], {"size": 0}, "size 0"),
         (["cifar10-subset"], {"limit": 0}, "limit 0"),
-        (["cifar10"], {"root": gone}, f"no cifar10/plain_text/train-*.parquet under {gone}"),
+        (["imagenet"], {"root": gone}, f"root {gone}: no such folder"),
+        ([{"train": [1]}], {}, "dataset: list, expected a `datasets.Dataset`"),
         (["fashion"], {"root": tmp_path}, "no fashion_mnist/fashion_mnist/train-*.parquet"),
     ):
         assert text in message(load_images, *args, **options)

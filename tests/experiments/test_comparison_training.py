@@ -88,9 +88,3 @@ def test_log_points_halve_and_bad_settings_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Training(**options)
-
-
-def graph(y):
-    """Names of the last two nodes that made y."""
-    node = y.grad_fn
-    return str([node, *(parent for parent, _ in node.next_functions)])

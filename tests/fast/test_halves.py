@@ -110,7 +110,7 @@ def test_where_a_second_thread_would_not_help_there_is_one_call(monkeypatch):
 
 def test_matrices_stepped_by_two_threads_go_where_one_brings_them(monkeypatch):
     """Also when there is one matrix alone, and one without a gradient."""
-    shapes, shared = ((24, 8), (8, 24), (24, 8), (8, 8), (6, 4, 3, 3)), []
+    shapes, shared = ((1, 24), (8, 24), (24, 8), (8, 8), (6, 4, 3, 3)), []
     monkeypatch.setattr("varmini.fast.halves.both", lambda work: shared.append(both(work)))
     for count in (len(shapes), 1):
         found = []

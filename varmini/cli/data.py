@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.dataset as parquet
 import tyro
 
 from ..data import load_images
 from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet, imagenet_folder
+from ..data.sources import count_rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Data:
         for name in (*SUBSETS, *KNOWN):
             known = KNOWN[name.removesuffix("-subset")]
             files = [find_parquet(name, split, self.root) for split in ("train", "test")]
-            counts = (parquet.dataset(part).count_rows() if part else "" for part in files)
+            counts = (count_rows(part) if part else "" for part in files)
             found = f"in {files[0][0].parent}" if files[0] else f"not here; hub: {known.hub}"
             channels, *sides = known.shape
             shape = "x".join(str(s) for s in (channels, *(s + 2 * known.padding for s in sides)))

@@ -32,7 +32,7 @@ def load_images(
         name: "fashion-subset" or "cifar10-subset", which are in the package; "fashion", "cifar10"
             or "imagenet", all of it: below root or $VARMINI_DATA, else from the hub; a folder with
             one folder of pictures per class, or with parquet files; a hub id "user/name"; or a
-            `datasets.Dataset` or `DatasetDict` with a column of pictures and one of labels.
+            `datasets.Dataset` or a dictionary of them, with a column of pictures and one of labels.
         split: "train" or "test" (the validation part of ImageNet, and where there is no other).
         size: side in pixels; by default 32 for the small sets (Fashion-MNIST's 28 are padded with
             background, never stretched), 256 for ImageNet, else the first picture's.
@@ -56,8 +56,10 @@ def load_images(
     for key, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"{key} {value}: expected at least 1")
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"root {root}: no such folder; name one that holds the full sets")
     parts, text = sources.SPLITS[split], str(name) if isinstance(name, str | os.PathLike) else ""
-    if isinstance(name, sources.datasets.Dataset | sources.datasets.DatasetDict):
+    if isinstance(name, sources.datasets.Dataset | dict):
         text, rows = "dataset", name
     elif text in SUBSETS or text in KNOWN:
         return _in_memory(text, split, root, limit, size, channels)
@@ -96,13 +98,13 @@ def _in_memory(
     source = f"{files[0].parent if files else name}, {split}"
     rows = sources.read_parquet(files, in_memory=True) if files else sources.read_hub(hub)[split]
     cells, labels, classes = sources.read_rows(rows, [split], source, limit)
-    pictures = []
+    pictures, mode = [], "L" if (channels or shape[0]) == 1 else "RGB"
     for row, cell in zip(spread(len(rows), limit), cells[:][cells.column_names[0]]):
         at = f"{source} row {row}"
-        picture = decode(cell, at, channels or shape[0])
-        if picture.size != shape[1:]:
-            raise ValueError(f"{at}: {picture.size} pixels, expected {shape[1:]} in {hub}")
-        picture = ImageOps.expand(picture, padding)
+        picture = decode(cell, at)
+        if (found := (len(picture.getbands()), *picture.size)) != shape:  # they are square
+            raise ValueError(f"{at}: a picture {found}, expected {shape} in {hub}; fetch it again")
+        picture = ImageOps.expand(picture, padding).convert(mode)
         if size:
             picture = picture.resize((size, size), Image.Resampling.BICUBIC)
         pictures.append(to_tensor(picture))

@@ -3,11 +3,12 @@
 `datasets` takes 0.7 seconds to load, so this file is imported where it is used.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,28 @@ def parquet_files(folders: Iterable[Path], names: Sequence[str]) -> list[Path]:
 def read_parquet(files: Sequence[Path], in_memory: bool = False) -> datasets.Dataset:
     """Parquet files as a table, mapped from `datasets`' cache on the disk or, `in_memory`, without
     one; ValueError naming the first damaged file."""
-    try:
-        for at in files:
-            pq.read_metadata(at)
-        at = files[0].parent
+    count_rows(files)
+    with _told(files[0].parent):
         if in_memory:
             return datasets.Dataset(pa.concat_tables(map(pq.read_table, files)))
         return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:  # pyarrow and `datasets` raise nearly everything on damaged bytes
+
+
+def count_rows(files: Sequence[Path]) -> int:
+    """Rows of parquet files, by their metadata; ValueError naming the first damaged file."""
+    total = 0
+    for file in files:
+        with _told(file):
+            total += pq.read_metadata(file).num_rows
+    return total
+
+
+@contextlib.contextmanager
+def _told(at: Path) -> Iterator[None]:
+    """Turns what pyarrow and `datasets` raise on damaged bytes, nearly everything, into a line."""
+    try:
+        yield
+    except Exception as error:
         reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(f"{at}: not read as parquet ({reason}); fetch it again") from None
 
@@ -156,6 +171,9 @@ def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = 
         if not found:
             raise ValueError(f"{source}: split {names[0]!r} is not among {', '.join(rows)}")
         rows = rows[found[0]]
+    if not isinstance(rows, datasets.Dataset):
+        raise ValueError(f"{source}: {type(rows).__name__}, expected a `datasets.Dataset` "
+                         f"(`Dataset.from_generator` makes one of a stream)")  # fmt: skip
     image, label = find_columns(rows.features, source)
     column = rows.select_columns([label]).with_format("arrow")[:][label]  # nothing is decoded
     if column.null_count:

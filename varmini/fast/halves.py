@@ -64,7 +64,12 @@ def _divided(part: nn.Module, method: str, *inputs: Any) -> Tensor:
     run = functools.partial(getattr(type(part), method), part)
     if not all(isinstance(x, Tensor) for x in inputs):
         return run(*inputs)
-    return halved(run, [p for p in part.parameters() if p.requires_grad], *inputs)
+    return halved(run, trained(part), *inputs)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def by_halves(work: Callable[[int, Tensor], T], at: int, batch: Tensor) -> list[T]:
@@ -85,7 +90,7 @@ def by_shares(
 
     items: tensors whose work does not meet; more than one, on a CPU with threads for it, is shared.
     """
-    if len(items) < 2 or not divisible(items[0]):
+    if len(items) < 2 or not _two_threads(items[0]):
         work(items)
         return
     shares, loads = ([], []), [0.0, 0.0]
@@ -111,7 +116,12 @@ def whole_batches() -> Iterator[None]:
 
 def divisible(batch: Tensor) -> bool:
     """Whether a batch has two rows, and the machine two threads for them."""
-    return len(batch) > 1 and batch.device.type == "cpu" and not _whole and cores_for_halves()
+    return len(batch) > 1 and _two_threads(batch)
+
+
+def _two_threads(x: Tensor) -> bool:
+    """Whether the machine has two threads for what is done with x."""
+    return x.device.type == "cpu" and not _whole and cores_for_halves()
 
 
 def both(work: Callable[[int], T]) -> list[T]:

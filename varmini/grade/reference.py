@@ -71,8 +71,9 @@ def matrix(kind: str, old: int, new: int) -> Array:
     return weights
 
 
-def _kernel(kind: str, x: float, a: float = -0.75) -> float:
+def _kernel(kind: str, x: float) -> float:
     """Weight at distance x: a triangle, or Keys' cubic."""
+    a = -0.75
     if kind.startswith("bilinear"):
         return max(0.0, 1 - x)
     if x <= 1:

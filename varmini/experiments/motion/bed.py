@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...data import batch_order
 from ...data.motion import CLASSES, MovingGarments, Videos
-from ...fast.halves import halved
+from ...fast.halves import halved, trained
 from ...fast.quicken import quicken
 from ...runtime.files import file_checksum, write_atomic
 from ...runtime.machine import device
@@ -86,11 +86,6 @@ def reconstruction(
     found = halved(run, trained(model), z_q, true)
     far = perceptual_distance(found[:, 1:].unflatten(1, (2, -1)))
     return found[:, 0].mean() + PERCEPTUAL * far
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that learn."""
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def tokenizer_loss(
