@@ -24,7 +24,7 @@ from varmini.experiments.motion import bed, measure
 from varmini.experiments.motion.network import VideoNetwork
 from varmini.plots.images import pixels_of
 from varmini.runtime.distributed import progress
-from varmini.runtime.tables import RESULTS, Row, origin, read_rows, write_rows
+from varmini.runtime.tables import RESULTS, Row, origin, rows_of, write_rows
 from varmini.zoo.tokenizers.causal_video import CausalVideoTokenizer
 
 FOLDER = RESULTS / "motion"
@@ -32,9 +32,11 @@ TRIED = {
     "infinity-star": [{"cfg": cfg, "tau": tau} for tau in (1.0, 0.8)
                       for cfg in (0.0, 0.5, 1.0, 2.0, 4.0)],
     "magvit": [{"cfg": cfg, "rounds": rounds, "temperature": temperature} for cfg, rounds,
-               temperature in ((0.5, 12, 4.5), (0.5, 24, 10.0), (2.0, 24, 10.0))],
+               temperature in ((0.5, 12, 4.5), (0.5, 24, 10.0), (2.0, 24, 10.0), (2.0, 12, 1.0))],
 }  # fmt: skip
-"""What `--choose` tries; what was chosen stands in `measure.DRAWING`."""
+"""What `--choose` tries; what was chosen stands in `measure.DRAWING` and `measure.GIVEN`."""
+SEVERAL = ({"cfg": 2.0, "rounds": 24, "temperature": 10.0}, TRIED["magvit"][-1])
+"""Tried with all seeds in continuation, whose error varies with the seed."""
 
 
 def train(name: str, out: Path) -> Path:
@@ -81,28 +83,33 @@ def rows(out: Path, count: int, made: list[Row]) -> Iterator[list[Row]]:
             new = row(name, task, 0, again, 5)
         else:
             model, tok = measure.pair(name, seed, out)
-            given, options = measure.TASKS[task], measure.DRAWING[name]
+            given = measure.TASKS[task]
+            options = measure.options(name, given)
             videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
             new = row(name, task, seed, videos, given, model.steps(**options))
         made = [*made, new]
         yield made
 
 
-def choices(out: Path) -> list[Row]:
-    """Options of drawing, tried with the first seed on videos apart from those of `rows`."""
+def choices(out: Path, made: list[Row]) -> Iterator[list[Row]]:
+    """Options of drawing, tried on videos apart from those of `rows`; `made` ones are not again."""
     network = bed.load(VideoNetwork, out / "evaluator")
     truth, other = measure.test_videos(64, seed=11), measure.test_videos(256, seed=12)
-    real, made = measure.features_of(other.frames, network), []
-    tried = [(method, task, options) for method, several in TRIED.items() for options in several
-             for task in ("generate", "continue")]  # fmt: skip
-    for method, task, options in progress(tried, "options"):
-        model, tok = measure.pair(method, 0, out)
+    real = measure.features_of(other.frames, network)
+    tried = [(method, task, seed, options) for method, several in TRIED.items()
+             for options in several for task in ("generate", "continue") for seed in range(3)
+             if not seed or (options in SEVERAL and task == "continue")]  # fmt: skip
+    for method, task, seed, options in progress(tried, "options"):
+        key = {"system": method, "task": task, "seed": seed, "videos": 64} | options
+        if any(all(row.get(k) == v for k, v in key.items()) for row in made):
+            continue
+        model, tok = measure.pair(method, seed, out)
         given = measure.TASKS[task]
         videos = measure.drawn(model, tok, truth, given, 7, **options)
         found = measure.figures(videos, truth, given, network, real)
         kept = {k: found[k] for k in ("frechet", "kept", "kept_se", "error") if k in found}
-        made.append({"system": method, "task": task, "videos": 64} | options | kept | origin())
-    return made
+        made = [*made, key | kept | origin()]
+        yield made
 
 
 def sheet(rows_: list[Tensor], enlarged: int = 3) -> list[np.ndarray]:
@@ -139,8 +146,8 @@ def pictures(out: Path, folder: Path) -> None:
     for method in bed.METHODS:
         model, tok = measure.pair(method, 0, out)
         for task, given in measure.TASKS.items():
-            kept[f"{method}, {task}"] = measure.drawn(model, tok, truth, given, 5,
-                                                      **measure.DRAWING[method])  # fmt: skip
+            options = measure.options(method, given)
+            kept[f"{method}, {task}"] = measure.drawn(model, tok, truth, given, 5, **options)
     folder.mkdir(parents=True, exist_ok=True)
     write_gif(folder / "real.gif", sheet([kept["real"][:5], kept["real"][5:]]))
     for method in bed.METHODS:
@@ -174,10 +181,12 @@ def main() -> None:
     for name in args.train:
         print(train(name, args.out))
     if args.choose:
-        print(f"wrote {write_rows(FOLDER / 'choices.csv', choices(args.out))}")
+        table = FOLDER / "choices.csv"
+        for made in choices(args.out, rows_of(table)):
+            print(f"wrote {write_rows(table, made)}")
     if args.measure:
         table = FOLDER / "motion.csv"
-        for made in rows(args.out, args.videos, read_rows(table) if table.exists() else []):
+        for made in rows(args.out, args.videos, rows_of(table)):
             print(f"wrote {write_rows(table, made)}")
         logs(args.out, FOLDER)
     if args.pictures:

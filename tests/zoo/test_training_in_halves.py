@@ -12,6 +12,9 @@ from varmini.fast import halves
 from varmini.fast.halves import divide
 from varmini.zoo.generators.infinity_star import InfinityStar, InfinityStarConfig
 from varmini.zoo.generators.magvit import MAGVIT, MAGVITConfig
+from varmini.zoo.generators.parti import Parti, PartiConfig
+from varmini.zoo.generators.text_infinity import TextInfinity, TextInfinityConfig
+from varmini.zoo.text.grammar import encode
 from varmini.zoo.tokenizers.family import TOKENIZERS
 from varmini.zoo.tokenizers.kl import KLAutoencoder, KLConfig
 
@@ -54,6 +57,18 @@ def test_a_generator_of_videos_learns_the_same_in_halves(cls, monkeypatch):
     model = redraw(cls(shape(width=16, heads=2, depth=2, num_classes=3, bits=4)), 0, 0.25)
     batch = torch.randn(4, 4, 7, 4, 4) if cls is InfinityStar else torch.randint(16, (4, 7, 4, 4))
     assert compared(model, lambda m: m.loss(batch, LABELS % 3), monkeypatch) == 2
+
+
+@pytest.mark.parametrize("cls", [Parti, TextInfinity])
+def test_a_generator_with_words_learns_the_same_in_halves(cls, monkeypatch):
+    net = dict(width=16, heads=2, depth=2, text_depth=1)
+    config = (PartiConfig(**net, grid=(2, 4), vocab_size=6) if cls is Parti
+              else TextInfinityConfig(**net, sizes=((1, 2), (2, 4)), bits=2))  # fmt: skip
+    model = redraw(cls(config), 0, 0.25)
+    (model if cls is Parti else model.network).text.requires_grad_(False)  # as it is trained
+    batch = torch.randint(6, (4, 2, 4)) if cls is Parti else torch.randn(4, 2, 2, 4)
+    captions = encode(["a coat left of a bag", "two boots", "", "a bag right of a coat"])
+    assert compared(model, lambda m: m.loss(batch, captions), monkeypatch) == 2
 
 
 @pytest.mark.parametrize("name", [*TOKENIZERS, "kl"])

@@ -53,6 +53,7 @@ class Parti(TextGenerator):
     config_class = PartiConfig
     kind = "parti"
     no_decay = ("embedding", "position", "text.word", "start")
+    by_rows = ("",)
 
     def __init__(self, config: PartiConfig) -> None:
         super().__init__()

@@ -92,6 +92,7 @@ class TextInfinity(TextGenerator, Infinity):
     config_class = TextInfinityConfig
     kind = "text-infinity"
     no_decay = (*VAR.no_decay, "text.word")
+    by_rows = ("network",)
 
     def __init__(self, config: TextInfinityConfig) -> None:
         super().__init__(config)
