@@ -34,7 +34,7 @@ TRIED = {
     "magvit": [{"cfg": cfg, "rounds": rounds, "temperature": temperature} for cfg, rounds,
                temperature in ((0.5, 12, 4.5), (0.5, 24, 10.0), (2.0, 24, 10.0), (2.0, 12, 1.0))],
 }  # fmt: skip
-"""What `--choose` tries; what was chosen stands in `measure.DRAWING` and `measure.GIVEN`."""
+"""What `--choose` tries; what was chosen stands in `measure.DRAWING`."""
 SEVERAL = ({"cfg": 2.0, "rounds": 24, "temperature": 10.0}, TRIED["magvit"][-1])
 """Tried with all seeds in continuation, whose error varies with the seed."""
 
@@ -83,8 +83,7 @@ def rows(out: Path, count: int, made: list[Row]) -> Iterator[list[Row]]:
             new = row(name, task, 0, again, 5)
         else:
             model, tok = measure.pair(name, seed, out)
-            given = measure.TASKS[task]
-            options = measure.options(name, given)
+            given, options = measure.TASKS[task], measure.DRAWING[name]
             videos = measure.drawn(model, tok, truth, given, 1000 * seed, **options)
             new = row(name, task, seed, videos, given, model.steps(**options))
         made = [*made, new]
@@ -146,8 +145,8 @@ def pictures(out: Path, folder: Path) -> None:
     for method in bed.METHODS:
         model, tok = measure.pair(method, 0, out)
         for task, given in measure.TASKS.items():
-            options = measure.options(method, given)
-            kept[f"{method}, {task}"] = measure.drawn(model, tok, truth, given, 5, **options)
+            kept[f"{method}, {task}"] = measure.drawn(model, tok, truth, given, 5,
+                                                      **measure.DRAWING[method])  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_gif(folder / "real.gif", sheet([kept["real"][:5], kept["real"][5:]]))
     for method in bed.METHODS:

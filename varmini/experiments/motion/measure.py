@@ -23,15 +23,7 @@ DRAWING: dict[str, dict[str, Any]] = {
 }
 """Options of `draw`: of those tried, the ones with the least Frechet distance of videos drawn from
 a class alone, on videos apart from those measured (results/motion/choices.csv)."""
-GIVEN: dict[str, dict[str, Any]] = {"magvit": {"rounds": 12, "temperature": 1.0}}
-"""What differs where frames are given: with less noise and fewer rounds the tokens beside them come
-first. Of those tried, the least motion error of all seeds together (choices.csv)."""
 BATCH = 64
-
-
-def options(method: str, given: int) -> dict[str, Any]:
-    """Options of `draw` after so many given frames."""
-    return DRAWING[method] | (GIVEN.get(method, {}) if given else {})
 
 
 def test_videos(count: int, seed: int) -> Videos:
