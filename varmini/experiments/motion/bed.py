@@ -57,8 +57,6 @@ RECIPES = {
 """Videos a training, counting those that only differ in where the garment flies."""
 SHAPE: dict[str, int] = {}
 """Of the generators' configurations, what is not their default."""
-LAYOUT = {"memory_format": torch.channels_last}
-"""Of convolutions in the tokenizers' training: on a CPU oneDNN need not reorder their maps."""
 METHODS = {"infinity-star": (InfinityStar, "pyramid"), "magvit": (MAGVIT, "grid")}
 """The generators, and the tokenizer of each."""
 
@@ -113,9 +111,9 @@ def train_network(name: str, out: Path) -> Path:
 
 def train_tokenizer(name: str, out: Path) -> Path:
     """Trains a tokenizer of `TOKENIZERS`, goes on with it, or finds it trained."""
-    recipe, classifier = RECIPES["tokenizer"], load(VideoNetwork, out / "classifier").to(**LAYOUT)
+    recipe, classifier = RECIPES["tokenizer"], load(VideoNetwork, out / "classifier")
     return train(
-        lambda: CausalVideoTokenizer(TOKENIZERS[name]).to(**LAYOUT),
+        lambda: CausalVideoTokenizer(TOKENIZERS[name]),
         partial(tokenizer_loss, classifier=classifier.requires_grad_(False)),
         stream(recipe.seed, recipe.batch_size, CLIP), recipe, out / f"tokenizer-{name}",
         data=f"moving garments, {checksum(out / 'classifier')}", matrices=lambda model: [],
@@ -134,10 +132,10 @@ def decoder_loss(
 def train_decoder(name: str, out: Path) -> Path:
     """Trains a finished tokenizer's decoder on, on videos of full length; its tokens stay."""
     recipe, first = RECIPES["decoder"], out / f"tokenizer-{name}"
-    classifier = load(VideoNetwork, out / "classifier").requires_grad_(False).to(**LAYOUT)
+    classifier = load(VideoNetwork, out / "classifier").requires_grad_(False)
 
     def build() -> CausalVideoTokenizer:
-        model = CausalVideoTokenizer.from_pretrained(first).to(**LAYOUT)
+        model = CausalVideoTokenizer.from_pretrained(first)
         for part in (model.encoder, model.past):
             part.requires_grad_(False)
         return model
