@@ -115,7 +115,7 @@ def test_samples_of_every_class_are_measured(run, sets, tmp_path):
     assert (row["n"], row["n_real"], row["n_precision"]) == ("1000", "1000", "1000")
     assert row["reference"].startswith("1000 test images of parquet, ")
     # Not FID, and not called so; the evaluator knows other classes, so nothing is said of them.
-    assert float(row["frechet_cifar10_classifier"]) > 0
+    assert float(row["frechet_cifar10_evaluator"]) > 0
     assert "fid" not in row and not any(name.startswith("accuracy") for name in row)
     with np.load(next((tmp_path / "samples").rglob("samples.npz"))) as file:
         assert file["arr_0"].shape == (CLASSES, 16, 16, 3) and file["arr_0"].dtype == np.uint8

@@ -208,13 +208,14 @@ def test_inception_is_the_librarys(monkeypatch, tmp_path):
     assert "cannot be loaded (checksum " in error(evaluators.load_evaluator, "inception", 3, 256)
 
 
-def test_without_inception_our_classifier_evaluates_and_says_so(monkeypatch):
+def test_without_inception_our_evaluator_measures_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert "pip install 'varmini[metrics]'" in error(evaluators.load_evaluator, "inception", 3, 32)
     evaluator, line = evaluators.load_evaluator(None, 3, 256)
-    assert evaluator.name == "cifar10_classifier" and line.startswith("no FID: ")
+    assert evaluator.name == "cifar10_evaluator" and line.startswith("no FID: ")
     assert evaluators.load_evaluator(None, 3, 32)[1] == ""
-    assert evaluators.load_evaluator(None, 1, 256)[0].name == "fashion_classifier"
+    assert evaluators.load_evaluator(None, 1, 256)[0].name == "fashion_evaluator"
+    assert evaluators.load_evaluator("cifar10", 3, 32)[0].name == "cifar10_classifier"
 
 
 def test_reference_from_images_or_files(tmp_path):

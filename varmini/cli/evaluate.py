@@ -57,8 +57,9 @@ class Evaluation:
     data: str | None = None
     """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Evaluator: "inception" (FID; needs the extra [metrics]), a shipped name or a folder; None:
-    "inception" above 64 pixels if it can be had, else the shipped "cifar10" or "fashion"."""
+    """Evaluator: "inception" (FID; needs the extra [metrics]), a classifier's shipped name or folder;
+    None: "inception" above 64 pixels if it can be had, else the shipped network that takes part in
+    no training."""
     limit: int | None = None  # So many real images, evenly spaced over the set; None: all.
     batch_size: int = 250  # Images worked on together.
     workers: int = 0  # Processes that decode images; sets in memory need none.

@@ -133,8 +133,8 @@ def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluato
     """The evaluator of that name, and a line for the user where the choice needs one.
 
     name: "inception", any other of EVALUATORS, a shipped classifier, or a folder. None:
-    "inception" for colour pictures above 64 pixels if it can be loaded, else the shipped classifier
-    of the bed.
+    "inception" for colour pictures above 64 pixels if it can be loaded, else the bed's evaluator,
+    which took part in no training.
 
     Raises ValueError when the named one cannot be loaded or does not read that many channels.
     """
@@ -145,12 +145,13 @@ def load_evaluator(name: str | None, channels: int, size: int) -> tuple[Evaluato
         try:
             return EVALUATORS["inception"](), ""
         except ValueError as error:
-            line = f"no FID: {error}. The shipped {bed} classifier evaluates instead."
-    if name:
-        reads = Classifier.from_pretrained(name).config.image_channels
-        if reads != channels:
-            raise ValueError(
-                f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
-                f"name a fitting --classifier"
-            )
-    return classifier_evaluator(name or bed), line
+            line = f"no FID: {error}. The shipped {bed} evaluator measures instead."
+    if name is None:
+        return classifier_evaluator(bed, ResNet.kind), line
+    reads = Classifier.from_pretrained(name).config.image_channels
+    if reads != channels:
+        raise ValueError(
+            f"classifier {name!r} reads {reads} channels, the tokenizer draws {channels}: "
+            f"name a fitting --classifier"
+        )
+    return classifier_evaluator(name), line

@@ -24,9 +24,11 @@ class ResNetConfig:
     num_classes: int = 10
     """Classes to tell apart."""
     widths: tuple[int, ...] = (32, 80, 160)
-    """Channels of the levels; each begins with a halving."""
+    """Channels of the levels; all but the first begin with a halving."""
     blocks: int = 1
     """Residual blocks a level."""
+    stem: int = 2
+    """Stride of the first convolution: 2 halves the side at once."""
 
 
 class Residual(nn.Module):
@@ -54,7 +56,8 @@ class ResNet(nn.Module, Pretrained):
         super().__init__()
         self.config = config
         first, *others = config.widths
-        layers: list[nn.Module] = [nn.Conv2d(config.image_channels, first, 4, 2, 1)]
+        stem = nn.Conv2d(config.image_channels, first, config.stem + 2, config.stem, 1)
+        layers: list[nn.Module] = [stem]
         layers += [Residual(first) for _ in range(config.blocks)]
         for before, width in zip(config.widths, others):
             layers.append(nn.Conv2d(before, width, 3, 2, 1, bias=False))
