@@ -208,7 +208,7 @@ def test_damaged_or_foreign_parquet(cifar):
 
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    said("test-00000-of-00002.parquet: not read as parquet")
+    said("test-00000-of-00002.parquet: cannot be read")
     file.unlink()
     said("1 of 2 test files")
     (plain / "test-00001-of-00002.parquet").unlink()
@@ -225,7 +225,7 @@ def test_damaged_or_foreign_parquet(cifar):
         said(text)
     table = pq.read_table(write_parquet(file, good, [0] * 10, NAMES))
     pq.write_table(table.replace_schema_metadata({b"huggingface": b"{"}), file)
-    said("not read as parquet")
+    said("cannot be read")
 
 
 def test_same_subset_from_any_order(cifar, tmp_path):

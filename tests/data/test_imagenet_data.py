@@ -130,6 +130,8 @@ def test_a_pass_in_order_repeats_its_crops(pictures):
     torch.manual_seed(2)
     second = torch.cat([images for images, _ in in_order(train, 2, workers=1)])
     assert torch.equal(first, second) and torch.equal(first[7], train[7][0])
+    plain = torch.utils.data.DataLoader(train, 4)  # as a user may
+    assert torch.equal(torch.cat([images for images, _ in plain]), first)
     assert torch.equal(torch.cat([x for x, _ in in_order(train, 2, rows=range(3, 8))]), first[3:8])
 
 

@@ -3,10 +3,11 @@
 import itertools
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.machine import to_device
 from .pictures import to_float
@@ -72,10 +73,20 @@ def in_order(
         yield to_float(images), labels
 
 
+@dataclass
+class _Planned(Dataset):
+    """Reads an image by its row and the seed of its crop."""
+
+    dataset: ImageSet | LazyImages
+
+    def __getitem__(self, planned: tuple) -> tuple[Tensor, int]:
+        return self.dataset.read(*planned)
+
+
 def _loaded(dataset: ImageSet | LazyImages, plan: Iterator, workers: int) -> DataLoader:
     """Yields (images uint8, labels) of each planned batch: a list of a row and a seed each."""
     return DataLoader(
-        dataset,
+        _Planned(dataset),
         batch_sampler=plan,
         num_workers=workers if isinstance(dataset, LazyImages) else 0,
         generator=torch.Generator(),  # it would disturb torch's global one

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -53,10 +53,6 @@ class Images(Dataset):
         index = range(len(self))[index]  # the IndexError that ends a loop
         image, label = self.read(index, (0, index))
         return to_float(image), label
-
-    def __getitems__(self, chosen: Sequence[tuple[int, Any]]) -> list[tuple[Tensor, int]]:
-        """A batch, as torch's DataLoader asks for it: (row, seed of its crop) of each image."""
-        return [self.read(row, seed) for row, seed in chosen]
 
 
 @dataclass(eq=False)

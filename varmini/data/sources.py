@@ -3,12 +3,13 @@
 `datasets` takes 0.7 seconds to load, so this file is imported where it is used.
 """
 
+import contextlib
 import glob
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def read_folder(folder: Path, split: str) -> datasets.Dataset:
     columns = {"image": paths, "label": list(files.values()), "changed": changed}
     label = datasets.ClassLabel(names=sorted(classes))
     kinds = {"image": datasets.Image(), "label": label, "changed": datasets.Value("int64")}
-    return datasets.Dataset.from_dict(columns, datasets.Features(kinds))
+    with _told(at[split]):
+        return datasets.Dataset.from_dict(columns, datasets.Features(kinds))
 
 
 def _pictures(folder: Path) -> dict[str, str]:
@@ -80,17 +82,25 @@ def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
 def read_parquet(files: Sequence[Path], in_memory: bool = False) -> datasets.Dataset:
     """Parquet files as a table, mapped from `datasets`' cache on the disk or, `in_memory`, without
     one; ValueError naming what is damaged."""
-    try:
-        tables = []
-        for at in files:
-            tables.append(pq.read_table(at) if in_memory else pq.read_metadata(at))
+    parts = []
+    for file in files:
+        with _told(file):
+            parts.append(pq.read_table(file) if in_memory else pq.read_metadata(file))
+    with _told(files[0].parent):
         if in_memory:
-            return datasets.Dataset(pa.concat_tables(tables))
-        at = files[0].parent
+            return datasets.Dataset(pa.concat_tables(parts))
         return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:  # pyarrow and `datasets` raise nearly everything on damaged bytes
-        reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"{at}: not read as parquet ({reason}); fetch it again") from None
+
+
+@contextlib.contextmanager
+def _told(source: str | Path) -> Iterator[None]:
+    """Turns what pyarrow and `datasets` raise on odd or damaged data, nearly everything, into a
+    line."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source}: cannot be read ({reason})") from None
 
 
 def read_hub(hub: str) -> datasets.DatasetDict:
@@ -137,12 +147,14 @@ def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = 
     if column.null_count:
         raise ValueError(f"{source}: {column.null_count} rows without a label: filter them out")
     classes = getattr(rows.features[label], "names", None)
-    if "string" in str(column.type):
-        classes, labels = np.unique(column.to_numpy().astype(str), return_inverse=True)
-    else:
-        labels = column.cast(pa.int64()).to_numpy()
-        classes = classes or range(min(int(labels.max(initial=-1)) + 1, MAX_CLASSES))
+    with _told(source):
+        if "string" in str(column.type):
+            classes, labels = np.unique(column.to_numpy().astype(str), return_inverse=True)
+        else:
+            labels = column.cast(pa.int64()).to_numpy()
+        pictures = rows.select_columns([image]).with_format(None)
+        pictures = pictures.cast_column(image, datasets.Image(decode=False))  # our workers decode
+    if classes is None:
+        classes = range(min(int(labels.max(initial=-1)) + 1, MAX_CLASSES))
     index = spread(len(rows), limit)
-    pictures = rows.select_columns([image]).with_format(None)
-    pictures = pictures.cast_column(image, datasets.Image(decode=False))  # our workers decode
     return pictures.select(index), labels[index], tuple(map(str, classes))
