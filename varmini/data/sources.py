@@ -94,8 +94,7 @@ def read_parquet(files: Sequence[Path], in_memory: bool = False) -> datasets.Dat
 
 @contextlib.contextmanager
 def _told(source: str | Path) -> Iterator[None]:
-    """Turns what pyarrow and `datasets` raise on odd or damaged data, nearly everything, into a
-    line."""
+    """Turns whatever pyarrow and `datasets` raise on odd or damaged data into one line."""
     try:
         yield
     except Exception as error:
