@@ -33,6 +33,8 @@ REPO = Path(__file__).resolve().parents[2]
 COUNTS = {("fashion-subset", "train"): 1000, ("fashion-subset", "test"): 200,
           ("cifar10-subset", "train"): 100, ("cifar10-subset", "test"): 100}  # fmt: skip
 NAMES = [f"class {i}" for i in range(10)]
+FINGERPRINTS = "8cb4f69e622b 17c83668135a 3972f760b185 5eee0eb88165".split()
+"""Of the embedded sets, in the order of `COUNTS`: pixels, labels, names and order, unchanged."""
 
 
 def random_set(total: int, channels: int = 1) -> ImageSet:
@@ -65,6 +67,10 @@ def test_embedded_subsets():
             assert len(set(subset.labels[:100].tolist())) == 10  # the classes are mixed
             pixels += [i.numpy().tobytes() for i in subset.images]
         assert len(set(pixels)) == len(pixels)  # no picture twice
+
+
+def test_the_embedded_sets_are_what_the_shipped_models_saw():
+    assert [load_images(*key).fingerprint[:12] for key in COUNTS] == FINGERPRINTS
 
 
 def test_fashion_is_padded_with_background():
