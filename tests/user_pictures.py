@@ -221,9 +221,9 @@ CASES = [
     # Names and folders.
     Case("odd names", files("x y/é 1.png", "x y/'\"$;&.png", "x y/" + "n" * 200 + ".png"),
          "2 images of 16x16, 1 class"),
-    Case("a name that is no UTF-8", files(os.fsdecode(b"a/\xff.png")), SQUARE),
-    Case("a class name that is no UTF-8", files(os.fsdecode(b"\xff/a.png")), "rename it"),
-    Case("a class name with a line break", files("a\nb/a.png"), "rename it"),
+    Case("a name that is no UTF-8", files(os.fsdecode(b"a/\xff.png")), "utf-8"),
+    Case("a class name that is no UTF-8", files(os.fsdecode(b"\xff/a.png")), "utf-8"),
+    Case("a class name with a line break", files("a\nb/a.png"), SQUARE),
     Case("hidden files and folders", files("a/1.png", "a/.2.png", "a/.git/3.png", ".b/4.png"),
          SQUARE),
     Case("links to pictures", files("a/1.png", link=True), SQUARE),
@@ -245,10 +245,11 @@ CASES = [
     Case("a file for a folder", lambda folder: one("a.png", solid())(folder) / "class/a.png",
          "expected one of"),
     # Objects of `datasets`.
-    Case("datasets: a column `animal` of texts", rows(animal=["dog", "cat"]), "2 classes"),
-    Case("datasets: int32 labels", rows(target=[0, 1]), "2 classes"),
+    Case("datasets: labels that are texts", rows(label=["dog", "cat"]), "2 classes"),
+    Case("datasets: int32 labels", rows(label=[0, 1]), "2 classes"),
     Case("datasets: pictures in a column `photo`",
-         lambda folder: rows(label=[0, 1])(0).rename_column("image", "photo"), "2 classes"),
+         lambda folder: rows(label=[0, 1])(0).rename_column("image", "photo"),
+         "call that of the pictures 'image'"),
     Case("datasets: named classes", lambda folder: rows(label=["dog", "cat"])(0)
          .class_encode_column("label"), "2 classes"),
     Case("datasets: shuffled and formatted", lambda folder: rows(label=[0, 1])(0).shuffle(0)
@@ -258,9 +259,9 @@ CASES = [
     Case("datasets: a row without a picture", lambda folder: rows(
         image=[solid(), None], label=[0, 1])(0), "broken"),
     Case("datasets: pictures as arrays", lambda folder: datasets.Dataset.from_dict(
-        {"image": np.zeros((2, 8, 8, 3), np.uint8), "label": [0, 1]}), "no column of pictures"),
+        {"image": np.zeros((2, 8, 8, 3), np.uint8), "label": [0, 1]}), "2 images of 8x8"),
     Case("datasets: two label columns", rows(coarse=[0, 1], fine=[0, 1]), "rename_column"),
-    Case("datasets: no labels", rows(), "no column of labels"),
+    Case("datasets: no labels", rows(), "of the labels 'label'"),
     Case("datasets: negative labels", rows(label=[-1, 1]), "row 0 has label -1"),
     Case("datasets: empty", lambda folder: rows(label=[0, 1])(folder).select([]), "no images"),
     Case("datasets: DatasetDict", lambda folder: datasets.DatasetDict(train=rows(label=[0, 1])(0)),

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varmini.data import EMBEDDED
-from varmini.data.loading import SUBSETS, find_parquet
+from varmini.data.loading import KNOWN, find_folder
 from varmini.data.pictures import decode
-from varmini.data.sources import find_columns, read_parquet, read_rows
+from varmini.data.sources import find_columns, parquet_files, read_parquet, read_rows
 
 COUNTS = {  # images a class
     "fashion-subset": {"train": 1000, "test": 200},
@@ -30,7 +30,7 @@ COUNTS = {  # images a class
 
 def cut(rows, per_class: int, seed: int, taken: set[bytes], source: str) -> pa.Table:
     """`per_class` of the rows of each class; their pixels' checksums are added to `taken`."""
-    image, label = find_columns(rows.features, source)
+    image, label = find_columns(rows.column_names, source)
     cells, labels, classes = read_rows(rows, [], source)
     keys = []
     for row, cell in enumerate(cells[:][image]):
@@ -68,10 +68,12 @@ def make(source: Path, out: Path, seed: int, counts: dict[str, dict[str, int]] =
         full = name.removesuffix("-subset")
         taken: set[bytes] = set()
         for split, per_class in parts.items():
-            rows = read_parquet(find_parquet(full, split, source))
-            table = cut(rows, per_class, seed, taken, f"{full} {split}")
-            file = out / SUBSETS[name] / f"{split}.parquet"
-            sums.append(f"{write(table, file)}  {SUBSETS[name]}/{split}.parquet")
+            files = parquet_files(find_folder(full, source) or source, [split])
+            if not files:
+                raise ValueError(f"{full}: no {split}-*.parquet in {source}")
+            table = cut(read_parquet(files), per_class, seed, taken, f"{full} {split}")
+            file = out / KNOWN[name][0] / f"{split}.parquet"
+            sums.append(f"{write(table, file)}  {KNOWN[name][0]}/{split}.parquet")
             print(f"{file}: {len(table)} images, {file.stat().st_size / 1e6:.2f} MB")
     listing = out / "SHA256SUMS"
     part = listing.with_name("SHA256SUMS.part")

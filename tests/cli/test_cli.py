@@ -299,8 +299,8 @@ def test_data_lists_the_beds_and_describes_a_folder(capsys, monkeypatch, tmp_pat
     monkeypatch.delenv("VARMINI_DATA", raising=False)
     ok("data")
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert rows["fashion-subset"][1:4] == ["10000", "2000", "1x32x32"]
-    assert rows["cifar10-subset"][1:4] == ["1000", "1000", "3x32x32"]
+    assert rows["fashion-subset"][1:4] == ["10000", "2000", "in"]
+    assert rows["cifar10-subset"][1:4] == ["1000", "1000", "in"]
     assert "uoft-cs/cifar10" in rows["cifar10"]
     for name in ("apple", "pear"):
         (tmp_path / "set" / name).mkdir(parents=True)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from pyarrow.dataset import dataset as open_files
 
 from ..data import load_images
-from ..data.loading import KNOWN, NAMES, SUBSETS, find_parquet, imagenet_folder
-from ..data.sources import count_rows
+from ..data.loading import KNOWN, find_folder
+from ..data.sources import SPLITS, parquet_files
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,18 @@ class Data:
                 self._describe(name, split)
         if self.names:
             return
-        row = "{:<15} {:>6} {:>6}  {:<11} {}".format
-        print(row("name", "train", "test", "images", "found"))
-        for name in (*SUBSETS, *KNOWN):
-            known = KNOWN[name.removesuffix("-subset")]
-            files = [find_parquet(name, split, self.root) for split in ("train", "test")]
-            counts = (count_rows(part) if part else "" for part in files)
-            found = f"in {files[0][0].parent}" if files[0] else f"not here; hub: {known.hub}"
-            channels, *sides = known.shape
-            shape = "x".join(str(s) for s in (channels, *(s + 2 * known.padding for s in sides)))
-            print(row(name, *counts, shape, found))
-        folder = imagenet_folder()
-        found = f"in {folder}" if folder else "not here; hub: imagenet-1k, after its terms"
-        print(row("imagenet", "", "", "3 channels", found))
+        row = "{:<15} {:>6} {:>6}  {}".format
+        print(row("name", "train", "test", "found"))
+        for name, (_, hub) in KNOWN.items():
+            folder = find_folder(name, self.root)
+            files = [parquet_files(folder, s[::-1]) if folder else [] for s in SPLITS.values()]
+            counts = (open_files(part).count_rows() if part else "" for part in files)
+            print(row(name, *counts, f"in {folder}" if folder else f"not here; hub: {hub}"))
         print("Any folder with one folder of pictures per class, or with parquet files, works too: "
               "varmini data FOLDER")  # fmt: skip
 
     def _describe(self, name: str, split: str) -> None:
-        dataset = load_images(name, split, root=self.root if name in NAMES else None)
+        dataset = load_images(name, split, root=self.root if name in KNOWN else None)
         labels, number = np.asarray(dataset.labels), len(dataset.classes)
         counts = np.bincount(labels, minlength=number)
         print(

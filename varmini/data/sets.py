@@ -2,14 +2,12 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,29 +23,26 @@ def spread(total: int, limit: int | None) -> np.ndarray:
     return np.arange(count) * total // count
 
 
-def check_labels(labels: np.ndarray, classes: Sequence[str], source: str) -> None:
-    """ValueError for an empty set, for a label outside the classes, for a name that is no text."""
-    if not len(labels):
-        raise ValueError(f"{source}: holds no images")
-    if len(wrong := np.flatnonzero((labels < 0) | (labels >= len(classes)))):
-        raise ValueError(
-            f"{source}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
-            f"{len(classes) - 1} (-1 marks a part without labels: take another part)"
-        )
-    if odd := [name for name in classes if not name.isprintable()]:  # for pictures and terminals
-        raise ValueError(f"{source}: the class name {odd[0]!r} is no text: rename it")
-
-
 class Images(Dataset):
     """What sets in memory and lazy ones have in common."""
+
+    def __post_init__(self) -> None:
+        """ValueError for an empty set, and for a label outside the classes."""
+        if not len(self):
+            raise ValueError(f"{self.name}: holds no images")
+        labels, count = np.asarray(self.labels), len(self.classes)
+        if len(wrong := np.flatnonzero((labels < 0) | (labels >= count))):
+            raise ValueError(
+                f"{self.name}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
+                f"{count - 1} (-1 marks a part without labels: take another part)"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the set holds and how it is cropped."""
         total = hashlib.sha256()
         for part in self.content():
-            text = f"{part}\0".encode(errors="surrogateescape")
-            total.update(part.tobytes() if isinstance(part, np.ndarray) else text)
+            total.update(part.tobytes() if isinstance(part, np.ndarray) else f"{part}\0".encode())
         return total.hexdigest()
 
     def __len__(self) -> int:
@@ -56,16 +51,8 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """(image float32 (C, H, W) in [-1, 1], label); the index alone decides a crop."""
         index = range(len(self))[index]  # the IndexError that ends a loop
-        images, labels, broken = self.fetch([index], [(0, index)])
-        self.note_broken(broken)
-        return to_float(images[0]), int(labels[0])
-
-    def note_broken(self, names: Iterable[str]) -> None:
-        """Logs and counts broken pictures, each once, in `broken`."""
-        for name in (name for name in names if name not in self.broken):
-            self.broken[name] = None
-            so_far = f"({len(self.broken)} of {len(self)} so far)"
-            log.warning("%s cannot be read; the next picture takes its place %s", name, so_far)
+        image, label = self.read(index, (0, index))
+        return to_float(image), label
 
 
 @dataclass(eq=False)
@@ -78,7 +65,7 @@ class ImageSet(Images):
     name: str
 
     def __post_init__(self) -> None:
-        check_labels(self.labels.numpy(), self.classes, self.name)
+        super().__post_init__()
         self.channels, self.size = self.images.shape[1], self.images.shape[3]
 
     def content(self) -> Iterable[object]:
@@ -86,9 +73,9 @@ class ImageSet(Images):
         pixels = self.images.numpy()
         return self.name, pixels.shape, pixels, self.labels.numpy(), self.classes
 
-    def fetch(self, rows: Sequence[int], seeds: Sequence) -> tuple[Tensor, Tensor, list[str]]:
-        """As that of `LazyImages`; nothing is broken, and nothing cropped."""
-        return self.images[rows], self.labels[rows], []
+    def read(self, row: int, seed: Any) -> tuple[Tensor, int]:
+        """(image uint8 (C, H, W), label); nothing is cropped."""
+        return self.images[row], int(self.labels[row])
 
 
 @dataclass(eq=False, repr=False)
@@ -98,56 +85,53 @@ class LazyImages(Images):
     The shorter side is resized to 1.125 x size (Lanczos), then a square of `size` is cropped: at
     random in training, from the centre in test (the official code, its `utils/data.py`). Without
     `size` the first picture's shorter side is taken; without `channels`, 1 if it is grey, else 3.
-    A broken picture is logged by name, counted in `broken`, and replaced by the next one that can
-    be read, so that what a batch holds stays a function of its rows and seeds.
+    A broken picture is logged by name, once by each process that decodes, and replaced by the next
+    one that can be read, so that what a batch holds stays a function of its rows and seeds.
     """
 
-    cells: Sequence[Any]  # names of files, or a table (`read_rows`) with one picture a row
+    cells: Any  # a `datasets.Dataset` of one column: pictures, still encoded
     labels: np.ndarray
     classes: tuple[str, ...]
     name: str
     train: bool
     size: int | None = None
     channels: int | None = None
-    broken: dict[str, None] = field(init=False, default_factory=dict)
+    broken: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.size and self.channels):
-            picture, _ = self._decoded(0, {})
+            picture, _ = self._decoded(0)
             self.size = self.size or min(picture.size)
             self.channels = self.channels or len(picture.getbands())
 
     def content(self) -> Iterable[object]:
-        """What the fingerprint covers; of files their names, sizes and times."""
+        """What the fingerprint covers; the table's own one stands for the pictures."""
         yield from (self.name, self.train, self.size, self.channels, self.labels, self.classes)
-        if not isinstance(self.cells, list):
-            yield self.cells._fingerprint
-            return
-        for file in self.cells:
-            stat = os.stat(file) if os.path.exists(file) else os.lstat(file)
-            yield f"{file} {stat.st_size} {stat.st_mtime_ns}"
+        yield self.cells._fingerprint
 
-    def fetch(self, rows: Sequence[int], seeds: Sequence) -> tuple[Tensor, Tensor, list[str]]:
-        """Images uint8 (B, C, size, size), labels (B,), and the names of broken pictures.
+    def read(self, row: int, seed: Any) -> tuple[Tensor, int]:
+        """(image uint8 (C, size, size), label); the seed alone decides a training crop.
 
-        A seed alone decides a training crop. ValueError after IN_A_ROW broken pictures.
+        ValueError after IN_A_ROW broken pictures.
         """
-        images, labels, broken = [], [], {}
-        for row, seed in zip(rows, seeds):  # one at a time: whole pictures may be large
-            picture, label = self._decoded(row, broken)
-            rng = np.random.default_rng(seed) if self.train else None
-            images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
-            labels.append(label)
-        return torch.stack(images), torch.tensor(labels), list(broken)
+        picture, label = self._decoded(row)
+        rng = np.random.default_rng(seed) if self.train else None
+        return to_tensor(resize_and_crop(picture, self.size, rng)), label
 
-    def _decoded(self, first: int, broken: dict[str, None]):
+    def _decoded(self, first: int):
         """The picture (PIL) of row `first`, or the next good one, and its label."""
         tries = min(len(self), IN_A_ROW)
         for row in (i % len(self) for i in range(first, first + tries)):
-            file, name = self.cells[row], f"{self.name}, row {row}"
-            file, name = (file, file) if isinstance(file, str) else (*file.values(), name)
+            (cell,) = self.cells[row].values()
+            cell = cell or {"bytes": None, "path": None}
+            name = (not cell["bytes"] and cell["path"]) or f"{self.name}, row {row}"
             try:
-                return decode(file, name, self.channels), int(self.labels[row])
+                return decode(cell, name, self.channels), int(self.labels[row])
             except ValueError as error:
-                broken[name], reason = None, error
+                reason = error
+            if name not in self.broken:
+                self.broken.add(name)
+                so_far = f"({len(self.broken)} of {len(self)} so far)"
+                log.warning("%s; the next one takes its place %s", reason, so_far)
         raise ValueError(f"{self.name}: {tries} pictures in a row cannot be read; {reason}")
