@@ -232,6 +232,10 @@ def test_damaged_or_foreign_parquet(cifar):
     table = pq.read_table(write_parquet(file, good, [0] * 10, NAMES))
     pq.write_table(table.replace_schema_metadata({b"huggingface": b"{"}), file)
     said("cannot be read")
+    write_parquet(file, [encode(noise(0, 28, 28))], [0], NAMES)
+    assert "(28, 28, 'L'), expected (32, 32, 'RGB')" in message(
+        load_images, "cifar10", "test", root=cifar
+    )
 
 
 def test_same_subset_from_any_order(cifar, tmp_path):
@@ -280,6 +284,8 @@ def test_bad_names_and_options(tmp_path, monkeypatch):
         (["user/mnist"], {}, "user/mnist: not under $VARMINI_DATA (not set), and the hub's"),
         (["cifar10", "valid"], {}, "split 'valid'"),
         (["cifar10-subset"], {"channels": 2}, "channels 2"),
+        (["cifar10-subset"], {"size": 0}, "size 0"),
+        (["cifar10-subset"], {"limit": 0}, "limit 0"),
         (["imagenet"], {"root": gone}, f"imagenet: no folder imagenet-1k in {gone}"),
         ([{"train": [1]}], {}, "dataset: list, expected a `datasets.Dataset`"),
         (["fashion"], {"root": tmp_path}, "no folder fashion_mnist/fashion_mnist in"),

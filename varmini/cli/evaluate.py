@@ -57,7 +57,7 @@ class Evaluation:
     data: str | None = None
     """Real images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Evaluator: "inception" (FID; needs the extra [metrics]), a classifier's shipped name or folder;
+    """Evaluator: "inception" (FID; needs the extra [metrics]), a shipped classifier or a folder;
     None: "inception" above 64 pixels if it can be had, else the shipped network that takes part in
     no training."""
     limit: int | None = None  # So many real images, evenly spaced over the set; None: all.

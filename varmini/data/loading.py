@@ -53,6 +53,9 @@ def load_images(
         raise ValueError(f"split {split!r}: expected 'train' or 'test'")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: expected 1 or 3")
+    for key, value in (("size", size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{key} {value}: expected at least 1")
     parts, text = sources.SPLITS[split], str(name) if isinstance(name, str | os.PathLike) else ""
     known, title = text in KNOWN, text
     if isinstance(name, sources.datasets.Dataset | dict):
@@ -87,10 +90,14 @@ def load_images(
 
 def _in_memory(cells: Any, labels, classes, name: str, size, channels) -> ImageSet:
     """Pictures decoded once: those of 28 pixels are padded to 32."""
-    images = []
+    images, expected = [], (32, 32, "RGB") if name.startswith("cifar10") else (28, 28, "L")
+    mode = {None: expected[2], 1: "L", 3: "RGB"}[channels]
     for row, cell in enumerate(cells[:][cells.column_names[0]]):
-        picture = decode(cell, f"{name}, row {row}", channels)
-        picture = ImageOps.expand(picture, (32 - picture.width) // 2)
+        at = f"{name}, row {row}"
+        picture = decode(cell, at)
+        if (found := (*picture.size, picture.mode)) != expected:
+            raise ValueError(f"{at}: a picture {found}, expected {expected}; fetch it again")
+        picture = ImageOps.expand(picture, (32 - picture.width) // 2).convert(mode)
         if size:
             picture = picture.resize((size, size), Image.Resampling.BICUBIC)
         images.append(to_tensor(picture))
