@@ -223,7 +223,7 @@ CASES = [
          "2 images of 16x16, 1 class"),
     Case("a name that is no UTF-8", files(os.fsdecode(b"a/\xff.png")), "utf-8"),
     Case("a class name that is no UTF-8", files(os.fsdecode(b"\xff/a.png")), "utf-8"),
-    Case("a class name with a line break", files("a\nb/a.png"), SQUARE),
+    Case("a class name with a line break", files("a\nb/a.png"), "rename it"),
     Case("hidden files and folders", files("a/1.png", "a/.2.png", "a/.git/3.png", ".b/4.png"),
          SQUARE),
     Case("links to pictures", files("a/1.png", link=True), SQUARE),

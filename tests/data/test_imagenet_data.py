@@ -1,10 +1,16 @@
-"""Folders and parquet files: layouts, workers, broken pictures, fingerprints."""
+"""Folders and parquet files: layouts, workers, broken pictures, fingerprints, headers that lie."""
 
+import io
 import itertools
 import logging
 import multiprocessing
 import os
+import re
 import signal
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,8 +20,10 @@ from small_pictures import encode, message, noise, write_parquet
 from tiny import make_tokenizer
 
 from varmini.data import batches, class_names, in_order, load_images, sources
+from varmini.data.pictures import decode
 from varmini.training.token_sets import token_set
 
+ROOT = Path(__file__).resolve().parents[2]
 SYNSETS = ("n01440764", "n01443537", "n01484850")
 
 
@@ -55,6 +63,7 @@ def pictures(tmp_path):
 
 
 def test_folder(pictures):
+    (pictures / "cat" / "loop").symlink_to(pictures)  # linked folders in a class are left out
     train, test = (load_images(pictures, s, size=16) for s in ("train", "test"))
     assert train.classes == test.classes == ("cat", "dog", "train")
     assert (len(train), len(test), train.size, train.channels) == (33, 3, 16, 3)
@@ -127,6 +136,28 @@ def test_a_pass_in_order_repeats_its_crops(pictures):
     assert torch.equal(torch.cat([x for x, _ in in_order(train, 2, rows=range(3, 8))]), first[3:8])
 
 
+DIES = """
+import multiprocessing, sys
+from varmini.data import batches, load_images
+stream = batches(load_images(sys.argv[1], "train", size=8), 2, seed=0, workers=1)
+next(stream)
+for child in multiprocessing.active_children():
+    child.kill()
+for _ in range(50):  # what was decoded ahead still comes
+    next(stream)
+"""
+
+
+def test_a_decoding_process_that_dies_is_an_error(pictures):
+    """In a process of its own: torch raises from a signal's handler, wherever Python is then, even
+    while it prints the error."""
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, str(pictures)], capture_output=True, text=True, cwd=ROOT
+    )
+    told = re.search(r"RuntimeError\W+DataLoader worker", done.stderr)
+    assert done.returncode == 1 and told, done.stderr
+
+
 def test_a_signal_to_all_processes_does_not_end_those_that_decode(pictures):
     stream = batches(load_images(pictures, size=8), 7, seed=2, workers=1)
     whole = list(itertools.islice(batches(load_images(pictures, size=8), 7, seed=2), 9))
@@ -150,8 +181,6 @@ def test_broken_pictures_are_named_and_replaced(pictures, tmp_path, caplog):
             for images, _ in itertools.islice(batches(dataset, 33, seed=0, workers=workers), 2):
                 assert images.shape == (33, 3, 8, 8)
         said = [record.getMessage() for record in caplog.records]
-        if workers:  # which write themselves
-            continue
         assert dataset.broken == broken and len(said) == len(broken)
         assert all(any(name in line for line in said) for name in broken)
         assert f"({len(broken)} of 33 so far)" in said[-1]
@@ -184,3 +213,19 @@ def test_another_content_has_another_fingerprint(pictures, hub_copy):
     assert copied == parquet()
     shard(hub_copy / "data", "train", 1, 2, count=7)
     assert copied != parquet()
+
+
+def test_a_picture_that_claims_too_many_pixels_is_never_unpacked(monkeypatch):
+    from PIL import ImageFile
+
+    def unpacked(self):
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", unpacked)
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    for width in (10_000, 60_000):  # one that is true, and one that is not
+        content = bytearray(buffer.getvalue())
+        content[16:20] = struct.pack(">I", width)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        assert message(decode, bytes(content), "row 3").startswith("row 3: broken picture (Image s")

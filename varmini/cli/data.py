@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from pyarrow.dataset import dataset as open_files
 
 from ..data import load_images
 from ..data.loading import KNOWN, find_folder
-from ..data.sources import SPLITS, parquet_files
+from ..data.sources import SPLITS, count_rows, parquet_files
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Data:
         for name, (_, hub) in KNOWN.items():
             folder = find_folder(name, self.root)
             files = [parquet_files(folder, s[::-1]) if folder else [] for s in SPLITS.values()]
-            counts = (open_files(part).count_rows() if part else "" for part in files)
+            counts = (count_rows(part) if part else "" for part in files)
             print(row(name, *counts, f"in {folder}" if folder else f"not here; hub: {hub}"))
         print("Any folder with one folder of pictures per class, or with parquet files, works too: "
               "varmini data FOLDER")  # fmt: skip

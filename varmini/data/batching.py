@@ -1,6 +1,5 @@
 """Batches of images: endless and resumable for training, once and in order for measuring."""
 
-import itertools
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,12 +49,12 @@ def batches(
     batch the rows in `part` are read and yielded. `on_device` moves the bytes, and makes the images
     there. ValueError with the first batch, as `check_batch_size`.
     """
-    order, again = itertools.tee(batch_order(len(dataset), batch_size, seed, start_step))
-    plan = (list(zip(rows[part].tolist(), crops[part].tolist())) for rows, _, crops in order)
-    for (images, labels), (_, mirrored, _) in zip(_loaded(dataset, plan, workers), again):
+    order = batch_order(len(dataset), batch_size, seed, start_step)
+    plan = ((r[part].tolist(), crops[part].tolist(), m[part]) for r, m, crops in order)
+    for images, labels, mirrored in _loaded(dataset, plan, workers):
         images = to_device(images) if on_device else images
         if flip:
-            where = mirrored[part].bool().to(images.device)[:, None, None, None]
+            where = mirrored.bool().to(images.device)[:, None, None, None]
             images = torch.where(where, images.flip(-1), images)
         yield to_float(images), labels
 
@@ -67,31 +66,46 @@ def in_order(
 
     The last part is short. A training crop is a function of the index, as in `dataset[index]`.
     """
-    chosen = [(i, (0, i)) for i in (range(len(dataset)) if rows is None else rows)]
-    plan = (chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size))
-    for images, labels in _loaded(dataset, plan, workers):
+    rows = range(len(dataset)) if rows is None else rows
+    parts = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+    plan = ((list(part), [(0, i) for i in part], 0) for part in parts)
+    for images, labels, _ in _loaded(dataset, plan, workers):
         yield to_float(images), labels
 
 
 @dataclass
 class _Planned(Dataset):
-    """Reads an image by its row and the seed of its crop."""
+    """Reads a planned batch: its rows, a seed for each crop, and what goes with it."""
 
     dataset: ImageSet | LazyImages
 
-    def __getitem__(self, planned: tuple) -> tuple[Tensor, int]:
-        return self.dataset.read(*planned)
+    def __getitem__(self, batch: tuple):
+        try:
+            return *self.dataset.fetch(*batch[:2]), batch[2]
+        except ValueError as error:  # as a value: a loader would add its traceback
+            return error
 
 
-def _loaded(dataset: ImageSet | LazyImages, plan: Iterator, workers: int) -> DataLoader:
-    """Yields (images uint8, labels) of each planned batch: a list of a row and a seed each."""
-    return DataLoader(
+def _loaded(dataset: ImageSet | LazyImages, plan: Iterator, workers: int) -> Iterator[tuple]:
+    """(images uint8, labels, mirrored) of each planned batch."""
+    reader = DataLoader(
         _Planned(dataset),
-        batch_sampler=plan,
+        batch_size=None,
+        sampler=plan,
         num_workers=workers if isinstance(dataset, LazyImages) else 0,
         generator=torch.Generator(),  # it would disturb torch's global one
         worker_init_fn=_ignore_signals,
     )
+    try:
+        for batch in reader:
+            if isinstance(batch, ValueError):
+                raise batch
+            images, labels, broken, mirrored = batch
+            if broken:
+                dataset.note_broken(broken)
+            yield images, labels, mirrored
+    except (ConnectionError, EOFError) as error:  # while a batch was handed over: as torch's others
+        raise RuntimeError(f"DataLoader worker died ({error})") from None
 
 
 def _ignore_signals(worker: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 
 import numpy as np
 import torch
@@ -33,17 +34,20 @@ def decode(file: str | bytes | dict, source: str, channels: int | None = None) -
 
     It is turned as its EXIF data say; transparent parts become white; 16-bit greys keep their
     upper byte; of an animation the first frame is taken. ValueError naming `source` when it is
-    broken, or claims so many pixels (179 million; ImageNet's largest has 61) that Pillow suspects
+    broken, or claims so many pixels (89 million; ImageNet's largest has 61) that Pillow suspects
     a bomb.
     """
     try:
-        if isinstance(file, dict):
-            file = file.get("bytes") or file.get("path")
-        image = Image.open(file if isinstance(file, str) else io.BytesIO(file or b""))
-        image.load()
-        with contextlib.suppress(Exception):  # damaged metadata: as the pixels lie
-            ImageOps.exif_transpose(image, in_place=True)
-        return _plain_mode(image, channels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata in pictures that can be read
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # before it is unpacked
+            if isinstance(file, dict):
+                file = file.get("bytes") or file.get("path")
+            image = Image.open(file if isinstance(file, str) else io.BytesIO(file or b""))
+            image.load()
+            with contextlib.suppress(Exception):  # damaged metadata: as the pixels lie
+                ImageOps.exif_transpose(image, in_place=True)
+            return _plain_mode(image, channels)
     except Exception as error:  # PIL's readers raise nearly everything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source}: broken picture ({reason}); replace or remove it") from None

@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,7 +28,7 @@ class Images(Dataset):
     """What sets in memory and lazy ones have in common."""
 
     def __post_init__(self) -> None:
-        """ValueError for an empty set, and for a label outside the classes."""
+        """ValueError for an empty set, a label outside the classes, a name that is no text."""
         if not len(self):
             raise ValueError(f"{self.name}: holds no images")
         labels, count = np.asarray(self.labels), len(self.classes)
@@ -36,6 +37,8 @@ class Images(Dataset):
                 f"{self.name}: row {wrong[0]} has label {labels[wrong[0]]}, expected 0 to "
                 f"{count - 1} (-1 marks a part without labels: take another part)"
             )
+        if odd := [name for name in self.classes if not name.isprintable()]:  # in pictures, too
+            raise ValueError(f"{self.name}: the class name {odd[0]!r} is no text: rename it")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -51,8 +54,16 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """(image float32 (C, H, W) in [-1, 1], label); the index alone decides a crop."""
         index = range(len(self))[index]  # the IndexError that ends a loop
-        image, label = self.read(index, (0, index))
-        return to_float(image), label
+        images, labels, broken = self.fetch([index], [(0, index)])
+        self.note_broken(broken)
+        return to_float(images[0]), int(labels[0])
+
+    def note_broken(self, reasons: Mapping[str, str]) -> None:
+        """Logs and counts broken pictures, each once, in `broken`."""
+        for name in (n for n in reasons if n not in self.broken):
+            self.broken.add(name)
+            so_far = f"({len(self.broken)} of {len(self)} so far)"
+            log.warning("%s; the next one takes its place %s", reasons[name], so_far)
 
 
 @dataclass(eq=False)
@@ -73,9 +84,9 @@ class ImageSet(Images):
         pixels = self.images.numpy()
         return self.name, pixels.shape, pixels, self.labels.numpy(), self.classes
 
-    def read(self, row: int, seed: Any) -> tuple[Tensor, int]:
-        """(image uint8 (C, H, W), label); nothing is cropped."""
-        return self.images[row], int(self.labels[row])
+    def fetch(self, rows: Sequence[int], seeds: Sequence) -> tuple[Tensor, Tensor, dict]:
+        """As that of `LazyImages`; nothing is broken, and nothing cropped."""
+        return self.images[rows], self.labels[rows], {}
 
 
 @dataclass(eq=False, repr=False)
@@ -85,8 +96,8 @@ class LazyImages(Images):
     The shorter side is resized to 1.125 x size (Lanczos), then a square of `size` is cropped: at
     random in training, from the centre in test (the official code, its `utils/data.py`). Without
     `size` the first picture's shorter side is taken; without `channels`, 1 if it is grey, else 3.
-    A broken picture is logged by name, once by each process that decodes, and replaced by the next
-    one that can be read, so that what a batch holds stays a function of its rows and seeds.
+    A broken picture is logged by name, counted in `broken`, and replaced by the next one that can
+    be read, so that what a batch holds stays a function of its rows and seeds.
     """
 
     cells: Any  # a `datasets.Dataset` of one column: pictures, still encoded
@@ -101,7 +112,7 @@ class LazyImages(Images):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.size and self.channels):
-            picture, _ = self._decoded(0)
+            picture, _ = self._decoded(0, {})
             self.size = self.size or min(picture.size)
             self.channels = self.channels or len(picture.getbands())
 
@@ -110,16 +121,20 @@ class LazyImages(Images):
         yield from (self.name, self.train, self.size, self.channels, self.labels, self.classes)
         yield self.cells._fingerprint
 
-    def read(self, row: int, seed: Any) -> tuple[Tensor, int]:
-        """(image uint8 (C, size, size), label); the seed alone decides a training crop.
+    def fetch(self, rows: Sequence[int], seeds: Sequence) -> tuple[Tensor, Tensor, dict]:
+        """Images uint8 (B, C, size, size), labels (B,), and what is wrong with broken pictures.
 
-        ValueError after IN_A_ROW broken pictures.
+        A seed alone decides a training crop. ValueError after IN_A_ROW broken pictures.
         """
-        picture, label = self._decoded(row)
-        rng = np.random.default_rng(seed) if self.train else None
-        return to_tensor(resize_and_crop(picture, self.size, rng)), label
+        images, labels, broken = [], [], {}
+        for row, seed in zip(rows, seeds):  # one at a time: whole pictures may be large
+            picture, label = self._decoded(row, broken)
+            rng = np.random.default_rng(seed) if self.train else None
+            images.append(to_tensor(resize_and_crop(picture, self.size, rng)))
+            labels.append(label)
+        return torch.stack(images), torch.tensor(labels), broken
 
-    def _decoded(self, first: int):
+    def _decoded(self, first: int, broken: dict[str, str]):
         """The picture (PIL) of row `first`, or the next good one, and its label."""
         tries = min(len(self), IN_A_ROW)
         for row in (i % len(self) for i in range(first, first + tries)):
@@ -129,9 +144,5 @@ class LazyImages(Images):
             try:
                 return decode(cell, name, self.channels), int(self.labels[row])
             except ValueError as error:
-                reason = error
-            if name not in self.broken:
-                self.broken.add(name)
-                so_far = f"({len(self.broken)} of {len(self)} so far)"
-                log.warning("%s; the next one takes its place %s", reason, so_far)
-        raise ValueError(f"{self.name}: {tries} pictures in a row cannot be read; {reason}")
+                broken[name] = str(error)
+        raise ValueError(f"{self.name}: {tries} pictures in a row cannot be read; {broken[name]}")

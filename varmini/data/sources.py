@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import glob
 import hashlib
 import itertools
 import os
@@ -57,14 +56,19 @@ def read_folder(folder: Path, split: str) -> datasets.Dataset:
     columns = {"image": paths, "label": list(files.values()), "changed": changed}
     label = datasets.ClassLabel(names=sorted(classes))
     kinds = {"image": datasets.Image(), "label": label, "changed": datasets.Value("int64")}
-    with _told(at[split]):
+    with _told(at[split], "names have to be UTF-8, and train has to have all classes"):
         return datasets.Dataset.from_dict(columns, datasets.Features(kinds))
 
 
 def _pictures(folder: Path) -> dict[str, str]:
     """The classes of the pictures in the folders of a folder, by their paths relative to it."""
-    found = sorted(glob.iglob("*/**/*", root_dir=folder, recursive=True))
-    return {file: file.split(os.sep)[0] for file in found if file.lower().endswith(SUFFIXES)}
+    found = []
+    for top in folder.glob("[!.]*/"):
+        for at, below, names in os.walk(top):  # which follows no links: they may go round
+            below[:] = [name for name in below if name[0] != "."]
+            names = [n for n in names if n[0] != "." and n.lower().endswith(SUFFIXES)]
+            found += [os.path.join(os.path.relpath(at, folder), name) for name in names]
+    return {file: file.split(os.sep)[0] for file in sorted(found)}
 
 
 def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -82,24 +86,30 @@ def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
 def read_parquet(files: Sequence[Path], in_memory: bool = False) -> datasets.Dataset:
     """Parquet files as a table, mapped from `datasets`' cache on the disk or, `in_memory`, without
     one; ValueError naming what is damaged."""
-    parts = []
-    for file in files:
-        with _told(file):
-            parts.append(pq.read_table(file) if in_memory else pq.read_metadata(file))
+    count_rows(files)
     with _told(files[0].parent):
         if in_memory:
-            return datasets.Dataset(pa.concat_tables(parts))
+            return datasets.Dataset(pa.concat_tables(map(pq.read_table, files)))
         return datasets.Dataset.from_parquet([str(file) for file in files])
 
 
+def count_rows(files: Sequence[Path]) -> int:
+    """Rows of parquet files, by their metadata; ValueError naming the first damaged file."""
+    total = 0
+    for file in files:
+        with _told(file):
+            total += pq.read_metadata(file).num_rows
+    return total
+
+
 @contextlib.contextmanager
-def _told(source: str | Path) -> Iterator[None]:
+def _told(source: str | Path, mend: str = "fetch it again") -> Iterator[None]:
     """Turns whatever pyarrow and `datasets` raise on odd or damaged data into one line."""
     try:
         yield
     except Exception as error:
         reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source}: cannot be read ({reason})") from None
+        raise ValueError(f"{source}: cannot be read ({reason}); {mend}") from None
 
 
 def read_hub(hub: str) -> datasets.DatasetDict:
@@ -146,7 +156,7 @@ def read_rows(rows: Any, names: Sequence[str], source: str, limit: int | None = 
     if column.null_count:
         raise ValueError(f"{source}: {column.null_count} rows without a label: filter them out")
     classes = getattr(rows.features[label], "names", None)
-    with _told(source):
+    with _told(source, "labels are whole numbers or texts, pictures encoded or arrays"):
         if "string" in str(column.type):
             classes, labels = np.unique(column.to_numpy().astype(str), return_inverse=True)
         else:

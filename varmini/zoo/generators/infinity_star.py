@@ -76,8 +76,9 @@ class InfinityStar(Generator):
             self.pyramid, depth=c.depth, width=c.width, heads=c.heads, bits=c.bits,
             num_classes=c.num_classes, init_gamma=c.init_gamma,
         )  # fmt: skip
-        at = [p.scale for p in self.pyramid.drawn for _ in range(p.at.start, p.at.stop)]
-        weights = torch.tensor([c.sizes[-1] / c.sizes[k] for k in at])
+        at = [(i, p.scale) for p in self.pyramid.drawn for i in range(p.at.start, p.at.stop)]
+        weights = torch.tensor([c.sizes[-1] / c.sizes[k] for _, k in at])
+        self.register_buffer("drawn_at", torch.tensor([i for i, _ in at]), persistent=False)
         self.register_buffer("weights", weights / weights.mean(), persistent=False)
 
     @property
@@ -141,7 +142,7 @@ class InfinityStar(Generator):
     def surprise(self, labels: Tensor, features: Tensor, *flips: Tensor) -> Tensor:
         """Cross-entropy a bit of each video, weighted over scales: (B,). Flips as in `teacher`."""
         tokens, inputs = self.teacher(features, flips)
-        logits = self.network(labels, inputs, drawn=True)
+        logits = self.network(labels, inputs).index_select(1, self.drawn_at)
         bits = tokens[..., None] >> torch.arange(self.config.bits, device=tokens.device) & 1
         each = F.cross_entropy(logits.reshape(-1, 2), bits.flatten(), reduction="none")
         return (each.view(bits.shape).mean(2) * self.weights).mean(1)

@@ -145,8 +145,6 @@ class SpaceTimeTransformer(nn.Module):
         for block in self.blocks:
             block.attention.parts = rectangles  # for quick attention, which computes no others
         self.windows = [at.stop - at.start for at, _, _ in rectangles]
-        drawn = torch.cat([torch.arange(p.at.start, p.at.stop) for p in pyramid.drawn])
-        self.register_buffer("rows", torch.isin(order, drawn).nonzero()[:, 0], persistent=False)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("positions", positions, persistent=False)
@@ -171,28 +169,19 @@ class SpaceTimeTransformer(nn.Module):
 
     def step(
         self, x: Tensor, condition: Sequence[Tensor], at: slice | Tensor,
-        mask: Tensor | None = None, cache: ClipCache | None = None, rows: Tensor | None = None,
+        mask: Tensor | None = None, cache: ClipCache | None = None,
     ) -> Tensor:  # fmt: skip
-        """Words (B, l, w) of the positions `at` -> their logits (B, l, 2 d), or those of `rows`."""
+        """Words (B, l, w) of the positions `at` -> their logits (B, l, 2 d)."""
         x = x + self.space(self.positions[0, at]) + self.time(self.positions[1, at])
         for i, block in enumerate(self.blocks):
-            if rows is None or i + 1 < len(self.blocks):
-                x = block(x, condition[1][i], mask, cache, i)
-            else:  # as `Block`, whose second half knows each row by itself
-                gamma1, gamma2, s1, s2, b1, b2 = condition[1][i].unsqueeze(2).unbind(1)
-                x = x + gamma1 * block.attention(modulate(x, s1, b1), mask, cache, i)
-                x = x.index_select(1, rows)
-                h = F.gelu(block.fc1(modulate(x, s2, b2)), approximate="tanh")
-                x = x + gamma2 * block.fc2(h)
+            x = block(x, condition[1][i], mask, cache, i)
         scale, shift = condition[2].unsqueeze(2).unbind(1)
         return self.head(modulate(x, scale, shift)).float()
 
-    def forward(self, labels: Tensor, inputs: Tensor, drawn: bool = False) -> Tensor:
-        """Teacher forcing: all parts at once, or the logits of `pyramid.drawn` alone."""
+    def forward(self, labels: Tensor, inputs: Tensor) -> Tensor:
+        """Teacher forcing: all parts at once."""
         condition = self.condition(labels)
         clips = self.word(inputs).split([n - 1 for n in self.windows], dim=1)
         words = torch.cat([x for clip in clips for x in (condition[0], clip)], dim=1)
-        if drawn:
-            return self.step(words, condition, self.order, self.mask, rows=self.rows)
         logits = self.step(words, condition, self.order, self.mask).split(self.windows, dim=1)
         return torch.cat([logits[0], *(x[:, 1:] for x in logits[1:])], dim=1)
