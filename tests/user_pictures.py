@@ -247,9 +247,8 @@ CASES = [
     # Objects of `datasets`.
     Case("datasets: labels that are texts", rows(label=["dog", "cat"]), "2 classes"),
     Case("datasets: int32 labels", rows(label=[0, 1]), "2 classes"),
-    Case("datasets: pictures in a column `photo`",
-         lambda folder: rows(label=[0, 1])(0).rename_column("image", "photo"),
-         "call that of the pictures 'image'"),
+    Case("datasets: pictures in a column `photo`", lambda folder: rows(label=[0, 1])(0)
+         .rename_column("image", "photo"), "call that of the pictures 'image'"),
     Case("datasets: named classes", lambda folder: rows(label=["dog", "cat"])(0)
          .class_encode_column("label"), "2 classes"),
     Case("datasets: shuffled and formatted", lambda folder: rows(label=[0, 1])(0).shuffle(0)
