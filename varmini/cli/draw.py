@@ -74,7 +74,8 @@ class Sample:
         each = [label for label in labels for _ in range(self.n)]
         with autocast():
             images = sample(var, tok, each, **dataclasses.asdict(self.sampling))
-        title = f"{self.models.var}, guidance {self.sampling.cfg:g}, seed {self.sampling.seed}"
+        s = self.sampling
+        title = f"{self.models.var}, guidance {s.cfg:g}, top-k {s.top_k}, seed {s.seed}"
         rows = [caption(label, names) for label in labels]
         save_picture(image_grid(images, self.n, title=title, rows=rows), self.out)
 
