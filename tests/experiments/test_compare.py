@@ -29,6 +29,7 @@ from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import var_sampling_flops
 from varmini.training.presets import PRESETS
 from varmini.zoo.generators.family import GENERATORS
+from varmini.zoo.generators.igpt import Palette
 from varmini.zoo.tokenizers.family import TOKENIZERS
 
 
@@ -153,6 +154,17 @@ def test_every_tokenizer_trains_and_is_measured(name, finished, bed, tmp_path):
     before = (codes.folder(name) / "model.safetensors").read_bytes()
     codes.train(name)  # finds it finished
     assert before == (codes.folder(name) / "model.safetensors").read_bytes()
+
+
+def test_only_a_border_that_is_always_black_is_left_out(bed, tmp_path, monkeypatch):
+    tokenizers.train_tokenizer("palette", bed, tmp_path / "toy", 0)
+    monkeypatch.setattr(tokenizers, "fitted", real_fitted)
+    tokenizers.train_tokenizer("palette", Bed(), tmp_path / "real", 0)
+    borders = [Palette.from_pretrained(tmp_path / name).config.border for name in ("toy", "real")]
+    assert borders == [0, 1]
+    images = torch.stack([image for image, _ in real_fitted("fashion-subset", "train", (32, 32), 1)])
+    images[..., 2:-2, 2:-2] = -1
+    assert (images == -1).all()
 
 
 def test_usage_counts_codes_over_positions_maps_and_parts():
