@@ -12,8 +12,8 @@ from small_generators import LABELS, batch_of, make
 from varmini.zoo.generators import generator
 from varmini.zoo.generators.causal import CausalTransformer
 from varmini.zoo.generators.diffusion_head import DiffusionHead, cosine_levels
-from varmini.zoo.generators.fractal_ar import tamed, to_images, to_values
 from varmini.zoo.generators.family import build
+from varmini.zoo.generators.fractal_ar import tamed, to_images, to_values
 from varmini.zoo.generators.igpt import Palette, PaletteConfig
 from varmini.zoo.parts import combine
 
