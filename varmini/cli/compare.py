@@ -56,12 +56,10 @@ class Compare:
             sweep = Sweep(codes, self.csv, methods=self.methods)
             sweep.tokenizers(self.tokenizers) if self.tokenizers else sweep.run()
         if self.speed:
-            names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()
-                     or not tokenizer_of(n)]  # fmt: skip
-            about = origin()
+            codes, about = Codes(self.bed, self.out, untrained=True), origin()
             for table, rows in (
-                ("cost", measure.cost_rows(codes, names)),
-                ("speed", measure.speed_rows(codes, names, self.speed)),
+                ("cost", measure.cost_rows(codes, COMPARED)),
+                ("speed", measure.speed_rows(codes, COMPARED, self.speed)),
             ):
                 rows = [row | about for row in rows]
                 print(f"wrote {write_rows(self.csv / f'{table}.csv', rows)}")
