@@ -207,7 +207,7 @@ def test_counted_flops_follow_what_is_computed(finished, bed):
     assert cost["var", ""]["flops"] - decoder == pytest.approx(expected, rel=0.15)
 
 
-def test_times_are_taken_in_turn_and_need_no_training(bed, tmp_path):
+def test_times_are_taken_in_turn(bed, tmp_path):
     codes = Codes(bed, tmp_path, untrained=True)
     assert codes.about("var") == "toy, var untrained"
     rows = measure.speed_rows(codes, ("var", "raster-ar"), 2)

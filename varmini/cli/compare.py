@@ -31,7 +31,7 @@ class Compare:
     list: bool = False  # Name all systems.
     sweep: bool = False  # All tokenizers and generators, all seeds, all tables (hours).
     speed: int = 0  # Rounds of timing all generators in turn; 0: none.
-    methods: tuple[str, ...] = ()  # Only these generators, in a sweep.
+    methods: tuple[str, ...] = ()  # Only these generators, in --sweep and --speed.
     tokenizers: int = 0  # Only the tokenizers, in a sweep, with so many random seeds.
     out: Path = Path("runs/comparison")  # Folder of all runs.
     csv: Path = Path("results/comparison")  # Folder that gets the tables of --sweep and --speed.
@@ -57,9 +57,10 @@ class Compare:
             sweep.tokenizers(self.tokenizers) if self.tokenizers else sweep.run()
         if self.speed:
             codes, about = Codes(self.bed, self.out, untrained=True), origin()
+            names = self.methods or COMPARED
             for table, rows in (
-                ("cost", measure.cost_rows(codes, COMPARED)),
-                ("speed", measure.speed_rows(codes, COMPARED, self.speed)),
+                ("cost", measure.cost_rows(codes, names)),
+                ("speed", measure.speed_rows(codes, names, self.speed)),
             ):
                 rows = [row | about for row in rows]
                 print(f"wrote {write_rows(self.csv / f'{table}.csv', rows)}")
