@@ -3,8 +3,9 @@
     python scripts/evidence/family_minutes.py --runs runs/comparison     # five minutes, quiet
 
 A training of 30 steps of each, in a folder that is thrown away. Its last 20 steps tell the time of
-the whole budget. The tokenizers that generators need must be finished in --runs. A system that the
-table has is left as it is, so a stopped run goes on.
+the whole budget. The tokenizers that generators need are those of --runs, or have random weights.
+A system that the table has is left as it is, so a stopped run goes on; those of --only are measured
+anew.
 
 `in_all` estimates `varmini compare NAME` from nothing: the tokenizer's training (for TiTok's its
 proxy's, too), encoding, the generator's training with its held-out losses, and the pictures.
@@ -126,7 +127,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=RESULTS / "comparison" / "minutes.csv")
     parser.add_argument("--only", nargs="*", default=())
     args = parser.parse_args()
-    codes, rows = Codes(Bed(), args.runs), read_rows(args.table) if args.table.exists() else []
+    codes = Codes(Bed(), args.runs, untrained=True)
+    rows = read_rows(args.table) if args.table.exists() else []
     done = {(r["system"], r["kind"]) for r in rows}
     tokenizers = (*FAMILY, "titok-proxy", "palette")
     text = ("text-encoder", *words.TOKENIZERS)
@@ -134,12 +136,13 @@ def main() -> None:
              "text": (of_text, text)}  # fmt: skip
     for kind, (measure, names) in kinds.items():
         for name in names:
-            if (name, kind) not in done and name in (args.only or names):
+            if name in args.only or not args.only and (name, kind) not in done:
                 with tempfile.TemporaryDirectory() as folder:
                     row = {"system": name, "kind": kind} | measure(codes, name, Path(folder))
-                rows.append(row | {"machine": kind_of_machine()} | origin())
+                row |= {"machine": kind_of_machine()} | origin()
+                rows = [r for r in rows if (r["system"], r["kind"]) != (name, kind)] + [row]
                 write_rows(args.table, in_all(rows))
-                print({k: v for k, v in rows[-1].items() if "minutes" in k or k == "in_all"}, name,
+                print({k: v for k, v in row.items() if "minutes" in k or k == "in_all"}, name,
                       flush=True)  # fmt: skip
 
 

@@ -4,7 +4,8 @@
 
 writes results/comparison/samples.png: a row a generator whose run is finished, two garments of each
 class, drawn at the guidance that the sweep chose (guidance.csv); and samples.csv beside it, with
-what was drawn and from where. Nothing is trained or measured here.
+what was drawn and from where. Nothing is trained or measured here. With --keep, generators that
+have no run there keep their rows.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from varmini.experiments.comparison.bed import Bed, Codes
 from varmini.experiments.comparison.measure import draw_many, finished_model
 from varmini.experiments.comparison.methods import COMPARED, METHODS
 from varmini.plots import image_grid, save
-from varmini.runtime.tables import RESULTS, Row, origin, rows_of, write_rows
+from varmini.plots.images import png_of
+from varmini.runtime.files import write_atomic
+from varmini.runtime.tables import RESULTS, Row, origin, read_cells, rows_of, write_rows
 
 EACH = 2
 """Pictures of a class."""
@@ -36,8 +42,12 @@ def best_guidance(tables: Path, name: str, drawing: str) -> float:
     return min(tried, key=lambda r: r["frechet"])["guidance"]
 
 
-def samples(codes: Codes, tables: Path, seed: int = 0) -> tuple[Figure, list[Row]]:
+def samples(
+    codes: Codes, tables: Path, seed: int = 0, before: tuple[Row, ...] = ()
+) -> tuple[Figure, list[Row]]:
     """The picture, and a row for each of its rows; of a method's first way to draw.
+
+    before: rows that stay where no run is; the picture is white there.
 
     Raises:
         ValueError: when no run of this seed is finished.
@@ -47,18 +57,31 @@ def samples(codes: Codes, tables: Path, seed: int = 0) -> tuple[Figure, list[Row
     parts, rows = [], []
     for name in COMPARED:
         if not (codes.out / f"{name}-s{seed}" / "model.safetensors").exists():
+            rows += (kept := [row for row in before if row["method"] == name])
+            parts += [torch.ones(len(labels), 1, 32, 32) for _ in kept]
             continue
         drawing, options = next(iter(METHODS[name].drawings.items()))
         guidance = best_guidance(tables, name, drawing)
         model = finished_model(codes, name, seed)
         parts.append(draw_many(codes, name, model, labels, seed, guidance=guidance, **options))
-        rows.append({"method": name, "drawing": drawing, "guidance": guidance, "seed": seed})
-    if not parts:
+        rows.append({"method": name, "drawing": drawing, "guidance": guidance, "seed": seed}
+                    | origin())  # fmt: skip
+    if all(row in before for row in rows):
         raise ValueError(f"{codes.out} holds no finished generator of seed {seed}: "
                          "run `varmini compare --sweep` first")  # fmt: skip
     heads = [name if i == 0 else "" for name in classes for i in range(EACH)]
     names = [METHODS[row["method"]].title for row in rows]
     return image_grid(torch.cat(parts), len(labels), heads, rows=names), rows
+
+
+def pasted(before: Path, figure: Figure, rows: list[int], count: int) -> Image.Image:
+    """The picture before, of `count` rows, with these rows of a figure of its size."""
+    place, new = figure.axes[0].get_window_extent(), np.array(Image.open(BytesIO(png_of(figure))))
+    picture = np.array(Image.open(before))
+    edges = np.linspace(len(new) - place.y1, len(new) - place.y0, count + 1).round().astype(int)
+    for i in rows:
+        picture[edges[i] : edges[i + 1]] = new[edges[i] : edges[i + 1]]
+    return Image.fromarray(picture)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,15 +91,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, default=RESULTS / "comparison",
                         help="folder of the sweep's guidance.csv")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS / "comparison")
+    parser.add_argument("--keep", action="store_true", help="the rows of what has no run here")
     given = parser.parse_args(arguments)
     bed = given.runs / "bed.json"
     if not bed.exists():
         sys.exit(f"{bed} is not there: give the folder of `varmini compare --sweep` as --runs")
-    codes = Codes(Bed(**json.loads(bed.read_text())), given.runs)
-    figure, rows = samples(codes, given.tables)
-    width, height = save(figure, given.out / "samples.png")
-    write_rows(given.out / "samples.csv", [row | origin() for row in rows])
-    print(f"{given.out / 'samples.png'}: {width} x {height} pixels, {len(rows)} methods")
+    codes, path = Codes(Bed(**json.loads(bed.read_text())), given.runs), given.out / "samples.png"
+    before = tuple(read_cells(given.out / "samples.csv")) if given.keep else ()
+    figure, rows = samples(codes, given.tables, before=before)
+    if before:
+        new = [i for i, row in enumerate(rows) if row not in before]
+        content = BytesIO()
+        pasted(path, figure, new, len(rows)).save(content, "png")
+        write_atomic(path, content.getvalue())
+    else:
+        save(figure, path)
+    write_rows(given.out / "samples.csv", rows)
+    print(f"{path}: {len(rows)} methods")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from varmini.training.classifier import Classifier, ClassifierConfig
 from varmini.training.flops import var_sampling_flops
 from varmini.training.presets import PRESETS
 from varmini.zoo.generators.family import GENERATORS
+from varmini.zoo.generators.igpt import Palette
 from varmini.zoo.tokenizers.family import TOKENIZERS
 
 
@@ -155,6 +156,18 @@ def test_every_tokenizer_trains_and_is_measured(name, finished, bed, tmp_path):
     assert before == (codes.folder(name) / "model.safetensors").read_bytes()
 
 
+def test_only_a_border_that_is_always_black_is_left_out(bed, tmp_path, monkeypatch):
+    tokenizers.train_tokenizer("palette", bed, tmp_path / "toy", 0)
+    monkeypatch.setattr(tokenizers, "fitted", real_fitted)
+    tokenizers.train_tokenizer("palette", Bed(), tmp_path / "real", 0)
+    borders = [Palette.from_pretrained(tmp_path / name).config.border for name in ("toy", "real")]
+    assert borders == [0, 1]
+    images = real_fitted("fashion-subset", "train", (32, 32), 1)
+    images = torch.stack([image for image, _ in images])
+    images[..., 2:-2, 2:-2] = -1
+    assert (images == -1).all()
+
+
 def test_usage_counts_codes_over_positions_maps_and_parts():
     pair = torch.tensor([[[[0, 1], [0, 1]], [[2, 1], [0, 0]]]])  # three different pairs
     cls = TOKENIZERS["open-magvit2"]
@@ -194,8 +207,9 @@ def test_counted_flops_follow_what_is_computed(finished, bed):
     assert cost["var", ""]["flops"] - decoder == pytest.approx(expected, rel=0.15)
 
 
-def test_times_are_taken_in_turn(finished, bed):
-    codes = Codes(bed, finished[0])
+def test_times_are_taken_in_turn(bed, tmp_path):
+    codes = Codes(bed, tmp_path, untrained=True)
+    assert codes.about("var") == "toy, var untrained"
     rows = measure.speed_rows(codes, ("var", "raster-ar"), 2)
     names = [("var", ""), ("raster-ar", ""), ("raster-ar", "no cache")]
     assert [(r["method"], r["drawing"]) for r in rows] == names * 4

@@ -12,6 +12,7 @@ from small_generators import LABELS, batch_of, make
 from varmini.zoo.generators import generator
 from varmini.zoo.generators.causal import CausalTransformer
 from varmini.zoo.generators.diffusion_head import DiffusionHead, cosine_levels
+from varmini.zoo.generators.family import build
 from varmini.zoo.generators.fractal_ar import tamed, to_images, to_values
 from varmini.zoo.generators.igpt import Palette, PaletteConfig
 from varmini.zoo.parts import combine
@@ -301,6 +302,21 @@ def test_a_palette_finds_the_colours_and_shrinks():
     assert tokens.shape == (5, 4, 4)
     assert torch.allclose(palette.palette[tokens].permute(0, 3, 1, 2), small)
     assert palette.decode(tokens).shape == images.shape
+
+
+def test_a_border_is_left_out_and_put_back_black():
+    """The same picture as without one, where the images are black all round."""
+    images = torch.full((3, 1, 32, 32), -1.0)
+    images[..., 2:-2, 2:-2] = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    whole, inner = Palette(PaletteConfig(colours=8)), Palette(PaletteConfig(colours=8, border=1))
+    inner.fit(images)
+    whole.palette.copy_(torch.cat([torch.tensor([[-1.0]]), inner.palette[1:]]))
+    inner.palette.copy_(whole.palette)
+    tokens = inner.encode(images)
+    assert tokens.shape == (3, 14, 14)
+    assert tokens.equal(whole.encode(images)[:, 1:-1, 1:-1])
+    assert inner.decode(tokens).equal(whole.decode(whole.encode(images)))
+    assert build("igpt", inner, depth=1, width=16, heads=2).steps() == 14 * 14
 
 
 def test_more_rounds_of_k_means_fit_better():

@@ -31,7 +31,7 @@ class Compare:
     list: bool = False  # Name all systems.
     sweep: bool = False  # All tokenizers and generators, all seeds, all tables (hours).
     speed: int = 0  # Rounds of timing all generators in turn; 0: none.
-    methods: tuple[str, ...] = ()  # Only these generators, in a sweep.
+    methods: tuple[str, ...] = ()  # Only these generators, in --sweep and --speed.
     tokenizers: int = 0  # Only the tokenizers, in a sweep, with so many random seeds.
     out: Path = Path("runs/comparison")  # Folder of all runs.
     csv: Path = Path("results/comparison")  # Folder that gets the tables of --sweep and --speed.
@@ -56,9 +56,8 @@ class Compare:
             sweep = Sweep(codes, self.csv, methods=self.methods)
             sweep.tokenizers(self.tokenizers) if self.tokenizers else sweep.run()
         if self.speed:
-            names = [n for n in COMPARED if (codes.folder(tokenizer_of(n)) / "config.json").exists()
-                     or not tokenizer_of(n)]  # fmt: skip
-            about = origin()
+            codes, about = Codes(self.bed, self.out, untrained=True), origin()
+            names = self.methods or COMPARED
             for table, rows in (
                 ("cost", measure.cost_rows(codes, names)),
                 ("speed", measure.speed_rows(codes, names, self.speed)),

@@ -46,10 +46,13 @@ class Bed:
 
 
 class Codes:
-    """The tokenizers of the bed, in folders of `out`, and what they make of the images."""
+    """The tokenizers of the bed, in folders of `out`, and what they make of the images.
 
-    def __init__(self, bed: Bed, out: str | Path) -> None:
-        self.bed, self.out = bed, Path(out)
+    untrained: those that are not finished have random weights; milliseconds do not hang on them.
+    """
+
+    def __init__(self, bed: Bed, out: str | Path, untrained: bool = False) -> None:
+        self.bed, self.out, self.untrained = bed, Path(out), untrained
         self._encoded: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._tokenizers: dict[tuple[str, int], nn.Module] = {}
 
@@ -90,11 +93,13 @@ class Codes:
         if not name:
             return None
         if (name, seed) not in self._tokenizers:
-            folder = self.folder(name, seed)
-            if not (folder / "model.safetensors").exists():
+            folder, builder = self.folder(name, seed), BUILDERS[name]
+            finished = (folder / "model.safetensors").exists()
+            if not finished and not self.untrained:
                 raise ValueError(f"{folder} holds no model: run `varmini compare --sweep` first")
-            model = BUILDERS[name].cls.from_pretrained(folder).to(device()).eval()
-            self._tokenizers[name, seed] = quicken(model)
+            cls = builder.cls
+            model = cls.from_pretrained(folder) if finished else cls(builder.config)
+            self._tokenizers[name, seed] = quicken(model.to(device()).eval())
         return self._tokenizers[name, seed]
 
     def load(self, name: str, encode: Any, split: str) -> tuple[Tensor, Tensor]:
@@ -121,7 +126,8 @@ class Codes:
         """What a generator's run learns from: the data, the tokenizer's name and checksum."""
         if not name:
             return self.bed.data
-        checksum = file_checksum(self.folder(name) / "model.safetensors")
+        file = self.folder(name) / "model.safetensors"
+        checksum = "untrained" if self.untrained and not file.exists() else file_checksum(file)
         return f"{self.bed.data}, {name} {checksum}"
 
 

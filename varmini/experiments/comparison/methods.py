@@ -55,7 +55,7 @@ METHODS = {
     "maskgit": Method("MaskGIT", drawings={"": {"rounds": 8}}, seeds=5),
     "dit": Method("DiT", {"depth": 4}, seeds=5,
                   drawings={"DDIM 25": {"steps": 25}, "DDIM 250": {"steps": 250}}, guidance=1.5),
-    "igpt": Method("iGPT", drawings={"": {"top_k": 0}}, filtered=True, scale=2.0, guidance=4.5),
+    "igpt": Method("iGPT", drawings={"": {"top_k": 0}}, filtered=True, scale=2.0, guidance=3.0),
     "raster-ar-ibq": Method("raster AR, IBQ", filtered=True, scale=2.0, guidance=1.5),
     "factorised-ar": Method("raster AR, factorised", {"depth": 5}, drawings={"": {"top_k": 0}},
                             filtered=True, guidance=2.0),

@@ -59,7 +59,7 @@ BUILDERS: dict[str, Builder] = {
     "var": Builder(MultiScaleVQVAE, LIVE.model),
     **{name: Builder(cls, cls.config_class()) for name, cls in TOKENIZERS.items()},
     "kl": Builder(KLAutoencoder, KL),
-    "palette": Builder(Palette, PaletteConfig()),
+    "palette": Builder(Palette, PaletteConfig(border=1)),  # Fashion-MNIST's is black
     "titok-proxy": Builder(TOKENIZERS["vqvae"], VQVAEConfig(side=8, multipliers=(1, 2))),
     "var-bare": Builder(MultiScaleVQVAE, LIVE.model, "revival and diversity",
                         options={"revive_every": 10**9, "diversity": 0.0}),
@@ -98,7 +98,10 @@ def train_tokenizer(
     model = builder.cls(builder.config).to(device())
     images = fitted(bed.data, "train", (32, 32), 1)
     if name == "palette":  # k-means, no training
-        model.fit(torch.stack([images[i][0] for i in range(min(2000, len(images)))]).to(device()))
+        shown = torch.stack([images[i][0] for i in range(min(2000, len(images)))]).to(device())
+        if not shown.equal(F.pad(F.pad(shown, [-2] * 4), [2] * 4, value=-1)):  # not black there
+            model = Palette(PaletteConfig()).to(device())
+        model.fit(shown)
         model.save_pretrained(out)
         return out
     if proxy is not None:

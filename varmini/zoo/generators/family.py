@@ -36,6 +36,11 @@ def _grid(tok: Any) -> dict[str, Any]:
     return {"side": tok.config.side, "vocab_size": tok.quantizer.vocab_sizes[0]}
 
 
+def _palette(tok: Any) -> dict[str, Any]:
+    c = tok.config
+    return {"side": c.side - 2 * c.border, "vocab_size": c.colours}
+
+
 def _latent(tok: Any) -> dict[str, Any]:
     return {"side": tok.config.side, "channels": tok.config.latent_channels}
 
@@ -49,9 +54,7 @@ def _pyramid(tok: Any) -> dict[str, Any]:
 
 
 GENERATORS = {
-    "igpt": Member(
-        IGPT, "palette", lambda tok: {"side": tok.config.side, "vocab_size": tok.config.colours}
-    ),
+    "igpt": Member(IGPT, "palette", _palette),
     "raster-ar": Member(RasterAR, "vqgan", _grid),
     "raster-ar-ibq": Member(RasterAR, "ibq", _grid),
     "factorised-ar": Member(

@@ -38,10 +38,16 @@ class PaletteConfig:
     """Side of the images in pixels, a multiple of `side`."""
     image_channels: int = 1
     """3 for colour, 1 for grey."""
+    border: int = 0
+    """b, small pixels left out all round, for images that are black there: `decode` makes them
+    black, so what an image shows there is lost."""
 
 
 class Palette(nn.Module, Pretrained):
-    """What stands in for a tokenizer: images (B, C, H, W) to colours (B, side, side) and back."""
+    """What stands in for a tokenizer: images (B, C, H, W) to colours (B, h, h) and back.
+
+    h = side - 2 border.
+    """
 
     config_class = PaletteConfig
     kind = "palette"
@@ -64,20 +70,20 @@ class Palette(nn.Module, Pretrained):
             self.palette.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), self.palette))
 
     def shrunk(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, C, side, side), or a ValueError on bad images."""
+        """Images (B, C, H, W) in [-1, 1] -> (B, C, h, h), or a ValueError on bad images."""
         c = self.config
         check_images(images, c.image_channels, c.image_size, c.image_size)
-        return F.avg_pool2d(images, c.image_size // c.side)
+        return F.pad(F.avg_pool2d(images, c.image_size // c.side), [-c.border] * 4)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Nearest colours of images in [-1, 1], made small: (B, side, side)."""
+        """Nearest colours of images in [-1, 1], made small: (B, h, h)."""
         small = self.shrunk(images)
         return nearest(rows(small), self.palette).view(len(small), *small.shape[2:])
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Colours (B, side, side) -> images (B, C, H, W), enlarged linearly."""
-        small = self.palette[tokens].permute(0, 3, 1, 2)
+        """Colours (B, h, h) -> images (B, C, H, W), with the border, enlarged linearly."""
+        small = F.pad(self.palette[tokens].permute(0, 3, 1, 2), [self.config.border] * 4, value=-1)
         return F.interpolate(small, self.config.image_size, mode="bilinear")
 
 
@@ -86,7 +92,7 @@ class IGPTConfig(NetworkConfig):
     """Shape of an `IGPT`: about 12 depth width^2 parameters."""
 
     side: int = 16
-    """Side of the small picture."""
+    """Side of the small picture, without the palette's border."""
     vocab_size: int = 64
     """Colours of the palette."""
 
