@@ -32,7 +32,7 @@ TRIED = {
     "infinity-star": [{"cfg": cfg, "tau": tau} for tau in (1.0, 0.8)
                       for cfg in (0.0, 0.5, 1.0, 2.0, 4.0)],
     "magvit": [{"cfg": 2.0, "rounds": rounds, "temperature": temperature, "tau": tau}
-               for rounds, temperature in ((24, 10.0), (12, 1.0)) for tau in (1.0, 0.8, 0.6)],
+               for rounds, temperature in ((24, 10.0), (12, 1.0)) for tau in (1.0, 0.8)],
 }  # fmt: skip
 """What `--choose` tries; what was chosen stands in `measure.DRAWING`."""
 
