@@ -34,8 +34,7 @@ def motion(folder: Path, figures: Path) -> str:
         "are what their systems could reach at best; they may flatter, for the perceptual term of "
         "their training is a network of the evaluator's kind, with another seed. Options of "
         "drawing were chosen on other videos, with the first seed "
-        f"([choices.csv](motion/choices.csv)).{less_noise(folder, rows)}"
-        f"{minutes(rows_of(folder / 'minutes.csv'))}\n\n"
+        f"([choices.csv](motion/choices.csv)).{minutes(rows_of(folder / 'minutes.csv'))}\n\n"
     )
     heads = ("system", "task", "given", "steps", "Frechet distance", "class kept, %", "steady, %",
              "pixels a frame", "error", "frozen in the last", "in the first", "seeds")  # fmt: skip
@@ -45,26 +44,6 @@ def motion(folder: Path, figures: Path) -> str:
             text += f"![{name}](motion/{name}.gif)\n\n"
     text += "Rows of the last two: truth, InfinityStar, MAGVIT.\n\n"
     return text + provenance(rows)
-
-
-def less_noise(folder: Path, rows: Sequence[Row]) -> str:
-    """What came of MAGVIT's drawing with fewer rounds and less noise where frames are given."""
-    less = [r for r in rows_of(folder / "less_noise.csv") if r["task"] == "continue"]
-    if not less:
-        return ""
-    tried = [r for r in rows_of(folder / "choices.csv") if r["task"] == "continue"
-             and r["system"] == "magvit" and r["cfg"] == 2]  # fmt: skip
-
-    def told(of: Sequence[Row]) -> str:
-        return f"{fmean(r['error'] for r in of):.1f} pixels ({len({r['seed'] for r in of})} seeds)"
-
-    kept = [r for r in rows if r["system"] == "magvit" and r["task"] == "continue"]
-    return (f" For MAGVIT after five frames, 12 rounds and noise of 1 in place of 24 and 10 had on "
-            f"those videos an error of {told([r for r in tried if r['rounds'] == 12])} in place of "
-            f"{told([r for r in tried if r['rounds'] == 24 and r['temperature'] == 10])}, and on "
-            f"the measured ones of {told(less)} ([less_noise.csv](motion/less_noise.csv)) in place "
-            f"of {told(kept)}: 64 videos were too few to choose by, and it was not "
-            f"adopted.")  # fmt: skip
 
 
 def minutes(rows: Sequence[Row]) -> str:

@@ -52,7 +52,7 @@ RECIPES = {
     "decoder": Training(images=12_800, batch_size=8, lr=2e-3, weight_decay=0.005, ema=0.99,
                         clip=1.0),
     "infinity-star": Training(images=14_400, batch_size=16, lr=3e-3, muon_lr=0.03, ema=0.98),
-    "magvit": Training(images=25_600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98),
+    "magvit": Training(images=25_600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98, decay=0.95),
 }  # fmt: skip
 """Videos a training, counting those that only differ in where the garment flies."""
 SHAPE: dict[str, int] = {}

@@ -19,7 +19,7 @@ TASKS = {"generate": 0, "image to video": 1, "continue": 5}
 """Frames that are given."""
 DRAWING: dict[str, dict[str, Any]] = {
     "infinity-star": {"cfg": 2.0, "tau": 1.0},
-    "magvit": {"cfg": 2.0, "rounds": 24, "temperature": 10.0},
+    "magvit": {"cfg": 2.0, "rounds": 24, "temperature": 10.0, "tau": 1.0},
 }
 """Options of `draw`: of those tried, the ones with the least Frechet distance of videos drawn from
 a class alone, on videos apart from those measured (results/motion/choices.csv)."""
