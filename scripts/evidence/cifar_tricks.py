@@ -3,10 +3,11 @@
     python scripts/evidence/cifar_tricks.py --out runs/tricks           # goes on where it stopped
     python scripts/evidence/cifar_tricks.py --out runs/tricks --cost    # seconds beside the base
 
-The base is size d = 4 of the sweep over sizes (depth 4, width 96, Muon beside AdamW; the preset
+The base is size d = 3 of the sweep over sizes (depth 3, width 72, Muon beside AdamW; the preset
 `cifar10` is its d = 8) on the shipped tokenizer's codes, with batches of 16 since the runs are
 short. All variants of a seed see the same images in the same order and start from the same weights
-where shapes allow. A run is one row, written when it ends.
+where shapes allow. A run is one row, written when it ends; two processes may share the table, each
+with its own `--seeds`.
 
 Losses are held-out cross-entropies in nats a token, of the averaged weights: over all tokens, over
 those of the last scale, and over all tokens with a damaged input, as two of the variants train.
@@ -15,6 +16,7 @@ those of the last scale, and over all tokens with a damaged input, as two of the
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +42,7 @@ from varmini.training.optim import Updater, averaged, make_optimizers, set_rates
 from varmini.training.token_sets import TokenSet
 from varmini.training.train_var import held_out_terms
 
-SEEDS, BASE = (0, 1, 2), Sweep()
+BASE = Sweep()
 
 
 @dataclass
@@ -80,7 +82,7 @@ def make_bed(file: Path, count: int, held_out: int) -> Bed:
 
 def model_config(variant: Variant, tok: MultiScaleVQVAE) -> VARConfig:
     """The base's shape with the variant's change."""
-    return replace(BASE.model(4, tok, 10), **variant.shape)
+    return replace(BASE.model(3, tok, 10), **variant.shape)
 
 
 class Run:
@@ -92,7 +94,7 @@ class Run:
         base = model_config(VARIANTS["base"], bed.tok)
         self.flops = var_training_flops(self.config) / var_training_flops(base)
         self.images = round(images / self.flops / 128) * 128
-        self.recipe = replace(BASE.training(4, seed), decay=0.5, **variant.recipe)
+        self.recipe = replace(BASE.training(3, seed), decay=0.5, **variant.recipe)
         torch.manual_seed(seed)
         self.model = quicken(VAR(self.config))
         variant.patch(self.model)
@@ -189,7 +191,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/tricks"), help="encoded images")
     parser.add_argument("--csv", type=Path, default=RESULTS / "cifar_tricks.csv")
-    parser.add_argument("--images", type=int, default=3072, help="of a run of the base")
+    parser.add_argument("--images", type=int, default=6144, help="of a run of the base")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--held-out", type=int, default=500, help="test images")
     parser.add_argument("--cost", action="store_true", help="seconds an image: *_cost.csv")
     parser.add_argument("--rounds", type=int, default=5, help="of --cost, of 128 images")
@@ -199,17 +202,17 @@ def main(args: Sequence[str] | None = None) -> None:
         file = options.csv.with_name(f"{options.csv.stem}_cost.csv")
         print(f"wrote {write_rows(file, seconds(bed, options.rounds))}")
         return
-    for seed in SEEDS:
+    for extra, seed in itertools.product((False, True), options.seeds):
         for name, variant in VARIANTS.items():
-            rows = rows_of(options.csv)
-            if any((r["variant"], r["seed"]) == (name, seed) for r in rows):
+            known = ((r["variant"], r["seed"]) for r in rows_of(options.csv))
+            if variant.extra != extra or (name, seed) in known:
                 continue
             run, start = Run(variant, bed, options.images, seed), time.perf_counter()
             steps = run.train()
             row = {"variant": name, "seed": seed, "images": run.images, "steps": steps,
                    "flops_ratio": run.flops, "parameters": run.parameters, **run.losses(),
                    "held_out": options.held_out}  # fmt: skip
-            write_rows(options.csv, [*rows, row | origin()])
+            write_rows(options.csv, [*rows_of(options.csv), row | origin()])
             print(f"{name}, seed {seed}: {row['loss']:.4f}, {row['loss_last']:.4f} after "
                   f"{run.images} images, {time.perf_counter() - start:.0f} s", flush=True)
 
