@@ -7,7 +7,7 @@ The base is size d = 3 of the sweep over sizes (depth 3, width 72, Muon beside A
 `cifar10` is its d = 8) on the shipped tokenizer's codes, with batches of 16 since the runs are
 short. All variants of a seed see the same images in the same order and start from the same weights
 where shapes allow. A run is one row, written when it ends; two processes may share the table, each
-with its own `--seeds`.
+with its own `--seeds` or `--only`.
 
 Losses are held-out cross-entropies in nats a token, of the averaged weights: over all tokens, over
 those of the last scale, and over all tokens with a damaged input, as two of the variants train.
@@ -193,6 +193,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS / "cifar_tricks.csv")
     parser.add_argument("--images", type=int, default=6144, help="of a run of the base")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--held-out", type=int, default=500, help="test images")
     parser.add_argument("--cost", action="store_true", help="seconds an image: *_cost.csv")
     parser.add_argument("--rounds", type=int, default=5, help="of --cost, of 128 images")
@@ -203,7 +204,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"wrote {write_rows(file, seconds(bed, options.rounds))}")
         return
     for extra, seed in itertools.product((False, True), options.seeds):
-        for name, variant in VARIANTS.items():
+        for name in options.only:
+            variant = VARIANTS[name]
             known = ((r["variant"], r["seed"]) for r in rows_of(options.csv))
             if variant.extra != extra or (name, seed) in known:
                 continue
