@@ -1,0 +1,88 @@
+"""The section of results/README.md on what was tried with CIFAR-10's transformer, per FLOP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean, stdev
+
+from tricks import VARIANTS
+from wording import NOT_MEASURED, provenance, table
+
+from varmini.evaluation.statistics import holm, welch
+from varmini.runtime.tables import Row, rows_of
+
+LOSSES = {"loss": "all tokens", "loss_last": "last scale"}
+
+
+def tricks(folder: Path, figures: Path) -> str:
+    """Each variant beside its base."""
+    rows, cost = rows_of(folder / "cifar_tricks.csv"), rows_of(folder / "cifar_tricks_cost.csv")
+    text = "## What helps per FLOP: short runs of CIFAR-10's transformer\n\n"
+    if not rows:
+        return text + f"{NOT_MEASURED}: run `python scripts/evidence/cifar_tricks.py`\n"
+    of = {name: [r for r in rows if r["variant"] == name] for name in VARIANTS}
+    of = {name: runs for name, runs in of.items() if len(runs) > 1}
+    changed = [name for name in of if name != "base" and VARIANTS[name].against in of]
+    found = {(name, m): welch(*([r[m] for r in of[side]] for side in
+                                (name, VARIANTS[name].against)))
+             for name in changed for m in LOSSES}  # fmt: skip
+    adjusted = dict(zip(found, holm([d.p for d in found.values()])))
+    seconds = {r["variant"]: r["ratio"] for r in cost}
+    base = of["base"][0]
+    text += (
+        f"Size d = 3 of the sweep above (depth 3, width 72) and one change each, {len(of['base'])} "
+        f"seeds, {base['images']:,} images (a variant of another size: as many as the same FLOPs "
+        "allow), the same images in the same order from the same seeds; rates are the sweep's and "
+        "were searched for no variant. FLOPs are those of the networks, of a training image and "
+        "relative to the base; seconds are those of whole steps, measured in turn with the base. "
+        f"Held-out cross-entropy in nats a token ({base['held_out']} test images, averaged "
+        "weights), mean and standard error over seeds; differences with Welch's interval, p-values "
+        "adjusted for the whole table (Holm). Lower in: seeds in which the loss of all tokens is "
+        "lower than the base's of that seed. Damaged: loss where the input's codes are flipped, or "
+        f"moved to near ones, as those variants train. {found[changed[0], 'loss']}: this table "
+        "chooses what to look at, no more.\n\n"
+    )
+    heads = ("variant", "FLOPs", "seconds", "images", "loss", "difference", "p", "lower in",
+             "difference, last scale", "p", "flipped", "moved")  # fmt: skip
+    cells = []
+    for name, runs in of.items():
+        v, told = VARIANTS[name], [""] * 5
+        if name in changed:
+            known = {r["seed"]: r["loss"] for r in of[v.against]}
+            pairs = [r["loss"] < known[r["seed"]] for r in runs if r["seed"] in known]
+            one, two = ([difference(found[name, m]), f"{adjusted[name, m]:.2g}"] for m in LOSSES)
+            told = [*one, f"{sum(pairs)} of {len(pairs)}", *two]
+        change = f"{name}: {v.change} ({v.source})" if v.change else f"{name} ({v.source})"
+        change += f", against {v.against}" * (v.against != "base")
+        cells.append([change, f"{runs[0]['flops_ratio']:.2f}",
+                      f"{seconds[name]:.2f}" if name in seconds else NOT_MEASURED,
+                      f"{runs[0]['images']:,}", over_seeds(runs, "loss"), *told,
+                      *(over_seeds(runs, f"loss_{m}") for m in ("flipped", "moved"))])  # fmt: skip
+    return text + table(heads, cells) + "\n" + finding(of, changed) + provenance([*rows, *cost])
+
+
+def finding(of: dict[str, list[Row]], changed: list[str]) -> str:
+    """What every seed agrees on, and what was not tried."""
+    sides: dict[str, list[str]] = {"lower": [], "higher": [], "mixed": []}
+    for name in changed:
+        known = {r["seed"]: r["loss"] for r in of[VARIANTS[name].against]}
+        gaps = [r["loss"] - known[r["seed"]] for r in of[name] if r["seed"] in known]
+        side = "lower" if max(gaps) < 0 else "higher" if min(gaps) > 0 else "mixed"
+        sides[side].append(f"{name} ({fmean(gaps):+.3f})")
+    told = {side: ", ".join(names) or "none" for side, names in sides.items()}
+    return (f"The loss is lower in every seed with {told['lower']}; higher in every seed with "
+            f"{told['higher']}; on both sides with {told['mixed']}. No mean of {len(of['base'])} "
+            "seeds is a verdict, and what helps a run this short may not help a long one. Not "
+            "tried: SimVQ, the rotation trick and dropout of later scales, since each run would "
+            "need a tokenizer of its own; rates of SOAP and AdamW.\n\n")  # fmt: skip
+
+
+def over_seeds(runs: list[Row], name: str) -> str:
+    """Mean and standard error over seeds."""
+    values = [r[name] for r in runs]
+    return f"{fmean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def difference(found) -> str:
+    """A difference of means with its interval."""
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
