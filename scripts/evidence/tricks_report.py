@@ -34,13 +34,13 @@ def tricks(folder: Path, figures: Path) -> str:
         f"seeds, {base['images']:,} images (a variant of another size: as many as the same FLOPs "
         "allow), the same images in the same order from the same seeds; rates are the sweep's and "
         "were searched for no variant. FLOPs are those of the networks, of a training image and "
-        "relative to the base; seconds are those of whole steps, measured in turn with the base. "
+        "relative to the base; seconds those of whole steps on one thread, in turn with the base. "
         f"Held-out cross-entropy in nats a token ({base['held_out']} test images, averaged "
         "weights), mean and standard error over seeds; differences with Welch's interval, p-values "
         "adjusted for the whole table (Holm). Lower in: seeds in which the loss of all tokens is "
-        "lower than the base's of that seed. Damaged: loss where the input's codes are flipped, or "
-        f"moved to near ones, as those variants train. {found[changed[0], 'loss']}: this table "
-        "chooses what to look at, no more.\n\n"
+        "lower than the base's of that seed. Flipped, moved: loss of all tokens where the input's "
+        "codes are damaged as those variants train, on half of the images. "
+        f"{found[changed[0], 'loss']}: the table says what is worth more seeds.\n\n"
     )
     heads = ("variant", "FLOPs", "seconds", "images", "loss", "difference", "p", "lower in",
              "difference, last scale", "p", "flipped", "moved")  # fmt: skip
