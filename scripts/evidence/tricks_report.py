@@ -21,7 +21,7 @@ def tricks(folder: Path, figures: Path) -> str:
     if not rows:
         return text + f"{NOT_MEASURED}: run `python scripts/evidence/cifar_tricks.py`\n"
     of = {name: [r for r in rows if r["variant"] == name] for name in VARIANTS}
-    of = {name: runs for name, runs in of.items() if len(runs) > 1}
+    of = {name: runs for name, runs in of.items() if len(runs) >= max(2, len(of["base"]))}
     changed = [name for name in of if name != "base" and VARIANTS[name].against in of]
     found = {(name, m): welch(*([r[m] for r in of[side]] for side in
                                 (name, VARIANTS[name].against)))
@@ -70,9 +70,11 @@ def finding(of: dict[str, list[Row]], changed: list[str]) -> str:
         side = "lower" if max(gaps) < 0 else "higher" if min(gaps) > 0 else "mixed"
         sides[side].append(f"{name} ({fmean(gaps):+.3f})")
     told = {side: ", ".join(names) or "none" for side, names in sides.items()}
+    missing = ", ".join(name for name in VARIANTS if name not in of) or "none"
     return (f"The loss is lower in every seed with {told['lower']}; higher in every seed with "
             f"{told['higher']}; on both sides with {told['mixed']}. No mean of {len(of['base'])} "
             "seeds is a verdict, and what helps a run this short may not help a long one. Not "
+            f"run to the end: {missing} (options of `cifar_tricks.py`). Not "
             "tried: SimVQ, the rotation trick and dropout of later scales, since each run would "
             "need a tokenizer of its own; rates of SOAP and AdamW.\n\n")  # fmt: skip
 
