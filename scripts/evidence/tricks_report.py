@@ -21,7 +21,7 @@ def tricks(folder: Path, figures: Path) -> str:
     if not rows:
         return text + f"{NOT_MEASURED}: run `python scripts/evidence/cifar_tricks.py`\n"
     of = {name: [r for r in rows if r["variant"] == name] for name in VARIANTS}
-    of = {name: runs for name, runs in of.items() if len(runs) > 1}
+    of = {name: runs for name, runs in of.items() if len(runs) >= max(2, len(of["base"]))}
     changed = [name for name in of if name != "base" and VARIANTS[name].against in of]
     found = {(name, m): welch(*([r[m] for r in of[side]] for side in
                                 (name, VARIANTS[name].against)))
@@ -34,13 +34,13 @@ def tricks(folder: Path, figures: Path) -> str:
         f"seeds, {base['images']:,} images (a variant of another size: as many as the same FLOPs "
         "allow), the same images in the same order from the same seeds; rates are the sweep's and "
         "were searched for no variant. FLOPs are those of the networks, of a training image and "
-        "relative to the base; seconds are those of whole steps, measured in turn with the base. "
+        "relative to the base; seconds those of whole steps on one thread, in turn with the base. "
         f"Held-out cross-entropy in nats a token ({base['held_out']} test images, averaged "
         "weights), mean and standard error over seeds; differences with Welch's interval, p-values "
         "adjusted for the whole table (Holm). Lower in: seeds in which the loss of all tokens is "
-        "lower than the base's of that seed. Damaged: loss where the input's codes are flipped, or "
-        f"moved to near ones, as those variants train. {found[changed[0], 'loss']}: this table "
-        "chooses what to look at, no more.\n\n"
+        "lower than the base's of that seed. Flipped, moved: loss of all tokens where the input's "
+        "codes are damaged as those variants train, on half of the images. "
+        f"{found[changed[0], 'loss']}: the table says what is worth more seeds.\n\n"
     )
     heads = ("variant", "FLOPs", "seconds", "images", "loss", "difference", "p", "lower in",
              "difference, last scale", "p", "flipped", "moved")  # fmt: skip
@@ -70,9 +70,11 @@ def finding(of: dict[str, list[Row]], changed: list[str]) -> str:
         side = "lower" if max(gaps) < 0 else "higher" if min(gaps) > 0 else "mixed"
         sides[side].append(f"{name} ({fmean(gaps):+.3f})")
     told = {side: ", ".join(names) or "none" for side, names in sides.items()}
+    missing = ", ".join(name for name in VARIANTS if name not in of) or "none"
     return (f"The loss is lower in every seed with {told['lower']}; higher in every seed with "
             f"{told['higher']}; on both sides with {told['mixed']}. No mean of {len(of['base'])} "
             "seeds is a verdict, and what helps a run this short may not help a long one. Not "
+            f"run to the end: {missing} (options of `cifar_tricks.py`). Not "
             "tried: SimVQ, the rotation trick and dropout of later scales, since each run would "
             "need a tokenizer of its own; rates of SOAP and AdamW.\n\n")  # fmt: skip
 
