@@ -63,20 +63,23 @@ def tricks(folder: Path, figures: Path) -> str:
 
 def finding(of: dict[str, list[Row]], changed: list[str]) -> str:
     """What every seed agrees on, and what was not tried."""
-    sides: dict[str, list[str]] = {"lower": [], "higher": [], "mixed": []}
-    for name in changed:
-        known = {r["seed"]: r["loss"] for r in of[VARIANTS[name].against]}
-        gaps = [r["loss"] - known[r["seed"]] for r in of[name] if r["seed"] in known]
-        side = "lower" if max(gaps) < 0 else "higher" if min(gaps) > 0 else "mixed"
-        sides[side].append(f"{name} ({fmean(gaps):+.3f})")
-    told = {side: ", ".join(names) or "none" for side, names in sides.items()}
+    text = ""
+    for measure, told in LOSSES.items():
+        sides: dict[str, list[str]] = {"lower": [], "higher": [], "mixed": []}
+        for name in changed:
+            known = {r["seed"]: r[measure] for r in of[VARIANTS[name].against]}
+            gaps = [r[measure] - known[r["seed"]] for r in of[name] if r["seed"] in known]
+            side = "lower" if max(gaps) < 0 else "higher" if min(gaps) > 0 else "mixed"
+            sides[side].append(f"{name} ({fmean(gaps):+.3f})")
+        lower, higher, mixed = (", ".join(names) or "none" for names in sides.values())
+        text += (f"Loss, {told}: lower in every seed with {lower}; higher in every seed with "
+                 f"{higher}; on both sides with {mixed}. ")  # fmt: skip
     missing = ", ".join(name for name in VARIANTS if name not in of) or "none"
-    return (f"The loss is lower in every seed with {told['lower']}; higher in every seed with "
-            f"{told['higher']}; on both sides with {told['mixed']}. No mean of {len(of['base'])} "
-            "seeds is a verdict, and what helps a run this short may not help a long one. Not "
-            f"run to the end: {missing} (options of `cifar_tricks.py`). Not "
-            "tried: SimVQ, the rotation trick and dropout of later scales, since each run would "
-            "need a tokenizer of its own; rates of SOAP and AdamW.\n\n")  # fmt: skip
+    return text + (f"No mean of {len(of['base'])} seeds is a verdict, and what helps a run this "
+                   f"short may not help a long one. Not run to the end: {missing} (options of "
+                   "`cifar_tricks.py`). Not tried: SimVQ, the rotation trick and dropout of later "
+                   "scales, since each run would need a tokenizer of its own; rates of SOAP and "
+                   "AdamW.\n\n")  # fmt: skip
 
 
 def over_seeds(runs: list[Row], name: str) -> str:
