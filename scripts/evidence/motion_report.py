@@ -32,7 +32,8 @@ def motion(folder: Path, figures: Path) -> str:
         "the last given frame, and in the first of all. From one given frame nobody can tell where "
         "it flies; from five one can. The row of real videos is the bound, those of the tokenizers "
         "are what their systems could reach at best; they may flatter, for the perceptual term of "
-        "their training is a network of the evaluator's kind, with another seed. Options of "
+        "their training is a network of the evaluator's kind, with another seed. MAGVIT was "
+        "trained with `--written-out` attention, equal up to rounding. Options of "
         "drawing were chosen on other videos, with the first seed "
         f"([choices.csv](motion/choices.csv)).{minutes(rows_of(folder / 'minutes.csv'))}\n\n"
     )

@@ -19,6 +19,7 @@ from varmini.experiments.motion.network import (
     perceptual_parts,
 )
 from varmini.fast import halves
+from varmini.zoo.parts import SelfAttention
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "evidence"
 
@@ -171,3 +172,9 @@ def test_batches_go_on_where_they_stopped():
     again = bed.stream(seed=3, count=2)(1)
     assert all(a.equal(b) for a, b in zip(next(whole), next(again)))
     assert isinstance(MovingGarments("test").batch(1, 0), Videos)
+
+
+def test_written_out_attention_equals_the_fused_one(monkeypatch):
+    attention, x = SelfAttention(16, 2), torch.randn(2, 5, 16)
+    out = script("motion", monkeypatch).written_out(attention, x)
+    torch.testing.assert_close(out, attention(x))
