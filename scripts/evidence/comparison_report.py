@@ -126,7 +126,7 @@ def comparison(folder: Path, figures: Path) -> str:
     text += table(heads, [_cells(r) for r in rows]) + (
         f"\nEach saw {max(r['images'] for r in rows_of(folder / 'training.csv')):,} images. "
         "Learning rates were searched in runs of a quarter of that, until the best was inside the "
-        "grid (grid.csv; iGPT's with its border, 256 tokens), guidance on other samples against "
+        "grid (grid.csv), guidance on other samples against "
         "training images (guidance.csv). "
         "Measured with an evaluator that took part in no training, against the test images. "
         "Errors are standard errors: over seeds, but no less than that of sampling (jackknife). "

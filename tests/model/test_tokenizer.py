@@ -38,13 +38,11 @@ def test_shapes_and_both_paths(options):
     result = tok(images)
     assert all(a.equal(b) for a, b in zip(tokens, result.tokens))
     assert result.usage.shape == (len(tok.schedule),) and result.loss.ndim == 0
-    exact = tok.double()  # f + (f_hat - f) is f_hat but for rounding
-    tokens = exact.encode(images)
-    result = exact(images.double()).images.clamp(-1, 1)
+    exact, images = tok.double(), images.double()  # f + (f_hat - f) is f_hat but for rounding
+    tokens, result = exact.encode(images), exact(images).images.clamp(-1, 1)
     torch.testing.assert_close(result, exact.decode(tokens), **EXACT)
     # Images of a batch do not touch each other; a norm of three like pixels enlarges rounding.
-    f = exact.features(images.double())
-    torch.testing.assert_close(exact.features(images[1:].double()), f[1:], **EXACT)
+    torch.testing.assert_close(exact.features(images[1:]), exact.features(images)[1:], **EXACT)
     torch.testing.assert_close(exact.decode([t[1:] for t in tokens]), result[1:], **EXACT)
 
 
