@@ -16,6 +16,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import varmini  # noqa: F401  # before torch, which reads once how threads wait
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -203,20 +203,17 @@ def main(args: Sequence[str] | None = None) -> None:
         file = options.csv.with_name(f"{options.csv.stem}_cost.csv")
         print(f"wrote {write_rows(file, seconds(bed, options.only, options.rounds))}")
         return
-    for extra, seed in itertools.product((False, True), options.seeds):
-        for name in options.only:
-            variant = VARIANTS[name]
-            known = ((r["variant"], r["seed"]) for r in rows_of(options.csv))
-            if variant.extra != extra or (name, seed) in known:
-                continue
-            run, start = Run(variant, bed, options.images, seed), time.perf_counter()
-            steps = run.train()
-            row = {"variant": name, "seed": seed, "images": run.images, "steps": steps,
-                   "flops_ratio": run.flops, "parameters": run.parameters, **run.losses(),
-                   "held_out": options.held_out}  # fmt: skip
-            write_rows(options.csv, [*rows_of(options.csv), row | origin()])
-            print(f"{name}, seed {seed}: {row['loss']:.4f}, {row['loss_last']:.4f} after "
-                  f"{run.images} images, {time.perf_counter() - start:.0f} s", flush=True)
+    for seed, name in itertools.product(options.seeds, options.only):
+        if (name, seed) in ((r["variant"], r["seed"]) for r in rows_of(options.csv)):
+            continue
+        run, start = Run(VARIANTS[name], bed, options.images, seed), time.perf_counter()
+        steps = run.train()
+        row = {"variant": name, "seed": seed, "images": run.images, "steps": steps,
+               "flops_ratio": run.flops, "parameters": run.parameters, **run.losses(),
+               "held_out": options.held_out}  # fmt: skip
+        write_rows(options.csv, [*rows_of(options.csv), row | origin()])
+        print(f"{name}, seed {seed}: {row['loss']:.4f}, {row['loss_last']:.4f} after "
+              f"{run.images} images, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import varmini  # noqa: F401  # before torch, which reads once how threads wait
+
+# isort: split
 import torch
 from torch import Tensor
 

@@ -141,7 +141,6 @@ class Variant(NamedTuple):
     epochs: int = 1
     mirrored: str = "at random"
     against: str = "base"
-    extra: bool = False  # is run last
 
 
 VARIANTS = {
@@ -151,8 +150,6 @@ VARIANTS = {
     "value": Variant("values mixed with the first block's", "Zhou et al. 2024", value_residual),
     "batches": Variant("batches of 8 for half the images, then of 32", "Smith et al. 2018",
                        batches=(8, 32)),
-    "batch-8": Variant("batches of 8 throughout", "control of the schedule", batches=(8,),
-                       extra=True),
     "adamw": Variant("AdamW instead of Muon", "the paper's", recipe={"muon_lr": 0.0}),
     "soap": Variant("SOAP instead of Muon, rate 0.003", "Vyas et al. 2024", optimizer="soap",
                     recipe={"muon_lr": 0.003}),
@@ -165,10 +162,4 @@ VARIANTS = {
                      teach=moved),
     "wide": Variant("width 96, fewer images for equal FLOPs", "Hoffmann et al. 2022",
                     shape={"width": 96, "heads": 4}),
-    "narrow": Variant("width 48, more images for equal FLOPs", "Hoffmann et al. 2022",
-                      shape={"width": 48, "heads": 2}, extra=True),
-    "labelled": Variant("no label dropout (guidance then lacks its other half)", "option",
-                        shape={"label_dropout": 0.0}, extra=True),
-    "warm-up": Variant("warm-up over a fifth instead of a twentieth", "option",
-                       recipe={"warmup": 0.2}, extra=True),
 }  # fmt: skip

@@ -34,7 +34,8 @@ def tricks(folder: Path, figures: Path) -> str:
         f"seeds, {base['images']:,} images (a variant of another size: as many as the same FLOPs "
         "allow), the same images in the same order from the same seeds; rates are the sweep's and "
         "were searched for no variant. FLOPs are those of the networks, of a training image and "
-        "relative to the base; seconds those of whole steps on one thread, in turn with the base. "
+        "relative to the base; seconds those of a processor for whole steps on one thread, in turn "
+        "with the base. "
         f"Held-out cross-entropy in nats a token ({base['held_out']} test images, averaged "
         "weights), mean and standard error over seeds; differences with Welch's interval, p-values "
         "adjusted for the whole table (Holm). Lower in: seeds in which the loss of all tokens is "
@@ -74,12 +75,10 @@ def finding(of: dict[str, list[Row]], changed: list[str]) -> str:
         lower, higher, mixed = (", ".join(names) or "none" for names in sides.values())
         text += (f"Loss, {told}: lower in every seed with {lower}; higher in every seed with "
                  f"{higher}; on both sides with {mixed}. ")  # fmt: skip
-    missing = ", ".join(name for name in VARIANTS if name not in of) or "none"
     return text + (f"No mean of {len(of['base'])} seeds is a verdict, and what helps a run this "
-                   f"short may not help a long one. Not run to the end: {missing} (options of "
-                   "`cifar_tricks.py`). Not tried: SimVQ, the rotation trick and dropout of later "
-                   "scales, since each run would need a tokenizer of its own; rates of SOAP and "
-                   "AdamW.\n\n")  # fmt: skip
+                   "short may not help a long one. Not tried: SimVQ, the rotation trick and "
+                   "dropout of later scales, since each run would need a tokenizer of its own; "
+                   "rates of SOAP and AdamW.\n\n")  # fmt: skip
 
 
 def over_seeds(runs: list[Row], name: str) -> str:
