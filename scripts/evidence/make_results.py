@@ -16,7 +16,7 @@ from infinity_report import infinity, of_codes
 from likelihood_report import likelihood
 from live_scaling_report import live_scaling
 from motion_report import motion
-from tricks_report import tricks
+from tricks_report import tokenizer_tricks, tricks
 from wording import NOT_MEASURED, number, provenance, table, with_error
 from words_report import words
 
@@ -260,7 +260,7 @@ def cost(folder: Path, figures: Path) -> str:
 
 SECTIONS: tuple[Callable[[Path, Path], str], ...] = (
     tokenizers, comparison, minutes, ablation, infinity, scaling, live_scaling, tricks,
-    zero_shot, likelihood, words, motion, cost,
+    tokenizer_tricks, zero_shot, likelihood, words, motion, cost,
 )  # fmt: skip
 
 

@@ -28,8 +28,8 @@ from varmini.evaluation import metrics
 from varmini.evaluation.evaluators import Evaluator, load_evaluator
 from varmini.model.quantizer import MultiScaleQuantizer, Quantized
 from varmini.runtime.tables import RESULTS, Row, append_row, origin, rows_of
-from varmini.training.train_tokenizer import train
 from varmini.training.presets import preset
+from varmini.training.train_tokenizer import train
 
 SHARE, FIRST, NEAR = 0.1, 3, 25
 """Images that a change meets; scales always kept; nearest codes, of 1,024."""

@@ -9,6 +9,7 @@ from tiny import make_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "evidence"))
 import cifar_tricks
+import tokenizer_tricks
 import tricks
 
 
@@ -50,3 +51,28 @@ def test_a_round_of_images_is_the_same_for_all_and_mirrored_in_turn(small):
     assert torch.equal(a, 1 - b) and torch.equal(rows[:64].sort()[0], rows[64:128].sort()[0])
     assert all(torch.equal(run.order()[0][:64], rows[:64]) for run in of.values())
     assert sum(of["batches"].batches(256)) == 256 == sum(of["base"].batches(256))
+
+
+@pytest.mark.parametrize("name", tokenizer_tricks.VARIANTS)
+def test_each_change_of_the_tokenizer_gives_the_decoder_what_it_says(name, monkeypatch):
+    monkeypatch.setattr(tokenizer_tricks, "FIRST", 1)
+    monkeypatch.setattr(tokenizer_tricks, "NEAR", 4)
+    tok = make_tokenizer()
+    tok.quantizer.codebook.weight.data.normal_()
+    f = torch.randn(200, 4, 4, 4, requires_grad=True)
+    plain = tok.quantizer(f)
+    torch.manual_seed(0)
+    with tokenizer_tricks.reading(tokenizer_tricks.VARIANTS[name].read):
+        found = tok.quantizer(f)
+    differ = (found.f_hat - plain.f_hat).abs().amax((1, 2, 3)) > 1e-4
+    chosen = name in ("later scales dropped", "codes perturbed")  # a tenth of the images
+    assert 0.05 < differ.float().mean() < 0.17 if chosen else not differ.any()
+    wanted = torch.randn(f.shape)
+    (grad,) = torch.autograd.grad(found.f_hat, f, wanted)
+    if name != "rotation trick":
+        assert torch.equal(grad, wanted)
+    else:  # turned, and scaled by |f_hat| / |f|, in every place
+        scale = (plain.f_hat.norm(dim=1) / f.norm(dim=1)).detach()
+        torch.testing.assert_close(grad.norm(dim=1), scale * wanted.norm(dim=1))
+        assert not torch.allclose(grad, wanted, atol=0.1)
+    assert torch.equal(tok.quantizer(f).f_hat, plain.f_hat)  # and outside all is as before
