@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import load_images
+from ..evaluation.resnet import ResNet
 from ..experiments.zero_shot.painting import TASKS, painting, ranked, super_resolution
 from ..experiments.zero_shot.repair import repair
 from ..model.sampler import RULES
@@ -33,7 +34,8 @@ class Zeroshot:
     data: str | None = None
     """Test images: a bed's name or a folder; None: the embedded set with as many channels."""
     classifier: str | None = None
-    """Evaluator: a shipped name or folder; None: "cifar10" for colour, "fashion" for grey."""
+    """Evaluator: a shipped classifier's name or a folder; None: the shipped network that takes part
+    in no training, for colour or for grey."""
     limit: int = 200  # So many test images, evenly spaced over the set.
     only: Literal["painting", "repair"] | None = None  # Measure this alone.
     shares: tuple[float, ...] = (0.25, 1.0)
@@ -49,8 +51,10 @@ class Zeroshot:
             raise ValueError(f"--shares are {list(self.shares)}, expected some in (0, 1]")
         var, tok, _ = self.models.load()
         channels = tok.config.image_channels
-        name = self.classifier or ("cifar10" if channels == 3 else "fashion")
-        classifier = Classifier.from_pretrained(name).to(device())
+        name, kind = self.classifier, Classifier
+        if name is None:
+            name, kind = "cifar10" if channels == 3 else "fashion", ResNet
+        classifier = kind.from_pretrained(name).to(device()).eval()
         options = dict(limit=self.limit, size=tok.image_size[0], channels=channels)
         data = load_images(self.data or bed(tok), "test", **options)
         images, labels = map(list, zip(*(data[i] for i in range(len(data)))))
@@ -59,7 +63,8 @@ class Zeroshot:
         # The paper keeps 900 of 4,096 codes.
         options = dict(top_k=round(tok.vocab_size * 900 / 4096))
         options |= dict(seed=self.seed, batch_size=self.batch_size)
-        about = {"var": self.models.var, "data": data.name, "classifier": name} | origin()
+        about = {"var": self.models.var, "data": data.name, "classifier": f"{name} {kind.kind}"}
+        about |= origin()
         with autocast():
             if self.only != "repair":
                 self._write("painting", self._paint(given, options), about)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ... import sample
 from ...data import fitted
-from ...evaluation.evaluators import classifier_evaluator
+from ...evaluation.evaluators import load_evaluator
 from ...model.tokenizer import MultiScaleVQVAE
 from ...model.transformer import VAR
 from ...plots.images import image_grid, save
@@ -38,21 +38,22 @@ def draw(var: VAR, tok: MultiScaleVQVAE, labels: Tensor) -> Tensor:
 
 
 def measure_pictures(
-    sweep: Sweep, out: Path, csv: Path, per_class: int, classifier: str = "cifar10"
+    sweep: Sweep, out: Path, csv: Path, per_class: int, classifier: str | None = None
 ) -> Path:
     """Draws from every finished run of a sweep and measures the pictures.
 
     Writes `csv`, with a row for every run, and beside it a sheet of pictures of the first seed.
 
     out: the folder of the runs. per_class: pictures of each class from each run. classifier: what
-    evaluates, a shipped name or folder. ValueError when there is no finished run, or too few
-    pictures for a distance.
+    evaluates, as in `load_evaluator`. ValueError when there is no finished run, or too few pictures
+    for a distance.
     """
     tok = MultiScaleVQVAE.from_pretrained(sweep.tokenizer).to(device())
     test = fitted(sweep.data, "test", tok.image_size, tok.config.image_channels)
-    measure, classes = measure_against(classifier_evaluator(classifier), test), len(test.classes)
+    evaluator, _ = load_evaluator(classifier, test.channels, test.size)
+    measure, classes = measure_against(evaluator, test), len(test.classes)
     labels, two = (torch.arange(classes).repeat_interleave(n) for n in (per_class, 2))
-    about: Row = {"per_class": per_class, **SAMPLING, "classifier": classifier} | origin()
+    about: Row = {"per_class": per_class, **SAMPLING, "classifier": evaluator.about} | origin()
     rows, sheet = [], {}
     runs = [run for run in sweep.runs(out) if finished(*run[2:])]
     if not runs:
