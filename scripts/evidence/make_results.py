@@ -201,7 +201,8 @@ def zero_shot(folder: Path, figures: Path) -> str:
              "own class, %")  # fmt: skip
     text += table(heads, cells) + "\nMean squares of pixels in [-1, 1]; seam: mean step across "
     text += (
-        "the mask's edge; moved: how far the masked pixels are from the reconstruction's. Rules: "
+        "the mask's edge; moved: how far the masked pixels are from the reconstruction's. Classes "
+        f"are those that the {painting[0]['classifier']} sees. Rules: "
         "painted draws the tokens of the last map that the mask touches, and of coarser maps those "
         "it covers by half; touched draws all that it touches; paper is that of the official "
         "demonstration. For the box and around it, painted and paper draw the same tokens. "
