@@ -1,6 +1,6 @@
 """What a training on any machine needs and a paper does not tell: files, devices, processes."""
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """How threads wait, for the environment before torch loads: they spin for some microseconds, then
 sleep.
 
