@@ -302,7 +302,7 @@ def script():
 def test_what_has_no_table_was_not_measured(script, tmp_path, capsys):
     assert script.main(["--results", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.count("not measured") == 14 and "nan" not in text
+    assert text.count("not measured") == 15 and "nan" not in text
     write_rows(tmp_path / "scaling" / "sweep.csv", [{"depth": d} for d in (1, 2, 3)])
     assert script.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make_results: error: ")

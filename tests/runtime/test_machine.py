@@ -112,7 +112,7 @@ def test_as_the_poorest_kind_products_are_float32():
 
 def test_threads_that_wait_soon_sleep_unless_asked_otherwise_or_too_late():
     code = "import varmini, os; print(*map(os.environ.get, varmini.WAITING))"
-    assert python(code) == "PASSIVE 1000"
+    assert python(code) == "PASSIVE 2000"
     assert python(code, GOMP_SPINCOUNT="7") == "PASSIVE 7"
     assert python(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE None"
     assert python("import torch; " + code) == "None None"
