@@ -3,9 +3,10 @@
     python scripts/evidence/tokenizer_tricks.py --out runs/tokenizer-tricks   # goes on if stopped
 
 All are other ways from the quantizer to the decoder, in training alone; the preset's codebook loss,
-revival of unused codes and all else stay. A run is one row, of the averaged weights on test images:
-reconstructions as they are, from the first three of five scales, and with a tenth of all codes
-replaced by near ones, as a transformer's draws would be wrong.
+revival of unused codes and all else stay, but weights are averaged over 50 steps instead of 500,
+since runs are short. A run is one row, of the averaged weights on test images: reconstructions as
+they are, from the first three of five scales, and with a tenth of all codes replaced by near ones,
+as a transformer's draws would be wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tricks import near_codes
 
 from varmini import MultiScaleVQVAE, quicken
 from varmini.data import ImageSet, in_order, load_images
@@ -33,14 +35,6 @@ from varmini.training.train_tokenizer import train
 
 SHARE, FIRST, NEAR = 0.1, 3, 25
 """Images that a change meets; scales always kept; nearest codes, of 1,024."""
-
-
-def near_codes(quantizer: MultiScaleQuantizer, tokens: Tensor, share: float) -> Tensor:
-    """Tokens (...), `share` of them replaced by one of their `NEAR` nearest other codes."""
-    codes = quantizer.codebook.weight.detach()
-    nearest = torch.cdist(codes, codes).topk(NEAR + 1, largest=False).indices[:, 1:]
-    drawn = nearest[tokens, torch.randint(NEAR, tokens.shape)]
-    return torch.where(torch.rand(tokens.shape) < share, drawn, tokens)
 
 
 # What the decoder reads: (quantizer, f, its training pass) -> (B, C, H, W).
@@ -59,7 +53,7 @@ def without_later(quantizer: MultiScaleQuantizer, f: Tensor, found: Quantized) -
 def perturbed(quantizer: MultiScaleQuantizer, f: Tensor, found: Quantized) -> Tensor:
     """f_hat of codes of which half are replaced by near ones, in a tenth of the images."""
     some = torch.rand(len(f)) < SHARE
-    wrong = [near_codes(quantizer, tokens, 0.5) for tokens in found.tokens]
+    wrong = [near_codes(quantizer, tokens, 0.5, NEAR) for tokens in found.tokens]
     right = quantizer.decode(found.tokens)
     return torch.where(some[:, None, None, None], quantizer.decode(wrong), right)
 
@@ -126,7 +120,7 @@ def measure(tok: MultiScaleVQVAE, images: ImageSet, evaluator: Evaluator) -> Row
     tok, real, maps, drawn = quicken(tok.eval()), [], [], {}
     for x, _ in in_order(images, 100):
         maps.append(tokens := tok.encode(x))
-        wrong = [near_codes(tok.quantizer, t, 0.1) for t in tokens]
+        wrong = [near_codes(tok.quantizer, t, 0.1, NEAR) for t in tokens]
         real.append(x)
         for name, pictures in (("", tok.decode(tokens)), ("_3", tok.decode(tokens, 3)),
                                ("_wrong", tok.decode(wrong))):  # fmt: skip

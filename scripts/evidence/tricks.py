@@ -39,13 +39,17 @@ def flipped(tok: Any, tokens: Tensor, features: Tensor, rng: torch.Generator, mo
     return q.schedule.flatten(maps), torch.cat(inputs, 1)
 
 
+def near_codes(quantizer: Any, tokens: Tensor, share: float, near: int, rng=None) -> Tensor:
+    """Tokens (...), `share` of them replaced by one of their `near` nearest other codes."""
+    codes = quantizer.codebook.weight.detach()
+    nearest = torch.cdist(codes, codes).topk(near + 1, largest=False).indices[:, 1:]
+    drawn = nearest[tokens, torch.randint(near, tokens.shape, generator=rng)]
+    return torch.where(torch.rand(tokens.shape, generator=rng) < share, drawn, tokens)
+
+
 def moved(tok: Any, tokens: Tensor, features: Tensor, rng: torch.Generator, near=10) -> tuple:
     """A tenth of the codes are read as one of their nearest; the targets stay the image's."""
-    codes = tok.quantizer.codebook.weight.detach()
-    nearest = torch.cdist(codes, codes).topk(near + 1, largest=False).indices[:, 1:]
-    which = torch.randint(near, tokens.shape, generator=rng)
-    change = torch.rand(tokens.shape, generator=rng) < 0.1
-    read = torch.where(change, nearest[tokens, which], tokens)
+    read = near_codes(tok.quantizer, tokens, 0.1, near, rng)
     return plain(tok, tokens, features, rng)[0], plain(tok, read, features, rng)[1]
 
 

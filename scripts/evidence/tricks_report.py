@@ -109,11 +109,11 @@ def tokenizer_tricks(folder: Path, figures: Path) -> str:
         agreed.append(f"with {name} {', '.join(told) or 'nothing'}")
     text += (
         f"The preset `cifar10` and one change each, {len(base)} seeds, {base[0]['images']:,} "
-        f"images (the shipped tokenizer saw 300,000), measured on {base[0]['held_out']:,} test "
-        "images by CIFAR-10's evaluator: reconstructions, those from the first three of five "
-        "scales, and those with a tenth of the codes replaced by one of their 25 nearest. Least "
-        "used: the least used scale's share of the codes that it could show. Mean and standard "
-        "error over seeds. "
+        "images (the shipped tokenizer saw 300,000), weights averaged over 50 steps, measured on "
+        f"{base[0]['held_out']:,} test images by CIFAR-10's evaluator: reconstructions, "
+        "those from the first three of five scales, and those with a tenth of the codes replaced "
+        "by one of their 25 nearest. Least used: the least used scale's share of the codes that it "
+        "could show. Mean and standard error over seeds. "
     )
     text += " ".join(f"{n.capitalize()}: {v.change} ({v.source})."
                      for n, v in CHANGES.items() if v.change)  # fmt: skip

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/words"))
     parser.add_argument("--csv", type=Path, default=RESULTS / "words")
     parser.add_argument("--systems", nargs="+", default=list(words.TOKENIZERS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
     parser.add_argument("--images", type=int, default=24_000, help="scenes of a training")
     args = parser.parse_args()
     codes = Codes(Bed(), args.bed)

@@ -1,4 +1,4 @@
-"""The short runs of changed CIFAR-10 transformers."""
+"""The short runs of changed CIFAR-10 transformers and tokenizers."""
 
 import sys
 from pathlib import Path
