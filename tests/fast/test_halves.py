@@ -8,7 +8,9 @@ from tiny import make_tokenizer, make_var, random_images
 from torch import nn
 
 from varmini import ScaleSchedule, quicken, sample
+from varmini.fast import drawing
 from varmini.fast.halves import both, divisible, halved, whole_batches
+from varmini.model import filters
 from varmini.runtime import machine
 from varmini.training.muon import Muon
 
@@ -142,3 +144,12 @@ def test_gradients_can_be_asked_for_once():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9), (3, 4, 7), (11,)])
+def test_filters_by_halves_keep_what_plain_ones_keep(monkeypatch, shape):
+    logits = torch.randn(shape).mul(3).round()  # with ties
+    monkeypatch.setattr(drawing, "LARGE_MAP", 0)
+    for top_k, top_p in ((3, 0.0), (0, 0.7), (4, 0.9)):
+        found = drawing.filter_logits(logits, top_k, top_p)
+        assert found.equal(filters.filter_logits(logits, top_k, top_p))

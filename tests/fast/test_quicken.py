@@ -200,6 +200,13 @@ def test_filters_keep_what_the_plain_ones_keep(shape, top_k, top_p, dtype):
     assert filter_logits(logits, top_k, top_p).equal(filters.filter_logits(logits, top_k, top_p))
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (2, 5, 7), (3, 70_000)])  # the last in two pieces
+def test_gelu_by_a_sigmoid_is_gelu(shape):
+    x = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x.view(-1)[:3] = torch.tensor([-100.0, 0.0, 100.0])
+    torch.testing.assert_close(layers.gelu_(x.clone()), F.gelu(x, approximate="tanh"))
+
+
 # ------------------------------------------------------------------------------------ the tokenizer
 
 

@@ -21,6 +21,8 @@ from .quicken import twin
 
 CACHE_BYTES = 1 << 30
 """Memory for keys and values that decides how many images are drawn together."""
+LARGE_MAP = 2**17
+"""So many logits two threads sort sooner than one."""
 
 
 def sample(
@@ -94,14 +96,22 @@ def quick_generate(
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
-    """`model.filters.filter_logits`; numpy sorts with vector instructions, torch does not."""
+    """`model.filters.filter_logits`; numpy sorts with vector instructions, torch does not, and by
+    one thread: so large maps in halves."""
     check_filter(top_k, top_p)
     if not (0 < top_k < logits.shape[-1] or 0 < top_p < 1):
         return logits
     if logits.device.type != "cpu" or logits.dtype is not torch.float32:
         return rule_out(logits, logits.sort(dim=-1).values, top_k, top_p)
-    ordered = torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1))
-    return rule_out(logits, ordered, top_k, top_p)
+
+    def filtered(_: int, rows: Tensor) -> Tensor:
+        ordered = torch.from_numpy(np.sort(rows.detach().numpy(), axis=-1))
+        return rule_out(rows, ordered, top_k, top_p)
+
+    rows = logits.reshape(-1, logits.shape[-1])
+    shared = rows.numel() >= LARGE_MAP
+    parts = by_halves(filtered, 0, rows) if shared else [filtered(0, rows)]
+    return torch.cat(parts).view_as(logits)
 
 
 def arithmetic(var: VAR, greedy: bool) -> contextlib.AbstractContextManager:

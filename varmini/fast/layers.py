@@ -7,15 +7,20 @@ that torch.compile uses too. What each form gains is measured: results/bench/for
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
+from ..runtime.machine import slow_at_tanh
 from .trial import trial, works
 
 PLAIN_CONV = [1, 1], [1, 1], [1, 1], 1
 """Padding, stride, dilation and groups of the trial's convolution."""
+PIECE = 2**17
+"""Numbers that stay in a core's cache from one pass over them to the next."""
 
 
 class QuickLinear(nn.Linear):
@@ -27,9 +32,11 @@ class QuickLinear(nn.Linear):
         """(..., inputs) -> (..., outputs); `bias` instead of the layer's own."""
         bias = self.bias if bias is None else bias
         if self.packed:
-            form = ("gelu", [], "tanh") if gelu else ("none", [], "")
             x = x.to(self.kept)
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
+            by_hand = gelu and self.kept is torch.float32 and slow_at_tanh()
+            form = ("gelu", [], "tanh") if gelu and not by_hand else ("none", [], "")
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, *form)
+            return gelu_(y) if by_hand else y
         y = F.linear(x, self.weight, bias)
         return F.gelu(y, approximate="tanh") if gelu else y
 
@@ -45,6 +52,16 @@ class QuickLinear(nn.Linear):
             bias = self.bias.detach().to(dtype)
             del self.bias
             self.bias = bias
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """GELU in its tanh form, in place, by a sigmoid: AVX2 takes a quarter of tanh's time for it."""
+    # x/2 (1 + tanh v) = x sigmoid(2 v),  2 v = x (a + b x^2)
+    a = math.sqrt(8 / math.pi)
+    for part in x.view(-1).split(PIECE):
+        inner = part.square().mul_(0.044715 * a).add_(a).mul_(part)
+        part.mul_(inner.sigmoid_())
+    return x
 
 
 @trial("linear")

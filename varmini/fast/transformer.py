@@ -109,10 +109,8 @@ def norm(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 
 def gated(x: Tensor, gamma: Tensor, branch: Tensor) -> Tensor:
     """x + gamma branch, in the type of x."""
-    if torch.is_grad_enabled() or branch.dtype == x.dtype:
-        return x + gamma * branch
-    # A bf16 branch in one call instead of two; with its gradient it would be slower.
-    return torch.addcmul(x, gamma, branch)
+    # One pass over memory instead of two; with its gradient it would be slower.
+    return x + gamma * branch if torch.is_grad_enabled() else torch.addcmul(x, gamma, branch)
 
 
 class QuickVAR(VAR):

@@ -125,6 +125,11 @@ def kind_of_machine() -> str:
     return name + ", bfloat16" * quick_at_bfloat16(kind)
 
 
+def slow_at_tanh() -> bool:
+    """Whether tanh takes this processor several times as long as sigmoid, as seen with AVX2."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def autocast(kind: str = "") -> contextlib.AbstractContextManager:
     """Runs matrix products in `precision()`; the weights stay float32."""
     kind = kind or device().type
