@@ -21,8 +21,7 @@ from .quicken import twin
 
 CACHE_BYTES = 1 << 30
 """Memory for keys and values that decides how many images are drawn together."""
-LARGE_MAP = 2**17
-"""So many logits two threads sort sooner than one."""
+LARGE_MAP = 2**17  # so many logits two threads sort sooner than one
 
 
 def sample(
@@ -96,8 +95,7 @@ def quick_generate(
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
-    """`model.filters.filter_logits`; numpy sorts with vector instructions, torch does not, and by
-    one thread: so large maps in halves."""
+    """`model.filters.filter_logits`; numpy's vector instructions sort, large maps in halves."""
     check_filter(top_k, top_p)
     if not (0 < top_k < logits.shape[-1] or 0 < top_p < 1):
         return logits
