@@ -188,13 +188,11 @@ def test_drawing_attends_as_by_the_formula(rows, keys, dtype):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 40), (1, 1), (3, 1, 2)])
-@pytest.mark.parametrize(
-    "top_k, top_p", [(0, 0.0), (1, 0.0), (3, 0.5), (0, 0.9), (99, 1.0), (2, 0.01)]
-)
+@pytest.mark.parametrize("k, p", [(0, 0.0), (1, 0.0), (3, 0.5), (0, 0.9), (99, 1.0), (2, 0.01)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.double, torch.bfloat16])
-def test_filters_keep_what_the_plain_ones_keep(shape, top_k, top_p, dtype):
+def test_filters_keep_what_the_plain_ones_keep(shape, k, p, dtype):
     logits = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
-    assert filter_logits(logits, top_k, top_p).equal(filters.filter_logits(logits, top_k, top_p))
+    assert filter_logits(logits, k, p).equal(filters.filter_logits(logits, k, p))
 
 
 def test_gelu_by_a_sigmoid_is_gelu():
