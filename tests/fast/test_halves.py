@@ -8,7 +8,7 @@ from tiny import make_tokenizer, make_var, random_images
 from torch import nn
 
 from varmini import ScaleSchedule, quicken, sample
-from varmini.fast import drawing
+from varmini.fast import filters as quick
 from varmini.fast.halves import both, divisible, halved, whole_batches
 from varmini.model import filters
 from varmini.runtime import machine
@@ -149,7 +149,7 @@ def test_gradients_can_be_asked_for_once():
 @pytest.mark.parametrize("shape", [(1, 5, 9), (3, 4, 7), (11,)])
 def test_filters_by_halves_keep_what_plain_ones_keep(monkeypatch, shape):
     logits = torch.randn(shape).mul(3).round()  # with ties
-    monkeypatch.setattr(drawing, "LARGE_MAP", 0)
-    for top_k, top_p in ((3, 0.0), (0, 0.7), (4, 0.9)):
-        found = drawing.filter_logits(logits, top_k, top_p)
+    monkeypatch.setattr(quick, "LARGE_MAP", 0)
+    for top_k, top_p in ((2, 0.0), (3, 0.9), (0, 0.7), (6, 0.9)):
+        found = quick.filter_logits(logits, top_k, top_p)
         assert found.equal(filters.filter_logits(logits, top_k, top_p))

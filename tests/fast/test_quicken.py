@@ -12,7 +12,7 @@ from varmini import ScaleSchedule, inpaint, quicken, sample
 from varmini.fast import layers, tokenizer, trial
 from varmini.fast.attention import BlockCausal, attend, rectangles, spans
 from varmini.fast.copies import ready
-from varmini.fast.drawing import filter_logits
+from varmini.fast.filters import filter_logits
 from varmini.fast.quicken import QUICK
 from varmini.model import filters, sampler
 from varmini.model.autoencoder import NormSiLU, ResBlock, SpatialAttention, Upsample
@@ -209,7 +209,7 @@ def test_encoding_and_decoding_in_pieces_changes_nothing(monkeypatch, few):
     tok = make_tokenizer(attention=True)
     fast = quicken(copy.deepcopy(tok))
     f_hat, images = random_features(tok.schedule, 20), random_images(20)
-    monkeypatch.setattr(tokenizer, "MAP_BYTES", few * 2 * 32 * 8 * 8)  # so many images at a time
+    monkeypatch.setattr(tokenizer, "MAP_BYTES", few * 4 * 32 * 8 * 8)  # so many images at a time
     for enabled, near in ((False, 1e-5), (True, 0.02)):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             drawn, features = fast.decode_features(f_hat), fast.features(images)

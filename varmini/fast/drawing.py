@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.checks import as_labels, check_drawing, check_filter
-from ..model.filters import rule_out
+from ..model.checks import as_labels, check_drawing
 from ..model.sampler import Noise, generate
 from ..model.tokenizer import MultiScaleVQVAE
 from ..model.transformer import VAR
 from ..runtime.machine import autocast, check_memory
 from .copies import ready
+from .filters import filter_logits
 from .halves import by_halves
 from .quicken import twin
 
 CACHE_BYTES = 1 << 30
 """Memory for keys and values that decides how many images are drawn together."""
-LARGE_MAP = 2**17  # so many logits two threads sort sooner than one
 
 
 def sample(
@@ -92,24 +90,6 @@ def quick_generate(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`model.sampler.generate` by quick forms, in the caller's arithmetic."""
     return generate(ready(twin(var)), tok, labels, noise, keep=filter_logits, **options)
-
-
-def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
-    """`model.filters.filter_logits`; numpy's vector instructions sort, large maps in halves."""
-    check_filter(top_k, top_p)
-    if not (0 < top_k < logits.shape[-1] or 0 < top_p < 1):
-        return logits
-    if logits.device.type != "cpu" or logits.dtype is not torch.float32:
-        return rule_out(logits, logits.sort(dim=-1).values, top_k, top_p)
-
-    def filtered(_: int, rows: Tensor) -> Tensor:
-        ordered = torch.from_numpy(np.sort(rows.detach().numpy(), axis=-1))
-        return rule_out(rows, ordered, top_k, top_p)
-
-    rows = logits.reshape(-1, logits.shape[-1])
-    shared = rows.numel() >= LARGE_MAP
-    parts = by_halves(filtered, 0, rows) if shared else [filtered(0, rows)]
-    return torch.cat(parts).view_as(logits)
 
 
 def arithmetic(var: VAR, greedy: bool) -> contextlib.AbstractContextManager:

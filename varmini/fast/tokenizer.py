@@ -17,7 +17,7 @@ from .halves import halved
 from .trial import observed
 
 MAP_BYTES = 1 << 22
-"""Most memory of the maps that go through a layer together."""
+"""Most memory of the maps that go through a layer together, as if they were float32."""
 LOOKUP_BYTES = 1 << 26
 """Most memory that the distances of vectors to codes take at a time."""
 
@@ -57,7 +57,7 @@ class QuickVQVAE(MultiScaleVQVAE):
             return halved(functools.partial(chain, quick), wanted, _layout(x))
         h, w = (side // self.config.patch for side in self.image_size)
         # So many images are on their way at a time: between levels the maps of all are joined.
-        group = max(16, 4 * MAP_BYTES // (2 * self.config.width * h * w))
+        group = max(16, 2 * MAP_BYTES // (self.config.width * h * w))
         x = x.contiguous(memory_format=torch.channels_last)
         return torch.cat([in_pieces(quick, part, MAP_BYTES).float() for part in x.split(group)])
 
@@ -76,7 +76,7 @@ def chain(parts: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def in_pieces(networks: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
-    """`chain`, so few images at a time that the widest map of a level takes `most` bytes in bf16.
+    """`chain`, so few images at a time that a level's widest map takes `most` bytes in float32.
 
     Small maps then go through with many images, which fills a CPU's cores, and large ones with few,
     which stay in its cache.
@@ -89,7 +89,7 @@ def in_pieces(networks: Iterable[nn.Module], x: Tensor, most: int) -> Tensor:
         if isinstance(layer, Downsample):
             levels.append([])
     for level in levels:
-        few = max(1, most // (2 * _widest(level, x))) if len(x) > 1 else 1
+        few = max(1, most // (4 * _widest(level, x))) if len(x) > 1 else 1
         parts = [chain(level, part) for part in x.split(few)]
         x = torch.cat(parts) if len(parts) > 1 else parts[0]
     return x

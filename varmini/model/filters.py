@@ -43,15 +43,15 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
 
 
 def rule_out(logits: Tensor, ordered: Tensor, top_k: int, top_p: float) -> Tensor:
-    """`filter_logits`, given the same logits (..., V) sorted from small to large."""
-    vocab = logits.shape[-1]
-    least = ordered[..., vocab - top_k, None] if 0 < top_k < vocab else ordered[..., :1]
+    """`filter_logits`, given the same logits (..., V), or at least the top_k, from small to large."""
+    count = ordered.shape[-1]
+    least = ordered[..., count - top_k, None] if 0 < top_k < count else ordered[..., :1]
     if 0 < top_p < 1:
         # From the least likely upwards: a token goes when it and all below it hold at most 1 - p
         # of what top-k leaves.
         held = (ordered.softmax(-1) * (ordered >= least)).cumsum(-1)
         gone = torch.searchsorted(held, (1 - top_p) * held[..., -1:], right=True)
-        least = ordered.gather(-1, gone.clamp(max=vocab - 1))
+        least = ordered.gather(-1, gone.clamp(max=count - 1))
     return torch.where(logits < least, float("-inf"), logits)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...fast import drawing
+from ...fast import filters as quick_filters
 from ...fast.attention import attend
 from ...fast.copies import ready
 from ...fast.quicken import quicken
@@ -91,7 +91,7 @@ def forms(shape: Shape) -> Iterator[Form]:
     yield Form("attention", attend, fused, (q[:, :, -side * side :], k, v))
     logits = torch.randn(2, side * side, shape.vocab_size, device=where)
     top = {"top_k": shape.vocab_size // 2, "top_p": 0.96}
-    ours, usual = (partial(each.filter_logits, **top) for each in (drawing, filters))
+    ours, usual = (partial(each.filter_logits, **top) for each in (quick_filters, filters))
     yield Form("filter", ours, usual, (logits,))
     small = torch.randn(1, 4 * channels, side, side, device=where)
     yield layer("convolution", nn.Conv2d(4 * channels, 4 * channels, 3, padding=1), small)

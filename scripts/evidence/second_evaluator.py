@@ -1,0 +1,134 @@
+"""Measures CIFAR-10 samples by a second outside network, of the airbench kind (Jordan 2024).
+
+    python scripts/evidence/second_evaluator.py train --out /tmp/second
+    python scripts/evidence/second_evaluator.py measure --out /tmp/second --csv results/second.csv
+
+The shipped evaluator averages its last map; this one takes the maximum, as the networks of
+arXiv:2404.00498 (section 3) do. So the two tell whether a figure hangs on the network that measures.
+It is trained on all training images, shares nothing with our other networks, and is not shipped.
+Set VARMINI_DATA. Stopped, `train` begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from varmini import VAR, MultiScaleVQVAE, sample
+from varmini.data import load_images, to_float, to_uint8
+from varmini.evaluation.evaluators import Evaluator, load_evaluator
+from varmini.evaluation.metrics import frechet_distance
+from varmini.runtime.machine import autocast, provenance
+from varmini.runtime.tables import append_row, origin
+
+WIDTHS, SEED, BATCH, SHIFT = (64, 256, 256), 2024, 500, 2
+RATE, DECAY = 0.8, 1.4e-3  # of the mean loss; norms' biases learn 64 times as fast
+COUNTS = (1000, 5000)  # samples a measure
+
+
+def group(before: int, width: int) -> list[nn.Module]:
+    """Two convolutions, a halving after the first; norms have biases, and weights of one."""
+    layers: list[nn.Module] = []
+    for channels, halving in ((before, [nn.MaxPool2d(2)]), (width, [])):
+        conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        nn.init.dirac_(conv.weight[:channels].detach())  # an identity where it can be one
+        norm = nn.BatchNorm2d(width, momentum=0.4)
+        norm.weight.requires_grad = False
+        layers += [conv, *halving, norm, nn.GELU()]
+    return layers
+
+
+class Airbench(nn.Module):
+    """Images (B, 3, 32, 32) in [-1, 1] -> logits (B, 10)."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten.weight.data = whitening(images)
+        self.whiten.weight.requires_grad = False
+        self.layers = nn.Sequential(
+            nn.GELU(), *group(24, WIDTHS[0]), *group(WIDTHS[0], WIDTHS[1]),
+            *group(WIDTHS[1], WIDTHS[2]), nn.MaxPool2d(3), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(WIDTHS[-1], 10, bias=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last map's maximum: (B, WIDTHS[-1]), float32."""
+        return self.layers(self.whiten(images)).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images)) / 9
+
+
+def whitening(images: Tensor) -> Tensor:
+    """Filters (24, 3, 2, 2): the patches' principal directions by their spread, and negated."""
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    filters = (vectors / (values + 5e-4).sqrt()).T.reshape(12, 3, 2, 2)
+    return torch.cat([filters, -filters])
+
+
+def augment(images: Tensor, epoch: int, index: Tensor) -> Tensor:
+    """Mirrors an image in every other epoch, and shifts a batch by up to `SHIFT` pixels, by
+    reflection."""
+    images = torch.where(((index + epoch) % 2 == 0).view(-1, 1, 1, 1), images.flip(3), images)
+    padded = F.pad(images, (SHIFT,) * 4, mode="reflect")
+    size = images.shape[-1]
+    parts = []
+    for part in padded.split(10):  # ten images share a shift
+        y, x = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+        parts.append(part[:, :, y : y + size, x : x + size])
+    return torch.cat(parts)
+
+
+def train(out: Path, epochs: int) -> None:
+    """Trains for some epochs and keeps the last weights; nothing is picked."""
+    torch.manual_seed(SEED)
+    sets = {split: load_images("cifar10", split) for split in ("train", "test")}
+    count = len(sets["train"])
+    model = Airbench(to_float(sets["train"].images[:5000])).to(memory_format=torch.channels_last)
+    steps, step = epochs * (count // BATCH), 0
+    biases = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    others = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
+    groups = [
+        {"params": [model.whiten.bias], "lr": RATE, "weight_decay": DECAY},
+        {"params": biases, "lr": 64 * RATE / 8, "weight_decay": 8 * DECAY / 64},
+        {"params": others, "lr": RATE, "weight_decay": DECAY},
+    ]
+    sgd = torch.optim.SGD(groups, momentum=0.85, nesterov=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        sgd, lambda s: min(0.2 + 0.8 * s / (0.23 * steps), (steps - s) / (0.77 * steps) + 0.05)
+    )
+    start = time.perf_counter()
+    for epoch in range(epochs):
+        model.train()
+        for index in torch.randperm(count).split(BATCH):
+            images = augment(to_float(sets["train"].images[index]), epoch, index)
+            with autocast():
+                logits = model(images.contiguous(memory_format=torch.channels_last))
+            labels = sets["train"].labels[index]
+            F.cross_entropy(logits.float(), labels, label_smoothing=0.2).backward()
+            sgd.step()
+            rate.step()
+            sgd.zero_grad()
+            step += 1
+        right = accuracy(model, sets["test"].images, sets["test"].labels)
+        print(f"epoch {epoch + 1}: {right:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), out / "model.pt")
+    about = {"epochs": epochs, "test_accuracy": right, "session": provenance()}
+    (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+@torch.no_grad()
+def accuracy(model: Airbench, images: Tensor, labels: Tensor) -> float:
+    """Share of images that the model names rightly."""
+    model.eval()
+    right = torch.cat([model(to_float(part)).argmax(1) for part in images.split(500)]) == labels
+    return right.float().mean().item()
