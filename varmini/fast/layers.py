@@ -19,8 +19,8 @@ from .trial import trial, works
 
 PLAIN_CONV = [1, 1], [1, 1], [1, 1], 1
 """Padding, stride, dilation and groups of the trial's convolution."""
-PIECE = 2**17
-"""Numbers that stay in a core's cache from one pass over them to the next."""
+PIECE = 2**19
+"""Numbers that stay in the cache from one pass over them to the next."""
 
 
 class QuickLinear(nn.Linear):
@@ -57,9 +57,9 @@ class QuickLinear(nn.Linear):
 def gelu_(x: Tensor) -> Tensor:
     """GELU in its tanh form, in place, by a sigmoid: AVX2 takes a quarter of tanh's time for it."""
     # x/2 (1 + tanh v) = x sigmoid(2 v),  2 v = x (a + b x^2)
-    a = math.sqrt(8 / math.pi)
+    a = torch.tensor(math.sqrt(8 / math.pi))
     for part in x.view(-1).split(PIECE):
-        inner = part.square().mul_(0.044715 * a).add_(a).mul_(part)
+        inner = torch.addcmul(a, part, part, value=0.044715 * a.item()).mul_(part)
         part.mul_(inner.sigmoid_())
     return x
 
