@@ -196,8 +196,10 @@ def test_filters_keep_what_the_plain_ones_keep(shape, k, p, dtype):
 
 
 def test_gelu_by_a_sigmoid_is_gelu():
-    x = torch.linspace(-100, 100, 2 * layers.PIECE + 3).view(1, -1)  # in three pieces
-    torch.testing.assert_close(layers.gelu_(x.clone()), F.gelu(x, approximate="tanh"))
+    x = torch.linspace(-99, 99, 2 * layers.PIECE + 3, requires_grad=True)  # in three pieces
+    both = F.gelu(x, approximate="tanh"), layers.GELU.apply(x)
+    plain, quick = ([y, *torch.autograd.grad(y.square().sum(), x)] for y in both)
+    torch.testing.assert_close([*quick, layers.gelu_(x.detach().clone())], [*plain, plain[0]])
 
 
 # ------------------------------------------------------------------------------------ the tokenizer
@@ -253,8 +255,7 @@ def test_looking_up_in_pieces_changes_nothing(lookup, rows, monkeypatch):
 
 def cast(dtype):
     """A pair of tiny models in `dtype`."""
-    schedule = ScaleSchedule((1, 2, 4))
-    return make_var(schedule).to(dtype), make_tokenizer().to(dtype)
+    return make_var(ScaleSchedule((1, 2, 4))).to(dtype), make_tokenizer().to(dtype)
 
 
 def everything(var, tok):
@@ -269,9 +270,8 @@ def everything(var, tok):
     assert all(x.isfinite().all() for x in found)
 
 
-kinds = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.double], ids=str
-)
+TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.double]
+kinds = pytest.mark.parametrize("dtype", TYPES, ids=str)
 
 
 @kinds
