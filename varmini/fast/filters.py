@@ -33,7 +33,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
 
 def largest_sorted(rows: Tensor, top_k: int) -> Tensor:
     """Of rows (N, V) the `top_k` largest and what ties with them, from small to large; else all."""
-    x = rows.detach().numpy()
+    x, top_k = rows.detach().numpy(), int(top_k)  # -top_k of a uint8 would be positive
     if 0 < top_k <= x.shape[1] // 3:  # for more than that, sorting all is as quick
         x = np.partition(x, -top_k, axis=1)
         with_ties = int((x >= x[:, -top_k, None]).sum(1).max(initial=top_k))
