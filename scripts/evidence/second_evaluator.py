@@ -2,6 +2,7 @@
 
     python scripts/evidence/second_evaluator.py train --out second
     python scripts/evidence/second_evaluator.py measure --out second
+    python scripts/evidence/second_evaluator.py report
 
 The shipped evaluator averages its last map, this one takes the maximum, as the networks of
 arXiv:2404.00498 do, and has no residual blocks. So the two tell whether a figure hangs on the
@@ -15,10 +16,12 @@ config.json). Set VARMINI_DATA. Stopped, `train` begins anew.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +31,9 @@ from varmini import VAR, MultiScaleVQVAE, sample
 from varmini.data import load_images, to_float
 from varmini.evaluation.evaluators import Evaluator, classifier_evaluator
 from varmini.evaluation.metrics import frechet_distance
+from varmini.evaluation.statistics import interval, welch
 from varmini.runtime.machine import autocast, provenance
-from varmini.runtime.tables import RESULTS, Row, origin, write_rows
+from varmini.runtime.tables import RESULTS, Row, origin, read_cells, write_rows
 
 WIDTHS, SEED, BATCH, SHIFT = (64, 256, 256), 2024, 500, 2
 RATE, DECAY = 0.8, 1.4e-3  # of the mean loss; the norms' biases learn eight times as fast
@@ -190,16 +194,41 @@ def measure(folder: Path, others: dict[str, str], out: Path) -> None:
         print(about, figures, flush=True)
 
 
+def report(table: Path) -> None:
+    """Prints README's table, and what the last training changed, by Welch's test."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read_cells(table):
+        groups.setdefault((row["network"], row["pictures"], row["guidance"]), []).append(row)
+    networks = sorted({key[0] for key in groups}, key=lambda name: "airbench" in name)
+    for pictures, guidance in dict.fromkeys(key[1:] for key in groups):
+        line = [pictures, guidance]
+        for figure, form in (("own_class", ".1%"), ("frechet", ".3g")):
+            for network in networks:
+                values = [float(row[figure]) for row in groups[network, pictures, guidance]]
+                low, high = interval(values)
+                line.append(f"{fmean(values):{form}} ({low:{form}} to {high:{form}})")
+        print("|", " | ".join(line), "|")
+    for network, guidance in itertools.product(networks, map(str, GUIDANCE)):
+        after, before = (
+            [float(row["frechet"]) for row in groups[network, pictures, guidance]]
+            for pictures in ("shipped transformer", "before the last training")
+        )
+        ratio = fmean(after) / fmean(before)
+        print(f"{network}, guidance {guidance}: {ratio:.2f} times, {welch(after, before)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["train", "measure"])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the network")
+    parser.add_argument("what", choices=["train", "measure", "report"])
+    parser.add_argument("--out", type=Path, default=Path("second"), help="folder of the network")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--var", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--csv", type=Path, default=RESULTS / "second_evaluator.csv")
     args = parser.parse_args()
     if args.what == "train":
         train(args.out, args.epochs)
+    elif args.what == "report":
+        report(args.csv)
     else:
         measure(args.out, dict(other.split("=", 1) for other in args.var), args.csv)
 
