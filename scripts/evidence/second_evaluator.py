@@ -1,16 +1,17 @@
-"""Measures CIFAR-10 samples by a second outside network, of the airbench kind (Jordan 2024).
+"""Measures CIFAR-10 samples by a second evaluator, of the airbench kind (Jordan 2024).
 
-    python scripts/evidence/second_evaluator.py train --out second
-    python scripts/evidence/second_evaluator.py measure --out second
+    git show b3208a4:data/models/cifar10/var/model.safetensors > runs/first/model.safetensors
+    git show b3208a4:data/models/cifar10/var/config.json > runs/first/config.json
+    python scripts/evidence/second_evaluator.py train --out runs/second
+    python scripts/evidence/second_evaluator.py measure --out runs/second --var first=runs/first
     python scripts/evidence/second_evaluator.py report
 
 The shipped evaluator averages its last map, this one takes the maximum, as the networks of
-arXiv:2404.00498 do, and has no residual blocks. So the two tell whether a figure hangs on the
+arXiv:2404.00498 do, and has no residual blocks. So the two tell whether a figure depends on the
 network that measures. It sees all training images, takes part in no training and is not shipped.
 `measure` draws a thousand pictures for each seed and writes results/second_evaluator.csv, by both
-networks. `--var NAME=FOLDER` measures another transformer beside the shipped one; the weights of
-before the last training are `git show b3208a4:data/models/cifar10/var/model.safetensors` (and
-config.json). Set VARMINI_DATA. Stopped, `train` begins anew.
+networks; `--var first=FOLDER` also measures the transformer of before its last training. Set
+VARMINI_DATA. Stopped, `train` begins anew.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from varmini.data import load_images, to_float
 from varmini.evaluation.evaluators import Evaluator, classifier_evaluator
 from varmini.evaluation.metrics import frechet_distance
 from varmini.evaluation.statistics import interval, welch
+from varmini.runtime.files import file_checksum
 from varmini.runtime.machine import autocast, provenance
 from varmini.runtime.tables import RESULTS, Row, origin, read_cells, write_rows
 
 WIDTHS, SEED, BATCH, SHIFT = (64, 256, 256), 2024, 500, 2
 RATE, DECAY = 0.8, 1.4e-3  # of the mean loss; the norms' biases learn eight times as fast
+FIRST = "before the last training"
 COUNT, SEEDS, GUIDANCE = 1000, range(5), (1.5, 3.0)
 
 
@@ -83,7 +86,7 @@ def whitening(images: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, epoch: int, index: Tensor) -> Tensor:
-    """Mirrors an image in every other epoch, and shifts a batch by up to `SHIFT` pixels, by
+    """Mirrors an image in every other epoch, and shifts each ten by up to `SHIFT` pixels, by
     reflection."""
     images = torch.where(((index + epoch) % 2 == 0).view(-1, 1, 1, 1), images.flip(3), images)
     padded = F.pad(images, (SHIFT,) * 4, mode="reflect")
@@ -112,7 +115,7 @@ def train(out: Path, epochs: int) -> None:
     rate = torch.optim.lr_scheduler.LambdaLR(
         sgd, lambda s: min(0.2 + 0.8 * s / (0.23 * steps), (steps - s) / (0.77 * steps) + 0.05)
     )
-    start = time.perf_counter()
+    start, about, epochs_log = time.perf_counter(), provenance(), []
     for epoch in range(epochs):
         model.train()
         for index in torch.randperm(count).split(BATCH):
@@ -125,11 +128,13 @@ def train(out: Path, epochs: int) -> None:
             rate.step()
             sgd.zero_grad()
         right = accuracy(model, sets["test"].images, sets["test"].labels)
-        print(f"epoch {epoch + 1}: {right:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+        epochs_log.append({"test_accuracy": right, "seconds": time.perf_counter() - start})
+        print(f"epoch {epoch + 1}", epochs_log[-1], flush=True)
     out.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), out / "model.pt")
-    about = {"epochs": epochs, "test_accuracy": right, "session": provenance()}
-    (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
+    weights = file_checksum(out / "model.pt")
+    told = {"test_accuracy": right, "weights": weights, "session": about, "epochs": epochs_log}
+    (out / "run.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -176,11 +181,13 @@ def pictures(models: dict[str, VAR], tok: MultiScaleVQVAE) -> Iterator[tuple[Row
 def measure(folder: Path, others: dict[str, str], out: Path) -> None:
     """Writes a row for each network, set of pictures and seed."""
     tok = MultiScaleVQVAE.from_pretrained("cifar10").eval()
-    names = {"shipped transformer": "cifar10"} | others
+    first = {FIRST: others.pop("first")} if "first" in others else {}
+    names = {"shipped transformer": "cifar10"} | first | others
     models = {name: VAR.from_pretrained(source).eval() for name, source in names.items()}
     networks = [classifier_evaluator("cifar10", "evaluator"), evaluator(folder)]
     test, rows = load_images("cifar10", "test"), []
     real = [network.all_of(test.images.split(250))[0] for network in networks]
+    where = origin()  # of the code that runs, whatever is committed meanwhile
     for about, images, labels in pictures(models, tok):
         for network, reference in zip(networks, real):
             features, probs = network.all_of(images.split(250))
@@ -189,13 +196,13 @@ def measure(folder: Path, others: dict[str, str], out: Path) -> None:
                 "frechet": frechet_distance(features, reference),
             }
             each = {"network": network.about, "pictures": "", "guidance": "", "seed": ""} | about
-            rows.append(each | {"n": len(images)} | figures | origin())
+            rows.append(each | {"n": len(images)} | figures | where)
         write_rows(out, rows)
         print(about, figures, flush=True)
 
 
 def report(table: Path) -> None:
-    """Prints README's table, and what the last training changed, by Welch's test."""
+    """Prints the rows of README's table, and what the last training changed, by Welch's test."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in read_cells(table):
         groups.setdefault((row["network"], row["pictures"], row["guidance"]), []).append(row)
@@ -210,9 +217,11 @@ def report(table: Path) -> None:
         print("|", " | ".join(line), "|")
     for network, guidance in itertools.product(networks, map(str, GUIDANCE)):
         after, before = (
-            [float(row["frechet"]) for row in groups[network, pictures, guidance]]
-            for pictures in ("shipped transformer", "before the last training")
+            [float(row["frechet"]) for row in groups.get((network, pictures, guidance), [])]
+            for pictures in ("shipped transformer", FIRST)
         )
+        if not before:
+            continue
         ratio = fmean(after) / fmean(before)
         print(f"{network}, guidance {guidance}: {ratio:.2f} times, {welch(after, before)}")
 

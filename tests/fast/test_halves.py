@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from tiny import make_tokenizer, make_var, random_images
@@ -150,6 +151,13 @@ def test_gradients_can_be_asked_for_once():
 def test_filters_by_halves_keep_what_plain_ones_keep(monkeypatch, shape):
     logits = torch.randn(shape).mul(3).round()  # with ties
     monkeypatch.setattr(quick, "LARGE_MAP", 0)
-    for top_k, top_p in ((2, 0.0), (3, 0.9), (0, 0.7), (6, 0.9)):
+    for top_k, top_p in ((2, 0.0), (np.uint8(3), 0.9), (0, 0.7), (6, 0.9)):
         found = quick.filter_logits(logits, top_k, top_p)
         assert found.equal(filters.filter_logits(logits, top_k, top_p))
+
+
+def test_a_half_is_not_halved_again():
+    torch.set_num_threads(4)
+    x = torch.zeros(4, 3)
+    assert divisible(x) and both(lambda i: divisible(x)) == [False, False]
+    assert both(lambda i: torch.get_num_threads()) == [2, 2]

@@ -1,4 +1,4 @@
-"""A quick `filter_logits`: numpy's vector instructions sort, and no more than has to be sorted."""
+"""A quick `filter_logits`: numpy's vector instructions sort, on a CPU in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..model.filters import rule_out
 from .halves import by_halves
 
 LARGE_MAP = 2**17
-"""So many logits two threads sort sooner than one."""
+"""From so many logits on, two threads sort sooner than one."""
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
@@ -26,15 +26,18 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
         return rule_out(rows, largest_sorted(rows, top_k), top_k, top_p)
 
     rows = logits.reshape(-1, logits.shape[-1])
-    shared = rows.numel() >= LARGE_MAP
-    parts = by_halves(filtered, 0, rows) if shared else [filtered(0, rows)]
-    return torch.cat(parts).view_as(logits)
+    if rows.numel() < LARGE_MAP:
+        return filtered(0, rows).view_as(logits)
+    return torch.cat(by_halves(filtered, 0, rows)).view_as(logits)
 
 
 def largest_sorted(rows: Tensor, top_k: int) -> Tensor:
-    """Of rows (N, V) the `top_k` largest and what ties with them, from small to large; else all."""
+    """Of rows (N, V) the `top_k` largest and all that ties with them, from small to large.
+
+    Where that is more than a third, or top_k is 0, all.
+    """
     x, top_k = rows.detach().numpy(), int(top_k)  # -top_k of a uint8 would be positive
-    if 0 < top_k <= x.shape[1] // 3:  # for more than that, sorting all is as quick
+    if 0 < top_k <= x.shape[1] // 3:
         x = np.partition(x, -top_k, axis=1)
         with_ties = int((x >= x[:, -top_k, None]).sum(1).max(initial=top_k))
         x = (x if with_ties == top_k else np.partition(x, -with_ties, axis=1))[:, -with_ties:]

@@ -102,6 +102,7 @@ def by_shares(
 
 
 _whole: list[bool] = []
+_thread = threading.local()
 
 
 @contextlib.contextmanager
@@ -120,8 +121,9 @@ def divisible(batch: Tensor) -> bool:
 
 
 def _two_threads(x: Tensor) -> bool:
-    """Whether the machine has two threads for what is done with x."""
-    return x.device.type == "cpu" and not _whole and cores_for_halves()
+    """Whether the machine has two threads for what is done with x, which no half is part of."""
+    whole = _whole or vars(_thread).get("of_a_half")
+    return x.device.type == "cpu" and not whole and cores_for_halves()
 
 
 def both(work: Callable[[int], T]) -> list[T]:
@@ -146,6 +148,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     started = threading.Barrier(3)
 
     def start() -> None:
+        _thread.of_a_half = True
         torch.get_num_threads()  # a thread's first question would undo an answer given before it
         torch.set_num_threads(max(1, threads // 2))
         started.wait()

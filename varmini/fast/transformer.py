@@ -66,7 +66,7 @@ class QuickAttention(Attention):
 
 
 class QuickBlock(Block):
-    """Fewer passes over memory: gain and shift in one call, GELU with the product before it."""
+    """Fewer passes over memory: gain and shift in one call, GELU with the layer before it."""
 
     def forward(
         self,

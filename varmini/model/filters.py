@@ -43,9 +43,9 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
 
 
 def rule_out(logits: Tensor, ordered: Tensor, top_k: int, top_p: float) -> Tensor:
-    """`filter_logits`, given the same logits, at least the top_k, sorted from small to large."""
+    """`filter_logits`, given the logits from small to large: all, or the top_k and their ties."""
     count = ordered.shape[-1]
-    least = ordered[..., count - top_k, None] if 0 < top_k < count else ordered[..., :1]
+    least = ordered[..., count - int(top_k), None] if 0 < top_k < count else ordered[..., :1]
     if 0 < top_p < 1:
         # From the least likely upwards: a token goes when it and all below it hold at most 1 - p
         # of what top-k leaves.

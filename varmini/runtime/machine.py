@@ -125,8 +125,12 @@ def kind_of_machine() -> str:
     return name + ", bfloat16" * quick_at_bfloat16(kind)
 
 
-def slow_at_tanh() -> bool:
-    """Whether tanh takes this processor several times as long as sigmoid, as seen with AVX2."""
+@functools.cache
+def slow_at_gelu() -> bool:
+    """Whether GELU is quicker by a sigmoid: so it is with the instructions of AVX2 (forms.csv).
+
+    Not timed: where both are as quick, each process would choose anew, and round anew.
+    """
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
