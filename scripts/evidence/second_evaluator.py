@@ -1,7 +1,7 @@
 """Measures CIFAR-10 samples by a second evaluator, of the airbench kind (Jordan 2024).
 
-    git show b3208a4:data/models/cifar10/var/model.safetensors > runs/first/model.safetensors
-    git show b3208a4:data/models/cifar10/var/config.json > runs/first/config.json
+    git show 7e167bc:data/models/cifar10/var/model.safetensors > runs/first/model.safetensors
+    git show 7e167bc:data/models/cifar10/var/config.json > runs/first/config.json
     python scripts/evidence/second_evaluator.py train --out runs/second
     python scripts/evidence/second_evaluator.py measure --out runs/second --var first=runs/first
     python scripts/evidence/second_evaluator.py report
