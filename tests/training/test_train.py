@@ -333,7 +333,7 @@ def test_losses_fall(tokenizer_config, var_config, tmp_path):
     assert rows[-1]["reconstruction"] < 0.75 * rows[0]["reconstruction"]
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 0.5
     shape = replace(var_config.model, drop_path=0.0, label_dropout=0.1)
-    config = replace(var_config, images=200, log_every=5, lr=1e-2, tokenizer=str(tmp_path / "a"),
+    config = replace(var_config, images=400, log_every=10, lr=1e-2, tokenizer=str(tmp_path / "a"),
                      checkpoint_every=99, model=shape)  # fmt: skip
     rows = log_rows(train_var.train(config, tmp_path / "b"))
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
