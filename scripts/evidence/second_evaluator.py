@@ -1,17 +1,18 @@
 """Measures CIFAR-10 samples by a second evaluator, of the airbench kind (Jordan 2024).
 
+    mkdir -p runs/first
     git show 7e167bc:data/models/cifar10/var/model.safetensors > runs/first/model.safetensors
     git show 7e167bc:data/models/cifar10/var/config.json > runs/first/config.json
     python scripts/evidence/second_evaluator.py train --out runs/second
-    python scripts/evidence/second_evaluator.py measure --out runs/second --var first=runs/first
+    python scripts/evidence/second_evaluator.py measure --out runs/second --first runs/first
     python scripts/evidence/second_evaluator.py report
 
 The shipped evaluator averages its last map, this one takes the maximum, as the networks of
 arXiv:2404.00498 do, and has no residual blocks. So the two tell whether a figure depends on the
 network that measures. It sees all training images, takes part in no training and is not shipped.
 `measure` draws a thousand pictures for each seed and writes results/second_evaluator.csv, by both
-networks; `--var first=FOLDER` also measures the transformer of before its last training. Set
-VARMINI_DATA. Stopped, `train` begins anew.
+networks; `--first` also measures the transformer of before its last training. Set VARMINI_DATA.
+Stopped, `train` begins anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from train_evaluator import accuracy
 
 from varmini import VAR, MultiScaleVQVAE, sample
 from varmini.data import load_images, to_float
@@ -137,14 +139,6 @@ def train(out: Path, epochs: int) -> None:
     (out / "run.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-@torch.no_grad()
-def accuracy(model: Airbench, images: Tensor, labels: Tensor) -> float:
-    """Share of images that the model names rightly."""
-    model.eval()
-    right = torch.cat([model(to_float(part)).argmax(1) for part in images.split(500)]) == labels
-    return right.float().mean().item()
-
-
 def evaluator(folder: Path) -> Evaluator:
     """The trained network as an `Evaluator`."""
     told = json.loads((folder / "run.json").read_text())
@@ -178,11 +172,10 @@ def pictures(models: dict[str, VAR], tok: MultiScaleVQVAE) -> Iterator[tuple[Row
                 yield {"pictures": name, "guidance": cfg, "seed": seed}, drawn, labels
 
 
-def measure(folder: Path, others: dict[str, str], out: Path) -> None:
+def measure(folder: Path, first: Path | None, out: Path) -> None:
     """Writes a row for each network, set of pictures and seed."""
     tok = MultiScaleVQVAE.from_pretrained("cifar10").eval()
-    first = {FIRST: others.pop("first")} if "first" in others else {}
-    names = {"shipped transformer": "cifar10"} | first | others
+    names = {"shipped transformer": "cifar10"} | ({FIRST: first} if first else {})
     models = {name: VAR.from_pretrained(source).eval() for name, source in names.items()}
     networks = [classifier_evaluator("cifar10", "evaluator"), evaluator(folder)]
     test, rows = load_images("cifar10", "test"), []
@@ -229,9 +222,9 @@ def report(table: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "measure", "report"])
-    parser.add_argument("--out", type=Path, default=Path("second"), help="folder of the network")
+    parser.add_argument("--out", type=Path, default=Path("runs/second"))
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--var", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--first", type=Path)
     parser.add_argument("--csv", type=Path, default=RESULTS / "second_evaluator.csv")
     args = parser.parse_args()
     if args.what == "train":
@@ -239,7 +232,7 @@ def main() -> None:
     elif args.what == "report":
         report(args.csv)
     else:
-        measure(args.out, dict(other.split("=", 1) for other in args.var), args.csv)
+        measure(args.out, args.first, args.csv)
 
 
 if __name__ == "__main__":

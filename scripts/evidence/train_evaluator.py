@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from varmini.data import load_images, to_float
 from varmini.evaluation.resnet import ResNet, ResNetConfig
@@ -60,7 +60,7 @@ def optimizers(model: ResNet, steps: int) -> tuple[list, list]:
 
 
 @torch.no_grad()
-def accuracy(model: ResNet, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of images that the model names rightly, in float32."""
     model.eval()
     right = torch.cat([model(to_float(part)).argmax(1) for part in images.split(500)]) == labels

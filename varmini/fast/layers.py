@@ -59,8 +59,9 @@ class QuickLinear(nn.Linear):
 
 def by_sigmoid(x: Tensor) -> bool:
     """Whether GELU of x is quicker by `gate`."""
-    kind = not observed(x) and x.device.type == "cpu" and x.dtype is torch.float32
-    return kind and machine.slow_at_gelu()
+    if observed(x):  # first: whoever compiles cannot ask the machine
+        return False
+    return x.device.type == "cpu" and x.dtype is torch.float32 and machine.slow_at_gelu()
 
 
 A, B = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
