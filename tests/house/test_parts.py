@@ -103,8 +103,8 @@ NEW = {
     "course/test_instructors.py course/test_leaderboard.py",
 }
 """What came after the budgets of issue 15 were set, by file or folder: the systems of issues 17 to
-19, moving pictures, training in halves and, of the tests, GELU by a sigmoid, what issue 16 says
-that users bring, and its attack on the grader."""
+19, moving pictures, training in halves and, of the tests, GELU by a sigmoid, issue 16's tables of
+what users bring and its attack on the grader."""
 
 
 @pytest.mark.parametrize("part", BUDGETS)
